@@ -1,0 +1,238 @@
+package tokenstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+var (
+	// ErrNoAccount says that there is no account of that username.
+	ErrNoAccount = errors.New("no such account")
+	// ErrAccountExists says that the username is taken.
+	ErrAccountExists = errors.New("the username is taken")
+	// ErrConflict says that the password was changed by somebody else meanwhile.
+	ErrConflict = errors.New("the account was changed meanwhile")
+	// ErrExpired says that an access token has expired by Redis time.
+	ErrExpired = errors.New("the token has expired")
+)
+
+// Account is a user who can log in with a password.
+type Account struct {
+	Username string
+	Subject  string // the username unless set otherwise
+	Hash     string // of the password: PHC string or bcrypt
+	Disabled bool
+	Scopes   string // allowed, space separated
+	Claims   string // JSON object of the operator's own, or empty
+}
+
+// Limit lets Burst failures happen at once and Burst more in each Period. A
+// Burst of 0 is no limit.
+type Limit struct {
+	Burst  int
+	Period time.Duration
+}
+
+// Attempt is one try to log in, as the throttle sees it.
+type Attempt struct {
+	Username string
+	Address  netip.Addr // invalid: unknown, not counted
+	// Device, if set, proves that this client has logged in to this account
+	// before. It is then counted by itself, and strangers cannot use up its
+	// budget.
+	Device string
+	Limits AttemptLimits
+}
+
+// AttemptLimits are the budgets of failed attempts.
+type AttemptLimits struct {
+	Client  Limit // one account from one address or known device
+	Account Limit // one account from all unknown devices together
+	Address Limit // one address over all accounts
+}
+
+// Lookup is what a login needs before it checks the password.
+type Lookup struct {
+	Account Account
+	Found   bool
+	ReadAt  time.Time     // for [NewSession.ReadAt]
+	Wait    time.Duration // until the throttle lets the attempt in; 0 is now
+}
+
+// Lookup reads an account and asks the throttle, in one round trip. An unknown
+// username is not an error: it costs what a known one costs. Nothing is
+// charged. Errors: [ErrUnavailable].
+func (s *Store) Lookup(ctx context.Context, a Attempt) (Lookup, error) {
+	user, address := s.throttles(a)
+	calls := []call{{
+		script: s.scripts.lookup,
+		keys:   append([]string{s.accountKey(a.Username)}, user.keys...),
+		args:   user.args,
+	}}
+	if len(address.keys) > 0 {
+		calls = append(calls, call{script: s.scripts.throttlePeek, keys: address.keys, args: address.args})
+	}
+	replies, err := s.runAll(ctx, calls)
+	if err != nil {
+		return Lookup{}, err
+	}
+	r := replies[0]
+	s.observeTime(r.time(0))
+	l := Lookup{
+		ReadAt: r.time(0),
+		Wait:   time.Duration(r.int(1)) * time.Millisecond,
+		Account: Account{
+			Username: a.Username, Subject: r.string(2), Hash: r.string(3),
+			Disabled: r.string(4) == "1", Scopes: r.string(5), Claims: r.string(6),
+		},
+	}
+	l.Found = l.Account.Hash != ""
+	if len(replies) > 1 {
+		l.Wait = max(l.Wait, time.Duration(replies[1].int(1))*time.Millisecond)
+	}
+	return l, nil
+}
+
+// Failed charges one failed attempt. Errors: [ErrUnavailable].
+func (s *Store) Failed(ctx context.Context, a Attempt) error {
+	user, address := s.throttles(a)
+	var calls []call
+	for _, t := range []throttle{user, address} {
+		if len(t.keys) > 0 {
+			calls = append(calls, call{script: s.scripts.throttleSpend, keys: t.keys, args: t.args})
+		}
+	}
+	if len(calls) == 0 {
+		return nil
+	}
+	_, err := s.runAll(ctx, calls)
+	return err
+}
+
+// throttle is a set of budgets that live in one slot.
+type throttle struct {
+	keys []string
+	args []any
+}
+
+func (t *throttle) add(key string, l Limit) {
+	if l.Burst > 0 && l.Period > 0 {
+		t.keys = append(t.keys, key)
+		t.args = append(t.args, l.Burst, milliseconds(l.Period))
+	}
+}
+
+// throttles returns the budgets that an attempt touches: those in the
+// username's slot and those in the address's.
+func (s *Store) throttles(a Attempt) (user, address throttle) {
+	client := "a:" + a.Address.String()
+	if a.Device != "" {
+		client = "d:" + a.Device
+	}
+	user.add(s.clientKey(a.Username, client), a.Limits.Client)
+	if a.Device == "" {
+		user.add(s.anyoneKey(a.Username), a.Limits.Account)
+	}
+	if a.Address.IsValid() {
+		address.add(s.addressKey(a.Address), a.Limits.Address)
+	}
+	return user, address
+}
+
+// Account reads one account. Errors: [ErrNoAccount], [ErrUnavailable].
+func (s *Store) Account(ctx context.Context, username string) (Account, time.Time, error) {
+	l, err := s.Lookup(ctx, Attempt{Username: username})
+	if err != nil {
+		return Account{}, time.Time{}, err
+	}
+	if !l.Found {
+		return Account{}, time.Time{}, ErrNoAccount
+	}
+	return l.Account, l.ReadAt, nil
+}
+
+// CreateAccount makes an account. Errors: [ErrAccountExists], [ErrUnavailable].
+func (s *Store) CreateAccount(ctx context.Context, a Account) error {
+	if a.Subject == "" {
+		a.Subject = a.Username
+	}
+	r, err := s.run(ctx, s.scripts.accountCreate, []string{s.accountKey(a.Username)},
+		a.Subject, a.Hash, flag(a.Disabled), a.Scopes, a.Claims)
+	if err != nil {
+		return err
+	}
+	if r.int(0) == 1 {
+		return fmt.Errorf("%w: %q", ErrAccountExists, a.Username)
+	}
+	return nil
+}
+
+// SetPassword stores a new password hash. If old is set, it must be the hash in
+// force, or [ErrConflict] is returned. It returns when the change took effect,
+// for [UserEnd.ChangedAt]. Errors: also [ErrNoAccount], [ErrUnavailable].
+func (s *Store) SetPassword(ctx context.Context, username, old, hash string) (time.Time, error) {
+	return s.updateAccount(ctx, username, old, "hash", hash)
+}
+
+// SetDisabled lets an account log in or not. It returns when the change took
+// effect, for [UserEnd.ChangedAt]. Errors: [ErrNoAccount], [ErrUnavailable].
+func (s *Store) SetDisabled(ctx context.Context, username string, disabled bool) (time.Time, error) {
+	return s.updateAccount(ctx, username, "", "off", flag(disabled))
+}
+
+func (s *Store) updateAccount(ctx context.Context, username, old, field, value string) (time.Time, error) {
+	r, err := s.run(ctx, s.scripts.accountUpdate, []string{s.accountKey(username)}, old, field, value)
+	if err != nil {
+		return time.Time{}, err
+	}
+	switch r.int(0) {
+	case 1:
+		return time.Time{}, ErrNoAccount
+	case 2:
+		return time.Time{}, ErrConflict
+	}
+	return r.time(1), nil
+}
+
+// DeleteAccount removes an account, if there is one, and returns when, for
+// [UserEnd.ChangedAt]. Errors: [ErrUnavailable].
+func (s *Store) DeleteAccount(ctx context.Context, username string) (time.Time, error) {
+	r, err := s.run(ctx, s.scripts.accountDelete, []string{s.accountKey(username)})
+	if err != nil {
+		return time.Time{}, err
+	}
+	return r.time(0), nil
+}
+
+// Usernames calls fn with every account's username, in no order, each at least
+// once. It walks all keys: for an operator's command, not for a request.
+func (s *Store) Usernames(ctx context.Context, fn func(username string) error) error {
+	walk := func(ctx context.Context, c redis.UniversalClient) error {
+		it := c.Scan(ctx, 0, "lk:{*}:acct:*", 1000).Iterator()
+		for it.Next(ctx) {
+			if _, name, ok := strings.Cut(it.Val(), ":acct:"); ok {
+				if err := fn(name); err != nil {
+					return err
+				}
+			}
+		}
+		return unavailable("usernames", it.Err())
+	}
+	if c, ok := s.rdb.(*redis.ClusterClient); ok {
+		return c.ForEachMaster(ctx, func(ctx context.Context, node *redis.Client) error { return walk(ctx, node) })
+	}
+	return walk(ctx, s.rdb)
+}
+
+func flag(b bool) string {
+	if b {
+		return "1"
+	}
+	return ""
+}

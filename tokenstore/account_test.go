@@ -1,0 +1,215 @@
+package tokenstore_test
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/latchkey-auth/latchkey/tokenstore"
+)
+
+// attempt is a try from an address, under limits small enough to count.
+func attempt(username, address string) tokenstore.Attempt {
+	return tokenstore.Attempt{
+		Username: username, Address: netip.MustParseAddr(address),
+		Limits: tokenstore.AttemptLimits{
+			Client:  tokenstore.Limit{Burst: 3, Period: time.Hour},
+			Account: tokenstore.Limit{Burst: 6, Period: time.Hour},
+			Address: tokenstore.Limit{Burst: 9, Period: time.Hour},
+		},
+	}
+}
+
+func (f *fixture) wait(a tokenstore.Attempt) time.Duration {
+	f.t.Helper()
+	l, err := f.Lookup(f.t.Context(), a)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	return l.Wait
+}
+
+func (f *fixture) fail(a tokenstore.Attempt, times int) {
+	f.t.Helper()
+	for range times {
+		if err := f.Failed(f.t.Context(), a); err != nil {
+			f.t.Fatal(err)
+		}
+	}
+}
+
+func TestOnlyFailuresSpendTheBudget(t *testing.T) {
+	onEach(t, func(t *testing.T, f *fixture) {
+		a := attempt("alice", "192.0.2.1")
+		for range 50 {
+			if w := f.wait(a); w != 0 {
+				t.Fatalf("asked to wait %v though nothing failed", w)
+			}
+		}
+		f.fail(a, 3)
+		near(t, "wait after the burst", f.wait(a), 20*time.Minute, 5*time.Second)
+	})
+}
+
+func TestEachLimitHolds(t *testing.T) {
+	onEach(t, func(t *testing.T, f *fixture) {
+		// One account from many addresses.
+		for i := range 6 {
+			f.fail(attempt("alice", fmt.Sprintf("192.0.2.%d", i)), 1)
+		}
+		if f.wait(attempt("alice", "192.0.2.99")) == 0 {
+			t.Error("the account's budget does not hold")
+		}
+		if w := f.wait(attempt("bob", "192.0.2.99")); w != 0 {
+			t.Errorf("another account waits %v", w)
+		}
+		// One address over many accounts.
+		for i := range 9 {
+			f.fail(attempt(fmt.Sprintf("user%d", i), "198.51.100.1"), 1)
+		}
+		if f.wait(attempt("carol", "198.51.100.1")) == 0 {
+			t.Error("the address's budget does not hold")
+		}
+		if w := f.wait(attempt("carol", "198.51.100.2")); w != 0 {
+			t.Errorf("another address waits %v", w)
+		}
+	})
+}
+
+func TestAStrangerCannotLockTheOwnerOut(t *testing.T) {
+	onEach(t, func(t *testing.T, f *fixture) {
+		stranger := attempt("alice", "203.0.113.1")
+		stranger.Limits.Address = tokenstore.Limit{} // the worst case: as if from everywhere
+		f.fail(stranger, 1000)
+		owner := attempt("alice", "192.0.2.1")
+		owner.Device = "the owner's browser"
+		if w := f.wait(owner); w != 0 {
+			t.Errorf("the owner waits %v on a known device", w)
+		}
+		// And from a new device no longer than one period and a slot, whatever the stranger does.
+		if w := f.wait(attempt("alice", "192.0.2.1")); w == 0 || w > time.Hour+20*time.Minute {
+			t.Errorf("the owner waits %v on a new device", w)
+		}
+	})
+}
+
+func TestLookup(t *testing.T) {
+	onEach(t, func(t *testing.T, f *fixture) {
+		want := tokenstore.Account{Username: "alice", Subject: "u-1", Hash: "h", Scopes: "read write", Claims: `{"team":"a"}`, Disabled: true}
+		if err := f.CreateAccount(t.Context(), want); err != nil {
+			t.Fatal(err)
+		}
+		l, err := f.Lookup(t.Context(), attempt("alice", "192.0.2.1"))
+		if err != nil || !l.Found || l.Account != want || l.ReadAt.IsZero() {
+			t.Errorf("%+v, %v", l, err)
+		}
+		l, err = f.Lookup(t.Context(), attempt("nobody", "192.0.2.1"))
+		if err != nil || l.Found || l.ReadAt.IsZero() {
+			t.Errorf("%+v, %v", l, err)
+		}
+	})
+}
+
+func TestAccountLifecycle(t *testing.T) {
+	onEach(t, func(t *testing.T, f *fixture) {
+		ctx := t.Context()
+		a := tokenstore.Account{Username: "alice", Hash: "h1"}
+		for range 2 { // the second is the same request, sent again
+			if err := f.CreateAccount(ctx, a); err != nil {
+				t.Fatal(err)
+			}
+		}
+		err := f.CreateAccount(ctx, tokenstore.Account{Username: "alice", Hash: "other"})
+		is(t, "the username is taken", err, tokenstore.ErrAccountExists)
+
+		for range 2 {
+			if _, err := f.SetPassword(ctx, "alice", "h1", "h2"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		_, err = f.SetPassword(ctx, "alice", "h1", "h3")
+		is(t, "the password changed meanwhile", err, tokenstore.ErrConflict)
+		if _, err := f.SetDisabled(ctx, "alice", true); err != nil {
+			t.Fatal(err)
+		}
+		got, _, err := f.Account(ctx, "alice")
+		if err != nil || got.Hash != "h2" || !got.Disabled || got.Subject != "alice" {
+			t.Errorf("%+v, %v", got, err)
+		}
+		if _, err := f.SetDisabled(ctx, "alice", false); err != nil {
+			t.Fatal(err)
+		}
+		if got, _, _ := f.Account(ctx, "alice"); got.Disabled {
+			t.Error("still disabled")
+		}
+		for range 2 {
+			if _, err := f.DeleteAccount(ctx, "alice"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		_, _, err = f.Account(ctx, "alice")
+		is(t, "deleted", err, tokenstore.ErrNoAccount)
+		_, err = f.SetPassword(ctx, "alice", "", "h")
+		is(t, "password of nobody", err, tokenstore.ErrNoAccount)
+		_, err = f.SetDisabled(ctx, "alice", true)
+		is(t, "disable nobody", err, tokenstore.ErrNoAccount)
+	})
+}
+
+func TestUsernamesListsEveryAccount(t *testing.T) {
+	onEach(t, func(t *testing.T, f *fixture) {
+		var want []string
+		for _, name := range []string{"alice", "we{ird}", "a:acct:b", "söngül", "x*?[y]"} {
+			want = append(want, name)
+			if err := f.CreateAccount(t.Context(), tokenstore.Account{Username: name, Hash: "h"}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		var mu sync.Mutex
+		var got []string
+		err := f.Usernames(t.Context(), func(name string) error {
+			mu.Lock()
+			defer mu.Unlock()
+			got = append(got, name)
+			return nil
+		})
+		slices.Sort(want)
+		slices.Sort(got)
+		if err != nil || !slices.Equal(slices.Compact(got), want) {
+			t.Errorf("got %q, %v; want %q", got, err, want)
+		}
+	})
+}
+
+func TestOneSigningKeyWinsTheFirstBoot(t *testing.T) {
+	onEach(t, func(t *testing.T, f *fixture) {
+		var wg sync.WaitGroup
+		kept := make([]tokenstore.SealedKeys, 20)
+		for i := range kept {
+			wg.Go(func() {
+				var err error
+				kept[i], err = f.OfferSigningKey(t.Context(), fmt.Sprintf("k%d", i), fmt.Appendf(nil, "sealed %d", i))
+				if err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		wg.Wait()
+		for _, k := range kept {
+			if k.Active == "" || k.Active != kept[0].Active || len(k.Sealed) != 1 || string(k.Sealed[k.Active]) != "sealed "+k.Active[1:] {
+				t.Errorf("a replica got %+v, the first %+v", k, kept[0])
+			}
+		}
+		again, err := f.RestoreSigningKey(t.Context(), "older", []byte("sealed before"))
+		if err != nil || again.Active != kept[0].Active || len(again.Sealed) != 2 {
+			t.Errorf("restored: %+v, %v", again, err)
+		}
+		read, err := f.SigningKeys(t.Context())
+		if err != nil || read.Active != again.Active || len(read.Sealed) != 2 {
+			t.Errorf("read: %+v, %v", read, err)
+		}
+	})
+}

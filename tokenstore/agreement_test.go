@@ -1,0 +1,170 @@
+package tokenstore_test
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"github.com/latchkey-auth/latchkey/tokenstore"
+)
+
+// TestBackendsAgree sends one random history to miniredis and to a real Redis
+// and compares every answer: what is proved on the one may be believed of the other.
+func TestBackendsAgree(t *testing.T) {
+	t.Parallel()
+	stores := []*fixture{
+		newFixture(t, backends()["miniredis"](t), lifetimes()),
+		newFixture(t, backends()["redis"](t), lifetimes()),
+	}
+	rapid.Check(t, func(rt *rapid.T) {
+		for _, f := range stores {
+			if err := f.rdb.FlushAll(t.Context()).Err(); err != nil {
+				rt.Fatal(err)
+			}
+		}
+		h := &history{t: t, stores: stores}
+		steps := rapid.IntRange(1, 40).Draw(rt, "steps")
+		for i := range steps {
+			var answers [2]string
+			op := rapid.SampledFrom([]string{"login", "rotate", "rotate", "rotate", "wrong", "verify", "revoke", "revokeUser", "age", "failed"}).Draw(rt, "op")
+			user := rapid.SampledFrom([]string{"alice", "bob"}).Draw(rt, "user")
+			n := rapid.IntRange(0, 3).Draw(rt, "session")
+			back := rapid.IntRange(-1, 2).Draw(rt, "back")
+			for s := range stores {
+				answers[s] = h.do(s, op, user, n, back)
+			}
+			h.commit(op, user, n, back, answers[0])
+			if answers[0] != answers[1] {
+				rt.Fatalf("step %d %s %s/%d back %d: miniredis says %q, Redis %q", i, op, user, n, back, answers[0], answers[1])
+			}
+		}
+	})
+}
+
+// history keeps what the clients hold; it is the same for both stores.
+type history struct {
+	t        *testing.T
+	stores   []*fixture
+	sessions []held
+	grants   [2]map[int]tokenstore.Grant
+}
+
+type held struct {
+	user string
+	sid  tokenstore.ID
+	gen  int
+}
+
+// secret derives what the n-th generation of a session holds: a stand-in for
+// the refresh token's own derivation.
+func (h held) secret(gen int) [32]byte {
+	return sha256.Sum256(binary.BigEndian.AppendUint32(h.sid[:], uint32(gen)))
+}
+
+func (h *history) pick(user string, n int) (int, bool) {
+	if len(h.sessions) == 0 {
+		return 0, false
+	}
+	i := n % len(h.sessions)
+	return i, h.sessions[i].user == user || true
+}
+
+func (h *history) do(s int, op, user string, n, back int) string {
+	f := h.stores[s]
+	ctx := h.t.Context()
+	uid := f.UserID(user)
+	if h.grants[s] == nil {
+		h.grants[s] = map[int]tokenstore.Grant{}
+	}
+	if op == "login" {
+		sid := h.nextSID(uid)
+		x := held{user: user, sid: sid}
+		secret := x.secret(1)
+		g, err := f.Login(ctx, tokenstore.NewSession{SID: sid, UID: uid, Hash: sha256.Sum256(secret[:]), Subject: user, Username: user, ReadAt: time.Now().Add(time.Hour)})
+		h.grants[s][len(h.sessions)] = g
+		return fmt.Sprintf("%v %d", err, g.UserEpoch)
+	}
+	if op == "failed" {
+		err := f.Failed(ctx, attempt(user, "192.0.2.1"))
+		l, err2 := f.Lookup(ctx, attempt(user, "192.0.2.1"))
+		return fmt.Sprint(err, err2, l.Found, l.Wait.Round(10*time.Minute))
+	}
+	i, ok := h.pick(user, n)
+	if !ok {
+		return "nothing held"
+	}
+	x := h.sessions[i]
+	xuid := f.UserID(x.user)
+	switch op {
+	case "rotate", "wrong":
+		gen := max(1, x.gen-back)
+		shown, next := x.secret(gen), x.secret(gen+1)
+		if op == "wrong" {
+			shown[0] ^= 1
+		}
+		g, rev, err := f.Rotate(ctx, tokenstore.Rotation{SID: x.sid, UID: xuid, Gen: uint32(gen), Hash: sha256.Sum256(shown[:]), Next: sha256.Sum256(next[:])})
+		return fmt.Sprintf("%v same=%v epoch=%d sub=%s seq=%d", sentinel(err), g.Same, g.UserEpoch, g.Subject, rev.Seq)
+	case "verify":
+		g := h.grants[s][i]
+		jti := x.sid
+		jti[15] ^= 0xff
+		err := f.Verify(ctx, tokenstore.AccessToken{JTI: jti, SID: x.sid, UID: xuid, UserEpoch: g.UserEpoch, LogEpoch: g.LogEpoch, Expires: g.Now.Add(15 * time.Minute)})
+		return fmt.Sprint(err)
+	case "revoke":
+		e := tokenstore.SessionEnd{SID: x.sid, UID: xuid}
+		if back > 0 {
+			e.Owner = user
+		}
+		rev, err := f.Revoke(ctx, e)
+		return fmt.Sprint(err, rev)
+	case "revokeUser":
+		e := tokenstore.UserEnd{UID: xuid}
+		if back > 0 {
+			e.Except = &x.sid
+		}
+		rev, err := f.RevokeUser(ctx, e)
+		return fmt.Sprint(err, rev)
+	case "age":
+		key := fmt.Sprintf("lk:{%d}:rt:%s", x.sid.Shard(), x.sid)
+		if f.exists(key) {
+			f.rdb.HIncrBy(ctx, key, "rot", -4000)
+		}
+		return "older"
+	}
+	return "unknown operation"
+}
+
+// nextSID is the same for both stores, and no two sessions share it.
+func (h *history) nextSID(uid tokenstore.ID) tokenstore.ID {
+	sum := sha256.Sum256(fmt.Append(nil, "sid", len(h.sessions)))
+	var sid tokenstore.ID
+	copy(sid[:], sum[:])
+	sid[0] = uid[0]
+	return sid
+}
+
+// commit is what the clients take from an answer that both stores gave.
+func (h *history) commit(op, user string, n, back int, answer string) {
+	switch op {
+	case "login":
+		h.sessions = append(h.sessions, held{user: user, sid: h.nextSID(h.stores[0].UserID(user)), gen: 1})
+	case "rotate":
+		if i, ok := h.pick(user, n); ok && len(answer) > 4 && answer[:5] == "<nil>" {
+			h.sessions[i].gen = max(h.sessions[i].gen, max(1, h.sessions[i].gen-back)+1)
+		}
+	}
+}
+
+func sentinel(err error) error {
+	for _, s := range []error{tokenstore.ErrNoSession, tokenstore.ErrRevoked, tokenstore.ErrReuse, tokenstore.ErrRollback, tokenstore.ErrSuperseded} {
+		if errors.Is(err, s) {
+			return s
+		}
+	}
+	return err
+}

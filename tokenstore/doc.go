@@ -1,0 +1,36 @@
+// Package tokenstore is all that touches Redis: sessions and their refresh
+// keys, the denylist and its log, user epochs, accounts, the throttle and the
+// sealed signing keys. It holds no state of its own, decides nothing in Go that
+// a script could decide, and never sees a usable token.
+//
+// # What every operation promises
+//
+// Each operation is one Lua script in one round trip on keys of one slot, and
+// so atomic on standalone Redis, Sentinel and Cluster alike. Time inside a
+// script is Redis TIME. Every key expires, but for accounts, signing keys and
+// the record of K.
+//
+// An operation that returns [ErrUnavailable] may or may not have happened: the
+// reply is unknown, nothing may be concluded from it, and it is safe to ask
+// again. Absence is never reported as unavailability, nor the reverse.
+//
+//   - Login makes one session. Asked again with the same ids it makes the same
+//     session. It refuses with [ErrSuperseded] when the user's credentials were
+//     changed after the caller read them.
+//   - Rotate makes the successor the current refresh token. The parent of the
+//     current token yields the same successor for the grace period and changes
+//     nothing. Anything older, or with a wrong secret, ends the session.
+//   - Revoke deletes the refresh key, denies the session's access tokens until
+//     the last of them has expired, and appends one log entry. Asked again it
+//     returns the same sequence number.
+//   - RevokeUser ends all sessions of a user by raising the user's epoch, in one
+//     write however many there are. One session may be excepted.
+//   - Verify tells whether an access token may still be accepted. A token that
+//     was issued before this Redis lost its data is dead.
+//
+// # Shards
+//
+// K shards spread the keys over a Cluster. A user's shard is a hash of the
+// subject; the user's session and token ids carry it as their first byte. K is
+// recorded by the first replica that ever starts; [Open] refuses another.
+package tokenstore

@@ -1,0 +1,27 @@
+-- account_update: changes fields of an account that exists.
+--
+-- KEYS 1 acct:<username>
+-- ARGV 1 the password hash that must be in force, or '' for any
+--      then name and value of each field to set
+-- Returns {0, now} changed   {1, now} no such account
+--         {2, now} another password hash is in force: nothing changed
+local now = now_ms()
+local hash = redis.call('HGET', KEYS[1], 'hash')
+if not hash then
+  return {1, now}
+end
+local fields = {}
+for i = 2, #ARGV do
+  fields[#fields + 1] = ARGV[i]
+end
+if ARGV[1] ~= '' and hash ~= ARGV[1] then
+  for i = 1, #fields, 2 do
+    -- Sent again: what it would set is already there.
+    if fields[i] == 'hash' and fields[i + 1] == hash then
+      return {0, now}
+    end
+  end
+  return {2, now}
+end
+redis.call('HSET', KEYS[1], unpack(fields))
+return {0, now}

@@ -1,0 +1,43 @@
+-- Shared by every script that touches a shard: Redis time and the shard's head.
+--
+-- The head is a hash: epoch (random, names one history of the shard), seq and
+-- chain (of the last log entry), born (ms), access and session (the longest
+-- access-token and session lifetimes, in ms, that this shard was ever asked
+-- for; kept so that shortening a setting cannot shorten a denial).
+
+local function now_ms()
+  local t = redis.call('TIME')
+  return tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)
+end
+
+-- open_head returns {epoch, access, session}. Where there is no head, this
+-- Redis is new or has lost its data: a head with a new epoch is made, and with
+-- it every token of an earlier history is dead.
+local function open_head(head, log, candidate, now)
+  local h = redis.call('HMGET', head, 'epoch', 'access', 'session')
+  if h[1] then
+    return {h[1], tonumber(h[2]) or 0, tonumber(h[3]) or 0}
+  end
+  redis.call('HSET', head, 'epoch', candidate, 'seq', 0, 'chain', '', 'born', now)
+  redis.call('DEL', log)
+  return {candidate, 0, 0}
+end
+
+-- stretch raises the recorded lifetimes to the caller's and returns them.
+local function stretch(head, h, access, session)
+  if access > h[2] then
+    redis.call('HSET', head, 'access', access)
+    h[2] = access
+  end
+  if session > h[3] then
+    redis.call('HSET', head, 'session', session)
+    h[3] = session
+  end
+end
+
+-- outlive moves a key's expiry to at, if that is later than what it has.
+local function outlive(key, now, at)
+  if redis.call('PTTL', key) < at - now then
+    redis.call('PEXPIREAT', key, at)
+  end
+end

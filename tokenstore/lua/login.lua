@@ -1,0 +1,48 @@
+-- login: makes one session (its refresh key) for a user.
+--
+-- KEYS 1 rt:<sid>  2 us:<uid>  3 ue:<uid>  4 head  5 log
+-- ARGV 1 epoch for a new head        2 sid
+--      3 SHA-256 of the secret       4 sub
+--      5 username, or '' if it is the sub
+--      6 scope  7 client  8 device  9 address
+--      10 idle ms  11 session max ms  12 access ms  13 pad ms
+--      14 time (ms) at which the credentials were read
+-- Returns {0, now, refresh expiry, user epoch, log epoch}
+--         {1}: the credentials were changed or disabled after they were read
+--
+-- Sent twice it writes the same session twice.
+local now = now_ms()
+local h = open_head(KEYS[4], KEYS[5], ARGV[1], now)
+
+local ue = redis.call('HMGET', KEYS[3], 'e', 'c')
+if ue[2] and tonumber(ARGV[14]) <= tonumber(ue[2]) then
+  return {1}
+end
+local epoch = ue[1] or '0'
+
+local idle, max, access, pad = tonumber(ARGV[10]), tonumber(ARGV[11]), tonumber(ARGV[12]), tonumber(ARGV[13])
+local abs = now + max
+local expiry = math.min(now + idle, abs)
+
+local f = {'sub', ARGV[4], 'gen', 1, 'hash', ARGV[3], 'cre', now, 'rot', now, 'abs', abs, 'ue', epoch}
+local optional = {user = ARGV[5], scope = ARGV[6], client = ARGV[7], dev = ARGV[8], ip = ARGV[9]}
+for name, value in pairs(optional) do
+  if value ~= '' then
+    f[#f + 1] = name
+    f[#f + 1] = value
+  end
+end
+redis.call('HSET', KEYS[1], unpack(f))
+redis.call('PEXPIREAT', KEYS[1], expiry)
+
+redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now)
+redis.call('ZADD', KEYS[2], expiry, ARGV[2])
+outlive(KEYS[2], now, expiry)
+
+stretch(KEYS[4], h, access, max)
+local all_dead = now + h[3] + h[2] + pad
+if ue[1] then
+  outlive(KEYS[3], now, all_dead)
+end
+outlive(KEYS[4], now, all_dead)
+return {0, now, expiry, epoch, h[1]}

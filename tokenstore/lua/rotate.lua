@@ -1,0 +1,66 @@
+-- rotate: one refresh token is presented; decides what becomes of its family.
+--
+-- KEYS 1 rt:<sid>  2 us:<uid>  3 ue:<uid>  4 deny:<sid>  5 head  6 log
+-- ARGV 1 epoch for a new head  2 sid  3 gen shown  4 SHA-256 of the secret shown
+--      5 SHA-256 of its successor's secret
+--      6 idle ms  7 access ms  8 grace ms  9 pad ms
+-- Returns {code, now, refresh expiry, user epoch, log epoch, created, sub, username, scope, client}
+--   0 OK    the shown token was current; its successor is now
+--   1 SAME  the shown token is the current one's parent, within the grace:
+--           nothing changed, the successor is the same
+--         {code, now, seq}
+--   2 NONE      no such session: it expired, or Redis never knew it
+--   3 REVOKED   the session was revoked
+--   4 SUPERSEDED the user logged out everywhere since; the key is deleted
+--   5 REUSE     an older generation, or a wrong secret: the family is revoked
+--   6 ROLLBACK  a newer generation than Redis knows: the family is revoked
+local now = now_ms()
+local h = open_head(KEYS[5], KEYS[6], ARGV[1], now)
+
+local s = redis.call('HMGET', KEYS[1], 'gen', 'hash', 'prev', 'rot', 'abs', 'ue', 'cre', 'sub', 'user', 'scope', 'client')
+if not s[1] then
+  if redis.call('EXISTS', KEYS[4]) == 1 then
+    return {3, now, 0}
+  end
+  return {2, now, 0}
+end
+
+local user = redis.call('HMGET', KEYS[3], 'e', 'x')
+local epoch = tonumber(user[1]) or 0
+local session_epoch = tonumber(s[6])
+if session_epoch < epoch and user[2] ~= ARGV[2] then
+  redis.call('DEL', KEYS[1])
+  redis.call('ZREM', KEYS[2], ARGV[2])
+  return {4, now, 0}
+end
+epoch = math.max(epoch, session_epoch)
+
+local gen, shown = tonumber(s[1]), tonumber(ARGV[3])
+local expiry
+if shown == gen and ARGV[4] == s[2] then
+  expiry = math.min(now + tonumber(ARGV[6]), tonumber(s[5]))
+  redis.call('HSET', KEYS[1], 'gen', gen + 1, 'hash', ARGV[5], 'prev', ARGV[4], 'rot', now)
+  redis.call('PEXPIREAT', KEYS[1], expiry)
+  redis.call('ZADD', KEYS[2], expiry, ARGV[2])
+  outlive(KEYS[2], now, expiry)
+  stretch(KEYS[5], h, tonumber(ARGV[7]), 0)
+  return {0, now, expiry, epoch, h[1], s[7], s[8], s[9] or '', s[10] or '', s[11] or ''}
+end
+if shown == gen - 1 and ARGV[4] == s[3] and now - tonumber(s[4]) <= tonumber(ARGV[8]) then
+  stretch(KEYS[5], h, tonumber(ARGV[7]), 0)
+  expiry = now + redis.call('PTTL', KEYS[1])
+  return {1, now, expiry, epoch, h[1], s[7], s[8], s[9] or '', s[10] or '', s[11] or ''}
+end
+
+-- The DEL goes first: a Redis out of memory then lets the rest through, and a
+-- theft is never left unanswered for want of memory.
+redis.call('DEL', KEYS[1])
+redis.call('ZREM', KEYS[2], ARGV[2])
+stretch(KEYS[5], h, tonumber(ARGV[7]), 0)
+local keep = h[2] + tonumber(ARGV[9])
+local seq = append_log(KEYS[5], KEYS[6], now, keep, 'sid', ARGV[2], now + keep, '', '')
+redis.call('SET', KEYS[4], seq, 'PX', keep)
+if shown > gen then
+  return {6, now, seq}
+end
+return {5, now, seq}

@@ -1,0 +1,352 @@
+package tokenstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+var (
+	// ErrNoSession says that there is no such session: it expired, or there never was one.
+	ErrNoSession = errors.New("no such session")
+	// ErrRevoked says that the session was ended before its time.
+	ErrRevoked = errors.New("the session was revoked")
+	// ErrReuse says that a spent refresh token was shown again: theft. The session is over.
+	ErrReuse = errors.New("a refresh token was used twice")
+	// ErrRollback says that a refresh token is newer than Redis knows: Redis
+	// lost writes. The session is over.
+	ErrRollback = errors.New("a refresh token is newer than the store")
+	// ErrSuperseded says that the user's credentials changed, or the user
+	// logged out everywhere, after the caller's proof of identity was read.
+	ErrSuperseded = errors.New("the credentials were superseded")
+)
+
+// errNotTogether is a fault of the caller: it made ids in two shards.
+var errNotTogether = errors.New("the session's ids are of different shards")
+
+// NewSession is what Login records. The secrets stay with the client: Redis
+// gets the hash.
+type NewSession struct {
+	SID      ID
+	UID      ID
+	Hash     [32]byte // SHA-256 of the first refresh token's secret
+	Subject  string
+	Username string
+	Scope    string
+	ClientID string
+	Device   string // at most 64 bytes, so that the session stays compact in Redis
+	Address  string
+	// ReadAt is when the account was read, as [Store.Lookup] returned it.
+	ReadAt time.Time
+}
+
+// Grant is what an access token may say: who, since when, until when.
+type Grant struct {
+	Now           time.Time // Redis TIME of the decision: iat
+	RefreshExpiry time.Time // of the refresh token, and of its key
+	AuthTime      time.Time // of the login
+	UserEpoch     uint64
+	LogEpoch      string
+	Subject       string
+	Username      string
+	Scope         string
+	ClientID      string
+	// Same is set when the shown token was the parent of the current one within
+	// the grace: nothing changed.
+	Same bool
+}
+
+// Login makes a session. Errors: [ErrSuperseded], [ErrUnavailable].
+func (s *Store) Login(ctx context.Context, n NewSession) (Grant, error) {
+	if !s.together(n.SID, n.UID) {
+		return Grant{}, errNotTogether
+	}
+	epoch, err := s.freshEpoch()
+	if err != nil {
+		return Grant{}, err
+	}
+	username := n.Username
+	if username == n.Subject {
+		username = ""
+	}
+	shard := n.SID[0]
+	r, err := s.run(ctx, s.scripts.login,
+		[]string{s.rtKey(n.SID), s.userKey(n.UID), s.epochKey(n.UID), s.headKey(shard), s.logKey(shard)},
+		epoch, n.SID.String(), n.Hash[:], n.Subject, username, n.Scope, n.ClientID, n.Device, n.Address,
+		milliseconds(s.life.Refresh), milliseconds(s.life.Session), milliseconds(s.life.Access), milliseconds(skewPad),
+		n.ReadAt.UnixMilli())
+	if err != nil {
+		return Grant{}, err
+	}
+	if r.int(0) == 1 {
+		return Grant{}, ErrSuperseded
+	}
+	now := r.time(1)
+	s.observeTime(now)
+	return Grant{
+		Now: now, RefreshExpiry: r.time(2), AuthTime: now,
+		UserEpoch: uint64(r.int(3)), LogEpoch: r.string(4), //nolint:gosec // an epoch counts up from 0
+		Subject: n.Subject, Username: n.Username, Scope: n.Scope, ClientID: n.ClientID,
+	}, nil
+}
+
+// Rotation is one refresh token shown, and the one that would follow it.
+type Rotation struct {
+	SID  ID
+	UID  ID
+	Gen  uint32
+	Hash [32]byte // SHA-256 of the secret shown
+	Next [32]byte // SHA-256 of its successor's secret
+}
+
+// Rotate makes the successor current. Errors: [ErrNoSession], [ErrRevoked],
+// [ErrSuperseded], [ErrReuse] and [ErrRollback], after which the session is
+// over; [ErrUnavailable], after which the same token may be shown again.
+// A [Revocation] accompanies ErrReuse and ErrRollback.
+func (s *Store) Rotate(ctx context.Context, t Rotation) (Grant, Revocation, error) {
+	if !s.together(t.SID, t.UID) {
+		return Grant{}, Revocation{}, ErrNoSession
+	}
+	epoch, err := s.freshEpoch()
+	if err != nil {
+		return Grant{}, Revocation{}, err
+	}
+	shard := t.SID[0]
+	r, err := s.run(ctx, s.scripts.rotate,
+		[]string{s.rtKey(t.SID), s.userKey(t.UID), s.epochKey(t.UID), s.denyKey(t.SID), s.headKey(shard), s.logKey(shard)},
+		epoch, t.SID.String(), t.Gen, t.Hash[:], t.Next[:],
+		milliseconds(s.life.Refresh), milliseconds(s.life.Access), milliseconds(s.life.Grace), milliseconds(skewPad))
+	if err != nil {
+		return Grant{}, Revocation{}, err
+	}
+	s.observeTime(r.time(1))
+	ended := Revocation{Shard: t.SID.Shard(), Seq: uint64(r.int(2))} //nolint:gosec // a sequence number counts up from 1
+	switch code := r.int(0); code {
+	case 0, 1:
+		g := Grant{
+			Now: r.time(1), RefreshExpiry: r.time(2), UserEpoch: uint64(r.int(3)), //nolint:gosec // an epoch counts up from 0
+			LogEpoch: r.string(4), AuthTime: r.time(5),
+			Subject: r.string(6), Username: r.string(7), Scope: r.string(8), ClientID: r.string(9),
+			Same: code == 1,
+		}
+		if g.Username == "" {
+			g.Username = g.Subject
+		}
+		return g, Revocation{}, nil
+	case 2:
+		return Grant{}, Revocation{}, ErrNoSession
+	case 3:
+		return Grant{}, Revocation{}, ErrRevoked
+	case 4:
+		return Grant{}, Revocation{}, ErrSuperseded
+	case 5:
+		return Grant{}, ended, ErrReuse
+	case 6:
+		return Grant{}, ended, ErrRollback
+	default:
+		return Grant{}, Revocation{}, fmt.Errorf("rotate: unknown reply %d", code)
+	}
+}
+
+// Revocation is one entry of a shard's log.
+type Revocation struct {
+	Shard int
+	Seq   uint64
+}
+
+// SessionEnd names the session to revoke and what is known of it.
+type SessionEnd struct {
+	SID ID
+	UID ID
+	// Owner, if set, is the subject that must own the session.
+	Owner string
+	// JTI and Expires are the access token that was shown, if one was.
+	JTI     ID
+	Expires time.Time
+}
+
+// Revoke ends a session. It succeeds for one that is already over. Errors:
+// [ErrNoSession] if Owner is set and has no such session, or the ids were never
+// issued here; [ErrUnavailable].
+func (s *Store) Revoke(ctx context.Context, e SessionEnd) (Revocation, error) {
+	if !s.together(e.SID, e.UID) || (!e.Expires.IsZero() && !s.together(e.SID, e.JTI)) {
+		return Revocation{}, ErrNoSession
+	}
+	epoch, err := s.freshEpoch()
+	if err != nil {
+		return Revocation{}, err
+	}
+	shard := e.SID[0]
+	keys := []string{s.rtKey(e.SID), s.userKey(e.UID), s.denyKey(e.SID), s.headKey(shard), s.logKey(shard)}
+	args := []any{epoch, e.SID.String(), milliseconds(s.life.Access), milliseconds(skewPad), e.Owner}
+	if !e.Expires.IsZero() {
+		keys = append(keys, s.denyKey(e.JTI))
+		args = append(args, e.Expires.UnixMilli())
+	}
+	r, err := s.run(ctx, s.scripts.revoke, keys, args...)
+	if err != nil {
+		return Revocation{}, err
+	}
+	s.observeTime(r.time(1))
+	if r.int(0) == 1 {
+		return Revocation{}, ErrNoSession
+	}
+	return Revocation{Shard: e.SID.Shard(), Seq: uint64(r.int(2))}, nil //nolint:gosec // a sequence number counts up from 1
+}
+
+// UserEnd names the user whose sessions end.
+type UserEnd struct {
+	UID ID
+	// Except, if not nil, is the one session that stays.
+	Except *ID
+	// ChangedAt, if set, is when the user's credentials were changed, as the
+	// account operation returned it: a login that read them before is refused.
+	ChangedAt time.Time
+}
+
+// RevokeUser ends every session of a user. Errors: [ErrNoSession] if the
+// excepted session is not alive, and then nothing was revoked; [ErrUnavailable].
+func (s *Store) RevokeUser(ctx context.Context, e UserEnd) (Revocation, error) {
+	if !s.together(e.UID) || (e.Except != nil && !s.together(e.UID, *e.Except)) {
+		return Revocation{}, ErrNoSession
+	}
+	epoch, err := s.freshEpoch()
+	if err != nil {
+		return Revocation{}, err
+	}
+	nonce, err := s.freshEpoch()
+	if err != nil {
+		return Revocation{}, err
+	}
+	shard := e.UID[0]
+	keys := []string{s.epochKey(e.UID), s.userKey(e.UID), s.headKey(shard), s.logKey(shard)}
+	var changed int64
+	if !e.ChangedAt.IsZero() {
+		changed = e.ChangedAt.UnixMilli()
+	}
+	args := []any{
+		epoch, e.UID.String(), nonce,
+		milliseconds(s.life.Session), milliseconds(s.life.Access), milliseconds(skewPad), changed,
+	}
+	if e.Except != nil {
+		keys = append(keys, s.rtKey(*e.Except))
+		args = append(args, e.Except.String())
+	}
+	r, err := s.run(ctx, s.scripts.revokeUser, keys, args...)
+	if err != nil {
+		return Revocation{}, err
+	}
+	s.observeTime(r.time(1))
+	if r.int(0) == 1 {
+		return Revocation{}, ErrNoSession
+	}
+	return Revocation{Shard: e.UID.Shard(), Seq: uint64(r.int(2))}, nil //nolint:gosec // a sequence number counts up from 1
+}
+
+// Session is what a user may see of one of the sessions.
+type Session struct {
+	SID      ID
+	Subject  string
+	Username string
+	ClientID string
+	Scope    string
+	Device   string
+	Address  string
+	Created  time.Time
+	LastUsed time.Time // of the last refresh, or the login
+	Expires  time.Time // unless it is refreshed before
+}
+
+// sessionFields are those of the refresh key that Session shows.
+func sessionFields() []string {
+	return []string{"sub", "user", "client", "scope", "dev", "ip", "cre", "rot", "ue"}
+}
+
+// Session reads one session. Errors: [ErrNoSession], [ErrUnavailable].
+func (s *Store) Session(ctx context.Context, sid ID) (Session, error) {
+	list, err := s.readSessions(ctx, []redis.Z{{Member: sid.String()}}, 0, "")
+	if err != nil {
+		return Session{}, err
+	}
+	if len(list) == 0 {
+		return Session{}, ErrNoSession
+	}
+	return list[0], nil
+}
+
+// maxSessions is how many sessions Sessions returns at most.
+const maxSessions = 1000
+
+// Sessions lists a user's live sessions, those that expire last first, at most
+// 1000. It reads in two round trips and is no decision: a session may end
+// before the caller sees it.
+func (s *Store) Sessions(ctx context.Context, uid ID) ([]Session, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.timeout)
+	defer cancel()
+	start := time.Now()
+	pipe := s.rdb.Pipeline()
+	members := pipe.ZRevRangeWithScores(ctx, s.userKey(uid), 0, maxSessions-1)
+	user := pipe.HMGet(ctx, s.epochKey(uid), "e", "x")
+	_, err := pipe.Exec(ctx)
+	err = unavailable("sessions", err)
+	s.observe("sessions", time.Since(start), err)
+	if err != nil {
+		return nil, err
+	}
+	u := reply(user.Val())
+	return s.readSessions(ctx, members.Val(), u.int(0), u.string(1))
+}
+
+// readSessions reads the refresh keys that members name, leaving out those that
+// are gone, or of an epoch before the user's.
+func (s *Store) readSessions(ctx context.Context, members []redis.Z, epoch int64, except string) ([]Session, error) {
+	if len(members) == 0 {
+		return nil, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, s.timeout)
+	defer cancel()
+	start := time.Now()
+	pipe := s.rdb.Pipeline()
+	sids := make([]ID, 0, len(members))
+	hashes := make([]*redis.SliceCmd, 0, len(members))
+	ttls := make([]*redis.DurationCmd, 0, len(members))
+	for _, m := range members {
+		text, _ := m.Member.(string)
+		sid, err := ParseID(text)
+		if err != nil || !s.together(sid) {
+			continue
+		}
+		sids = append(sids, sid)
+		hashes = append(hashes, pipe.HMGet(ctx, s.rtKey(sid), sessionFields()...))
+		ttls = append(ttls, pipe.PTTL(ctx, s.rtKey(sid)))
+	}
+	if len(sids) == 0 {
+		return nil, nil
+	}
+	_, err := pipe.Exec(ctx)
+	err = unavailable("session", err)
+	s.observe("session", time.Since(start), err)
+	if err != nil {
+		return nil, err
+	}
+	now := s.Now()
+	list := make([]Session, 0, len(sids))
+	for i, sid := range sids {
+		f := reply(hashes[i].Val())
+		if f.string(0) == "" || (f.int(8) < epoch && sid.String() != except) {
+			continue
+		}
+		v := Session{
+			SID: sid, Subject: f.string(0), Username: f.string(1), ClientID: f.string(2), Scope: f.string(3),
+			Device: f.string(4), Address: f.string(5), Created: f.time(6), LastUsed: f.time(7), Expires: now.Add(ttls[i].Val()),
+		}
+		if v.Username == "" {
+			v.Username = v.Subject
+		}
+		list = append(list, v)
+	}
+	return list, nil
+}

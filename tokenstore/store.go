@@ -1,0 +1,198 @@
+package tokenstore
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+var (
+	// ErrUnavailable says that Redis did not tell: it is down, slow, out of
+	// memory, failing over. Whether the operation happened is unknown.
+	ErrUnavailable = errors.New("the token store is unavailable")
+
+	// ErrShards says that this Redis was set up with another number of shards.
+	ErrShards = errors.New("the number of shards is fixed at first boot")
+)
+
+// skewPad is how much longer a denylist entry is kept than the tokens it names:
+// the most by which two clocks that both read "now" may differ before an
+// expired token could outlive its denial.
+const skewPad = 10 * time.Second
+
+// Lifetimes are the durations that sessions and tokens are given.
+type Lifetimes struct {
+	Access  time.Duration // of an access token
+	Refresh time.Duration // of a refresh token that is not used ("idle")
+	Session time.Duration // of a session, however often it is refreshed
+	Grace   time.Duration // in which the parent of the current refresh token converges on it
+}
+
+// Options are what a Store needs besides its client.
+type Options struct {
+	Shards    int // 1 to 256; fixed at first boot
+	Lifetimes Lifetimes
+	// Timeout bounds one operation with its retries. The client's own timeouts
+	// bound each attempt. 0 means 750 ms.
+	Timeout time.Duration
+	// Observe, if set, is told of every operation: its name, how long it took
+	// and its error. It must not block.
+	Observe func(operation string, took time.Duration, err error)
+	// Rand is where ids and nonces come from; nil means crypto/rand.
+	Rand io.Reader
+}
+
+// Store is the one owner of the keys under "lk:". It is safe for concurrent use.
+type Store struct {
+	rdb      redis.UniversalClient
+	shards   int
+	prefix   []string // by shard: "lk:{i}:"
+	life     Lifetimes
+	timeout  time.Duration
+	observe  func(string, time.Duration, error)
+	rand     io.Reader
+	scripts  scripts
+	observed atomic.Pointer[observedTime]
+}
+
+// observedTime is a reading of Redis TIME and the moment it was had. The
+// moment carries a monotonic reading: a step of the replica's wall clock does
+// not move it.
+type observedTime struct {
+	redis time.Time
+	at    time.Time
+}
+
+// New returns a Store on a client. It does not talk to Redis; Open does.
+func New(rdb redis.UniversalClient, o Options) (*Store, error) {
+	if o.Shards < 1 || o.Shards > 256 {
+		return nil, fmt.Errorf("shards: %d is not in 1..256", o.Shards)
+	}
+	if o.Timeout == 0 {
+		o.Timeout = 750 * time.Millisecond
+	}
+	if o.Rand == nil {
+		o.Rand = rand.Reader
+	}
+	if o.Observe == nil {
+		o.Observe = func(string, time.Duration, error) {}
+	}
+	sc, err := loadScripts()
+	if err != nil {
+		return nil, err
+	}
+	s := &Store{
+		rdb: rdb, shards: o.Shards, life: o.Lifetimes, timeout: o.Timeout,
+		observe: o.Observe, rand: o.Rand, scripts: sc,
+	}
+	for i := range o.Shards {
+		s.prefix = append(s.prefix, "lk:{"+strconv.Itoa(i)+"}:")
+	}
+	return s, nil
+}
+
+// Open records the number of shards if nobody has yet, and otherwise checks it.
+// It returns [ErrShards] if this Redis was set up with another number, and
+// [ErrUnavailable]. It may be called again at any time: it is also how the
+// record is restored after Redis lost its data.
+func (s *Store) Open(ctx context.Context) error {
+	reply, err := s.run(ctx, s.scripts.meta, []string{metaKey}, s.shards)
+	if err != nil {
+		return err
+	}
+	if k := reply.int(0); k != int64(s.shards) {
+		return fmt.Errorf("%w: this Redis has %d, and LATCHKEY_SHARDS is %d; set it to %d, or use an empty Redis",
+			ErrShards, k, s.shards, k)
+	}
+	s.observeTime(reply.time(1))
+	return nil
+}
+
+// Lifetimes returns the durations this store was made with.
+func (s *Store) Lifetimes() Lifetimes { return s.life }
+
+// Shards returns the number of shards.
+func (s *Store) Shards() int { return s.shards }
+
+// Now estimates Redis TIME from the last reply: the time that the issuing and
+// the denying of tokens go by. Before the first reply it is the local clock.
+func (s *Store) Now() time.Time {
+	o := s.observed.Load()
+	if o == nil {
+		return time.Now()
+	}
+	return o.redis.Add(time.Since(o.at))
+}
+
+// observeTime takes note of a Redis TIME that a reply carried, at most once a
+// second: the two clocks do not drift apart faster than that matters.
+func (s *Store) observeTime(t time.Time) {
+	o := s.observed.Load()
+	now := time.Now()
+	if o != nil && now.Sub(o.at) < time.Second {
+		return
+	}
+	s.observed.Store(&observedTime{redis: t, at: now})
+}
+
+const (
+	metaKey = "lk:meta"
+	keysKey = "lk:keys"
+)
+
+func (s *Store) rtKey(sid ID) string    { return s.prefix[sid[0]] + "rt:" + sid.String() }
+func (s *Store) denyKey(id ID) string   { return s.prefix[id[0]] + "deny:" + id.String() }
+func (s *Store) epochKey(uid ID) string { return s.prefix[uid[0]] + "ue:" + uid.String() }
+func (s *Store) userKey(uid ID) string  { return s.prefix[uid[0]] + "us:" + uid.String() }
+func (s *Store) headKey(shard byte) string {
+	return s.prefix[shard] + "head"
+}
+func (s *Store) logKey(shard byte) string { return s.prefix[shard] + "log" }
+
+// accountKey is in the shard of the username, which need not be the shard of
+// the account's subject.
+func (s *Store) accountKey(username string) string {
+	return s.prefix[s.UserID(username)[0]] + "acct:" + username
+}
+
+// throttleKeys are named by a hash, so that an attacker's input is of one
+// length and no address is readable in a dump.
+func (s *Store) clientKey(username, client string) string {
+	return s.prefix[s.UserID(username)[0]] + "thr:c:" + digest(username+"\x00"+client)
+}
+
+func (s *Store) anyoneKey(username string) string {
+	return s.prefix[s.UserID(username)[0]] + "thr:a:" + digest(username)
+}
+
+func (s *Store) addressKey(a netip.Addr) string {
+	d := digest(a.String())
+	return s.prefix[s.UserID(d)[0]] + "thr:ip:" + d
+}
+
+func digest(v string) string {
+	sum := sha256.Sum256([]byte(v))
+	return base64.RawURLEncoding.EncodeToString(sum[:16])
+}
+
+// freshEpoch returns the name that a script gives to a new head, should it find
+// none. It is fresh for each call: two losses of data never share an epoch.
+func (s *Store) freshEpoch() (string, error) {
+	var b [8]byte
+	if _, err := io.ReadFull(s.rand, b[:]); err != nil {
+		return "", fmt.Errorf("read randomness: %w", err)
+	}
+	return base64.RawURLEncoding.EncodeToString(b[:]), nil
+}
+
+func milliseconds(d time.Duration) int64 { return d.Milliseconds() }

@@ -1,0 +1,54 @@
+package tokenstore
+
+import (
+	"context"
+	"fmt"
+	"time"
+)
+
+// AccessToken is what Verify needs to know of an access token whose signature
+// was already checked.
+type AccessToken struct {
+	JTI       ID
+	SID       ID
+	UID       ID
+	UserEpoch uint64
+	LogEpoch  string
+	Expires   time.Time
+}
+
+// Verify tells whether an access token may still be accepted: nil if so,
+// [ErrRevoked] if it, its session or its user's epoch was revoked or this Redis
+// lost its data since it was issued, [ErrExpired] if it expired by Redis time,
+// [ErrUnavailable].
+func (s *Store) Verify(ctx context.Context, t AccessToken) error {
+	if !s.together(t.SID, t.JTI, t.UID) {
+		return fmt.Errorf("%w: it was issued for other shards", ErrRevoked)
+	}
+	epoch, err := s.freshEpoch()
+	if err != nil {
+		return err
+	}
+	shard := t.SID[0]
+	r, err := s.run(ctx, s.scripts.verify,
+		[]string{s.denyKey(t.JTI), s.denyKey(t.SID), s.epochKey(t.UID), s.headKey(shard), s.logKey(shard)},
+		epoch, t.SID.String(), t.LogEpoch, t.UserEpoch, t.Expires.UnixMilli())
+	if err != nil {
+		return err
+	}
+	s.observeTime(r.time(1))
+	switch code := r.int(0); code {
+	case 0:
+		return nil
+	case 1, 2:
+		return ErrRevoked
+	case 3:
+		return fmt.Errorf("%w: the user logged out everywhere", ErrRevoked)
+	case 4:
+		return fmt.Errorf("%w: the store lost its data since", ErrRevoked)
+	case 5:
+		return ErrExpired
+	default:
+		return fmt.Errorf("verify: unknown reply %d", code)
+	}
+}
