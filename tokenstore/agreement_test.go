@@ -66,12 +66,11 @@ func (h held) secret(gen int) [32]byte {
 	return sha256.Sum256(binary.BigEndian.AppendUint32(h.sid[:], uint32(gen)))
 }
 
-func (h *history) pick(user string, n int) (int, bool) {
+func (h *history) pick(n int) (int, bool) {
 	if len(h.sessions) == 0 {
 		return 0, false
 	}
-	i := n % len(h.sessions)
-	return i, h.sessions[i].user == user || true
+	return n % len(h.sessions), true
 }
 
 func (h *history) do(s int, op, user string, n, back int) string {
@@ -94,7 +93,7 @@ func (h *history) do(s int, op, user string, n, back int) string {
 		l, err2 := f.Lookup(ctx, attempt(user, "192.0.2.1"))
 		return fmt.Sprint(err, err2, l.Found, l.Wait.Round(10*time.Minute))
 	}
-	i, ok := h.pick(user, n)
+	i, ok := h.pick(n)
 	if !ok {
 		return "nothing held"
 	}
@@ -154,7 +153,7 @@ func (h *history) commit(op, user string, n, back int, answer string) {
 	case "login":
 		h.sessions = append(h.sessions, held{user: user, sid: h.nextSID(h.stores[0].UserID(user)), gen: 1})
 	case "rotate":
-		if i, ok := h.pick(user, n); ok && len(answer) > 4 && answer[:5] == "<nil>" {
+		if i, ok := h.pick(n); ok && len(answer) > 4 && answer[:5] == "<nil>" {
 			h.sessions[i].gen = max(h.sessions[i].gen, max(1, h.sessions[i].gen-back)+1)
 		}
 	}

@@ -724,7 +724,7 @@ func TestParseIDTakesOnlyTheCanonicalForm(t *testing.T) {
 	if got, err := tokenstore.ParseID(text); err != nil || got != id {
 		t.Fatalf("%v, %v", got, err)
 	}
-	for _, bad := range []string{"", text[:21], text + "A", text[:21] + "/", text[:21] + "\n", text[:21] + "x", "=" + text[1:], strings.Repeat("é", 11)} {
+	for _, bad := range []string{"", text[:21], text + "A", text[:21] + "/", text[:21] + "\n", text[:20] + "\r\n", text[:21] + "x", "=" + text[1:], strings.Repeat("é", 11)} {
 		if id, err := tokenstore.ParseID(bad); err == nil {
 			t.Errorf("%q was read as %v", bad, id)
 		}

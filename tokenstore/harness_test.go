@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"os"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -275,7 +274,9 @@ func (c *trips) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Proces
 }
 
 // keysOf sees the keys that each script declares.
-type keysOf struct{ see func(script string, keys []string) }
+type keysOf struct {
+	see func(script string, keys []string)
+}
 
 func (k keysOf) DialHook(next redis.DialHook) redis.DialHook { return next }
 
@@ -318,13 +319,4 @@ func deafAddr(t testing.TB) string {
 	}
 	defer func() { _ = l.Close() }()
 	return l.Addr().String()
-}
-
-func readFile(t testing.TB, name string) string {
-	t.Helper()
-	b, err := os.ReadFile(name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(b)
 }

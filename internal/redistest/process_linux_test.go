@@ -2,12 +2,12 @@ package redistest
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"runtime"
 	"strconv"
 	"strings"
@@ -47,12 +47,11 @@ func TestKilledTestLeavesNoServer(t *testing.T) {
 	}
 	addr := ""
 	for lines := bufio.NewScanner(stdout); addr == "" && lines.Scan(); {
-		addr, _ = strings.CutPrefix(lines.Text(), "server ")
-		if !strings.HasPrefix(lines.Text(), "server ") {
-			addr = ""
+		if after, ok := strings.CutPrefix(lines.Text(), "server "); ok {
+			addr = after
 		}
 	}
-	conn, err := net.Dial("tcp", addr)
+	conn, err := new(net.Dialer).DialContext(t.Context(), "tcp", addr)
 	if err != nil {
 		t.Fatalf("dial the orphan-to-be at %q: %v", addr, err)
 	}
@@ -71,7 +70,7 @@ func TestKilledTestLeavesNoServer(t *testing.T) {
 	if err := conn.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
 		t.Fatal(err)
 	}
-	if n, err := conn.Read(make([]byte, 1)); n != 0 || os.IsTimeout(err) {
+	if n, err := conn.Read(make([]byte, 1)); n != 0 || errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Fatalf("the server at %s outlived the test that started it (%d, %v)", addr, n, err)
 	}
 }
@@ -91,9 +90,9 @@ func TestServerOutlivesTheThreadOfStart(t *testing.T) {
 		}()
 		<-done
 	}
-	task := filepath.Join("/proc/self/task", strconv.Itoa(thread))
+	task := "/proc/self/task/" + strconv.Itoa(thread)
 	for deadline := time.Now().Add(10 * time.Second); ; runtime.Gosched() {
-		if _, err := os.Stat(task); os.IsNotExist(err) {
+		if _, err := os.Stat(task); errors.Is(err, os.ErrNotExist) {
 			break
 		}
 		if time.Now().After(deadline) {

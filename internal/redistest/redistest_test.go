@@ -110,8 +110,8 @@ func TestPauseAnswersNothing(t *testing.T) {
 	set(t, s.Client(), "k", "v")
 	for range 3 { // a second pause must wait for its own stop, not see the first one's
 		s.Pause(t)
-		s.Pause(t)                             // again: nothing
-		conn, err := net.Dial("tcp", s.Addr()) // the kernel accepts for a stopped process
+		s.Pause(t)                                                             // again: nothing
+		conn, err := new(net.Dialer).DialContext(t.Context(), "tcp", s.Addr()) // the kernel accepts for a stopped process
 		if err != nil {
 			t.Fatalf("dial while paused: %v", err)
 		}
@@ -151,7 +151,7 @@ func TestKillRefusesConnections(t *testing.T) {
 			before(s, t)
 			s.Kill(t)
 			s.Kill(t) // again: nothing
-			if conn, err := net.Dial("tcp", s.Addr()); !errors.Is(err, syscall.ECONNREFUSED) {
+			if conn, err := new(net.Dialer).DialContext(t.Context(), "tcp", s.Addr()); !errors.Is(err, syscall.ECONNREFUSED) {
 				if err == nil {
 					_ = conn.Close()
 				}
@@ -240,7 +240,7 @@ func TestMini(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	if conn, err := net.Dial("tcp", addr); err == nil {
+	if conn, err := new(net.Dialer).DialContext(t.Context(), "tcp", addr); err == nil {
 		_ = conn.Close()
 		t.Error("miniredis outlived its test")
 	}

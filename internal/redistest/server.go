@@ -212,7 +212,7 @@ func (s *Server) start() error {
 		"--appendonly", "no",
 	}, s.args...)
 	// No context: the process ends with the test's cleanup, which must be able to look at it first.
-	cmd := exec.CommandContext(context.Background(), s.bin, args...) //nolint:gosec // the program that LookPath found, with a test's arguments
+	cmd := exec.CommandContext(context.Background(), s.bin, args...)
 	cmd.Stdout, cmd.Stderr = out, out
 	p, err := run(cmd)
 	if err != nil {

@@ -1,0 +1,74 @@
+# Run `make` alone for the list of targets.
+
+# Linters come from modules of their own and are built once for each set of
+# pinned versions: the folder is named by a checksum of what pins them.
+TOOLS   := bin/tools/$(shell cat tools/go.mod tools/go.sum tools/actionlint/go.mod tools/actionlint/go.sum | cksum | cut -d ' ' -f 1)
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+IMAGE   ?= latchkey:$(VERSION)
+
+export GOWORK = off
+
+.DEFAULT_GOAL := help
+.PHONY: help test lint fmt bench bench-memory dev build image generate tidy-check test-needs
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
+
+test: test-needs ## all tests, with the race detector, on real Redis
+	go test -race -count=1 -parallel 8 -timeout 15m ./...
+
+lint: $(TOOLS)/built ## format, golangci-lint, import directions, workflow files
+	@unformatted=$$($(TOOLS)/gofumpt -l .); if [ -n "$$unformatted" ]; then \
+		printf 'not formatted, run `make fmt`:\n%s\n' "$$unformatted" >&2; exit 1; fi
+	$(TOOLS)/golangci-lint run ./...
+	$(TOOLS)/actionlint .github/workflows/*.yml
+	bash -n .ci/run
+
+fmt: $(TOOLS)/built ## rewrite every Go file in gofumpt's format
+	$(TOOLS)/gofumpt -w .
+
+bench: test-needs ## all benchmarks, with allocations
+	go test -run '^$$' -bench . -benchmem -timeout 30m ./...
+
+bench-memory: test-needs ## bytes of Redis memory per session, at a million sessions
+	go test ./tokenstore -run '^$$' -bench BenchmarkMillionSessions -benchtime 1x -timeout 30m
+
+dev: ## three replicas on an embedded Redis, with a printed tour
+	go run ./cmd/latchkey dev
+
+build: ## the static binary, bin/latchkey
+	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/latchkey ./cmd/latchkey
+
+# HEALTHCHECK exists in Docker's image format only, so buildah and podman are told to use it.
+image: ## the container image, by buildah, podman or docker
+	@if command -v buildah >/dev/null; then set -- buildah build --format docker; \
+	elif command -v podman >/dev/null; then set -- podman build --format docker; \
+	elif command -v docker >/dev/null; then set -- docker build; \
+	else echo 'make image needs one of buildah, podman or docker; on Debian: apt-get install buildah' >&2; exit 1; fi; \
+	set -x; "$$@" --build-arg VERSION='$(VERSION)' --tag '$(IMAGE)' .
+
+generate: ## rewrite the settings in README.md and deploy/latchkey.env.example
+	go generate ./...
+
+tidy-check: ## fail when go.mod or go.sum is not tidy
+	go mod tidy -diff
+
+# The tests start redis-server themselves; the race detector needs a C compiler.
+test-needs:
+	@need=; \
+	command -v redis-server >/dev/null || need="$$need redis-server"; \
+	command -v "$$(go env CC)" >/dev/null || need="$$need gcc libc6-dev"; \
+	[ -n "$$need" ] || exit 0; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		export DEBIAN_FRONTEND=noninteractive; \
+		apt-get update </dev/null && apt-get install -y --no-install-recommends $$need </dev/null; \
+	else \
+		echo "the tests need$$need; on Debian or Ubuntu: sudo apt-get install -y --no-install-recommends$$need" >&2; exit 1; \
+	fi
+
+$(TOOLS)/built:
+	@echo 'building the linters, once: one to three minutes'
+	@mkdir -p $(TOOLS)
+	go -C tools build -o ../$(TOOLS)/ tool
+	go -C tools/actionlint build -o ../../$(TOOLS)/ tool
+	@touch $@

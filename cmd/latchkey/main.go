@@ -1,0 +1,37 @@
+// Latchkey is the token service and its operator's tools, one program.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+// version is stamped by the build: -ldflags "-X main.version=v1.2.3".
+var version string
+
+func main() {
+	// The first signal ends what is under way in order; a second one ends the process.
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	go func() {
+		<-ctx.Done()
+		stop()
+	}()
+	err := newRoot().ExecuteContext(ctx)
+	stop()
+	if err != nil {
+		var quiet *exitError
+		if !errors.As(err, &quiet) {
+			fmt.Fprintln(os.Stderr, "latchkey:", err)
+		}
+		os.Exit(1)
+	}
+}
+
+// exitError ends the program with a failure that has been told already.
+type exitError struct{}
+
+func (*exitError) Error() string { return "failed" }

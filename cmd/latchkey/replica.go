@@ -1,0 +1,296 @@
+package main
+
+import (
+	"context"
+	"crypto/hkdf"
+	"crypto/rand"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/latchkey-auth/latchkey/config"
+	"github.com/latchkey-auth/latchkey/edge"
+	"github.com/latchkey-auth/latchkey/handlers"
+	"github.com/latchkey-auth/latchkey/internal/accesstoken"
+	"github.com/latchkey-auth/latchkey/internal/credential"
+	"github.com/latchkey-auth/latchkey/internal/refreshtoken"
+	"github.com/latchkey-auth/latchkey/tokenstore"
+)
+
+// replica is one instance of the service: what `serve` runs one of and `dev` three.
+type replica struct {
+	cfg    *config.Config
+	log    *slog.Logger
+	rdb    redis.UniversalClient
+	store  *tokenstore.Store
+	keys   *keyKeeper
+	api    *http.Server
+	admin  *http.Server
+	listen net.Listener // of the API
+	watch  net.Listener // of the admin listener; nil for none
+	state  atomic.Pointer[error]
+}
+
+var (
+	errStarting = errors.New("starting: Redis has not answered yet")
+	errDraining = errors.New("shutting down")
+)
+
+// newReplica wires a replica and opens its listeners. It does not talk to Redis
+// yet: a replica that starts during an outage waits for its end.
+func newReplica(ctx context.Context, cfg *config.Config, logger *slog.Logger) (*replica, error) {
+	passwords, err := credential.NewHasher(credential.Options{
+		MemoryKiB: cfg.PasswordMemory, Iterations: cfg.PasswordIterations, Parallelism: cfg.PasswordParallelism,
+		Workers: cfg.PasswordWorkers, Queue: cfg.PasswordQueue, MaxWait: cfg.PasswordWait,
+	})
+	if err != nil {
+		return nil, err
+	}
+	metrics := handlers.NewMetrics(buildVersion(), runtime.Version(), passwords.Depth)
+
+	rdb, store, err := openStore(cfg, metrics.StoreCall)
+	if err != nil {
+		return nil, err
+	}
+	secret := cfg.Secret.Reveal()
+	ring := accesstoken.NewRing()
+	sealer, err := accesstoken.NewSealer(secret)
+	if err != nil {
+		return nil, err
+	}
+	codec, err := refreshtoken.New(secret)
+	if err != nil {
+		return nil, err
+	}
+	deviceKey, err := hkdf.Key(sha256.New, secret, nil, "latchkey known device v1", 32)
+	if err != nil {
+		return nil, err
+	}
+	keys := &keyKeeper{store: store, sealer: sealer, ring: ring, alg: accesstoken.Algorithm(cfg.Algorithm), log: logger}
+
+	api, err := handlers.New(handlers.Dependencies{
+		Store: store,
+		Verifier: edge.New(edge.Options{
+			Store: store, Ring: ring, Issuer: cfg.Issuer, Audience: cfg.Audience, Refetch: keys.sync,
+		}),
+		Signer: accesstoken.NewSigner(ring), Refresh: codec, Passwords: passwords,
+		Metrics: metrics, Log: logger, Rand: rand.Reader,
+		Settings: handlers.Settings{
+			Issuer: cfg.Issuer, Audience: cfg.Audience, ClientID: cfg.ClientID,
+			CookieSecure: cfg.CookieSecure, CookieDomain: cfg.CookieDomain, CookiePath: cfg.CookiePath,
+			AllowedOrigins: cfg.AllowedOrigins, TrustedProxies: cfg.TrustedProxies,
+			Limits: tokenstore.AttemptLimits{
+				Client: tokenstore.Limit(cfg.LoginLimitClient), Account: tokenstore.Limit(cfg.LoginLimitAccount),
+				Address: tokenstore.Limit(cfg.LoginLimitAddress),
+			},
+			DeviceKey: deviceKey,
+		},
+	})
+	if err != nil {
+		return nil, err
+	}
+	r := &replica{cfg: cfg, log: logger, rdb: rdb, store: store, keys: keys}
+	r.setState(errStarting)
+	r.api = server(api, logger)
+	r.admin = server(handlers.NewAdmin(handlers.AdminOptions{Metrics: metrics, Ready: r.ready, PProf: cfg.PProf}), logger)
+	if cfg.PProf {
+		r.admin.WriteTimeout = 2 * time.Minute // a profile is collected while its request waits
+	}
+	if err := r.open(ctx); err != nil {
+		return nil, err
+	}
+	return r, nil
+}
+
+// openStore connects the token store as the settings say.
+func openStore(cfg *config.Config, observe func(string, time.Duration, error)) (redis.UniversalClient, *tokenstore.Store, error) {
+	rdb, err := tokenstore.Dial(tokenstore.DialOptions{
+		URL: cfg.RedisURL.Reveal(), Timeout: cfg.RedisTimeout, PoolSize: cfg.RedisPoolSize,
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	store, err := tokenstore.New(rdb, tokenstore.Options{
+		Shards: cfg.Shards,
+		Lifetimes: tokenstore.Lifetimes{
+			Access: cfg.AccessTTL, Refresh: cfg.RefreshTTL, Session: cfg.SessionMax, Grace: cfg.RefreshGrace,
+		},
+		Timeout: 3 * cfg.RedisTimeout,
+		Observe: observe,
+	})
+	if err != nil {
+		return nil, nil, errors.Join(err, rdb.Close())
+	}
+	return rdb, store, nil
+}
+
+// server bounds what a client can hold up: Go's own default is no bound at all.
+func server(h http.Handler, logger *slog.Logger) *http.Server {
+	return &http.Server{
+		Handler:           h,
+		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       15 * time.Second,
+		WriteTimeout:      30 * time.Second,
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    16 << 10,
+		// What clients do to their connections is no error of ours.
+		ErrorLog: slog.NewLogLogger(logger.Handler(), slog.LevelDebug),
+	}
+}
+
+// open opens the listeners.
+func (r *replica) open(ctx context.Context) error {
+	var lc net.ListenConfig
+	var err error
+	if r.listen, err = lc.Listen(ctx, "tcp", r.cfg.Addr); err != nil {
+		return errors.Join(fmt.Errorf("LATCHKEY_ADDR: %w", err), r.rdb.Close())
+	}
+	if r.cfg.AdminAddr == "" {
+		return nil
+	}
+	if r.watch, err = lc.Listen(ctx, "tcp", r.cfg.AdminAddr); err != nil {
+		return errors.Join(fmt.Errorf("LATCHKEY_ADMIN_ADDR: %w", err), r.listen.Close(), r.rdb.Close())
+	}
+	return nil
+}
+
+// addr is where the API listens.
+func (r *replica) addr() string { return r.listen.Addr().String() }
+
+// ready tells why the replica should get no requests now, or nil.
+func (r *replica) ready() error { return *r.state.Load() }
+
+func (r *replica) setState(err error) { r.state.Store(&err) }
+
+// check asks Redis whether it answers, and brings the record of K and the keys
+// up to date: after Redis lost its data this is what restores them.
+func (r *replica) check(ctx context.Context) error {
+	if err := r.store.Open(ctx); err != nil {
+		return err
+	}
+	return r.keys.sync(ctx)
+}
+
+// run serves until ctx ends, and then finishes what is under way. It returns an
+// error if the replica cannot work here, or could not end in order.
+func (r *replica) run(ctx context.Context) error {
+	// The servers outlive ctx: they end by Shutdown.
+	serving, stop := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer stop(nil)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer r.close()
+
+	if err := r.check(ctx); errors.Is(err, tokenstore.ErrUnavailable) {
+		r.log.LogAttrs(ctx, slog.LevelWarn, "waiting for Redis", slog.String("cause", err.Error()))
+	} else if err != nil {
+		return err
+	} else {
+		r.setState(nil)
+	}
+	serve := func(s *http.Server, l net.Listener) {
+		if l == nil {
+			return
+		}
+		wg.Go(func() {
+			if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+				stop(err)
+			}
+		})
+	}
+	serve(r.api, r.listen)
+	serve(r.admin, r.watch)
+	wg.Go(func() { r.watchRedis(serving) })
+	r.log.LogAttrs(ctx, slog.LevelInfo, "serving", slog.String("address", r.addr()), slog.String("version", buildVersion()))
+
+	select {
+	case <-ctx.Done():
+	case <-serving.Done():
+		return context.Cause(serving)
+	}
+	return r.drain(context.WithoutCancel(ctx))
+}
+
+// watchRedis keeps what /readyz shows true, once a second.
+func (r *replica) watchRedis(ctx context.Context) {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		err := r.check(ctx)
+		before := r.ready()
+		if errors.Is(before, errDraining) || ctx.Err() != nil {
+			return
+		}
+		r.setState(err)
+		switch {
+		case err != nil && before == nil:
+			r.log.LogAttrs(ctx, slog.LevelError, "not ready", slog.String("cause", err.Error()))
+		case err == nil && before != nil:
+			r.log.LogAttrs(ctx, slog.LevelInfo, "ready")
+		}
+	}
+}
+
+// drain ends the replica in order: readiness first, then, after a delay in which
+// balancers notice, the listener, then what is under way.
+func (r *replica) drain(ctx context.Context) error {
+	r.setState(errDraining)
+	r.log.LogAttrs(ctx, slog.LevelInfo, "shutting down")
+	if r.cfg.ShutdownDelay > 0 {
+		timer := time.NewTimer(r.cfg.ShutdownDelay)
+		defer timer.Stop()
+		<-timer.C
+	}
+	ctx, cancel := context.WithTimeout(ctx, r.cfg.ShutdownTimeout)
+	defer cancel()
+	if err := r.api.Shutdown(ctx); err != nil {
+		return fmt.Errorf("requests were still under way after LATCHKEY_SHUTDOWN_TIMEOUT: %w", err)
+	}
+	return nil
+}
+
+// close ends whatever is left, also where run never got so far as to serve.
+func (r *replica) close() {
+	_ = r.api.Close()
+	_ = r.admin.Close()
+	_ = r.listen.Close()
+	if r.watch != nil {
+		_ = r.watch.Close()
+	}
+	_ = r.rdb.Close()
+}
+
+// redisLog takes go-redis's own messages: at debug level, since what they tell
+// of shows in the answers, the metrics and /readyz.
+type redisLog struct{ log *slog.Logger }
+
+func (l redisLog) Printf(ctx context.Context, format string, v ...any) {
+	l.log.LogAttrs(ctx, slog.LevelDebug, "redis client", slog.String("message", fmt.Sprintf(format, v...)))
+}
+
+// newLogger returns the program's log.
+func newLogger(cfg *config.Config, w io.Writer) *slog.Logger {
+	o := &slog.HandlerOptions{Level: cfg.Level()}
+	var h slog.Handler = slog.NewJSONHandler(w, o)
+	if cfg.LogFormat == "text" {
+		h = slog.NewTextHandler(w, o)
+	}
+	logger := slog.New(h)
+	redis.SetLogger(redisLog{logger})
+	return logger
+}

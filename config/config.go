@@ -1,0 +1,97 @@
+// Package config holds every setting of Latchkey: its name, its default, its
+// bounds and what it is for, all in the tags of one struct. The table in the
+// README and the example environment file are generated from those tags.
+//
+// A caller needs [Load], which reads an environment and reports everything that
+// is wrong with it in one error. Nothing here falls back to a guess: an unknown
+// name, a boolean that is neither true nor false, or a short secret is a fault.
+//
+// The package never logs, and never puts a secret into an error or a document.
+package config
+
+import (
+	"log/slog"
+	"net/netip"
+	"time"
+)
+
+// Prefix begins the name of every setting. The whole of it belongs to Latchkey:
+// a variable that begins so and is not a setting is a fault.
+const Prefix = "LATCHKEY_"
+
+// The secrets that have been published with Latchkey. [Config.Validate] refuses
+// them, since whoever reads them here could sign tokens with them.
+const (
+	// DevSecret is the secret of `latchkey dev`.
+	DevSecret = "latchkey dev secret: published, worthless, refused by serve"
+	// ExampleSecret stands where a secret belongs in the example environment file.
+	ExampleSecret = "replace-this-with-the-output-of-openssl-rand-base64-48"
+)
+
+// SecretHint is the command that makes a good secret.
+const SecretHint = "openssl rand -base64 48"
+
+// Config is every setting, ready for use. Each field's tags are its document:
+//
+//	env         the variable
+//	envDefault  the value when the variable is unset or empty
+//	doc         what it is for
+//	kind        what to call its type, where the Go type does not say it
+//	min, max    the bounds, both included
+//	unit        "s": a duration of whole seconds
+//	oneof       the values allowed
+//	secret      "yes": never shown, and can be read from the file named by NAME_FILE
+type Config struct {
+	Addr      string `env:"LATCHKEY_ADDR" envDefault:":8080" kind:"address" doc:"Where the API listens, host:port; without a host, on every interface."`
+	AdminAddr string `env:"LATCHKEY_ADMIN_ADDR" envDefault:":9090" kind:"address" doc:"Where /metrics, /healthz and /readyz are served. Not for the public: keep it off the load balancer."`
+
+	RedisURL      RedisURL      `env:"LATCHKEY_REDIS_URL" envDefault:"redis://127.0.0.1:6379/0" kind:"URL" secret:"yes" doc:"Redis: redis://user:password@host:port/db, rediss:// for TLS, unix:// for a socket. Percent-encode special characters in the password. When shown, the user and password are redacted."`
+	RedisTimeout  time.Duration `env:"LATCHKEY_REDIS_TIMEOUT" envDefault:"250ms" min:"50ms" max:"5s" doc:"How long one attempt at Redis may take. A request whose attempts all fail is answered 503."`
+	RedisPoolSize int           `env:"LATCHKEY_REDIS_POOL_SIZE" envDefault:"0" min:"0" max:"10000" doc:"The most connections to Redis a replica opens; 0: ten per CPU."`
+
+	Secret    Secret        `env:"LATCHKEY_SECRET" secret:"yes" kind:"secret" doc:"The root secret, 32 bytes or more, the same on every replica: it seals the signing keys in Redis and authenticates refresh tokens. Required. Make one with: openssl rand -base64 48"`
+	Issuer    string        `env:"LATCHKEY_ISSUER" envDefault:"http://localhost:8080" kind:"URL" doc:"The iss claim: the URL at which clients reach Latchkey. Tokens of another issuer are refused."`
+	Audience  string        `env:"LATCHKEY_AUDIENCE" kind:"text" doc:"The aud claim: whom the access tokens are for. Empty: the issuer."`
+	ClientID  string        `env:"LATCHKEY_CLIENT_ID" envDefault:"latchkey" kind:"text" doc:"The client_id claim of tokens that a password login issues."`
+	Algorithm string        `env:"LATCHKEY_ALG" envDefault:"EdDSA" oneof:"EdDSA ES256 RS256 HS256" doc:"How access tokens are signed. With HS256 nothing is published for others to verify with."`
+	AccessTTL time.Duration `env:"LATCHKEY_ACCESS_TTL" envDefault:"15m" min:"1s" max:"24h" unit:"s" doc:"How long an access token lives. Redis keeps a revocation this long."`
+
+	RefreshTTL   time.Duration `env:"LATCHKEY_REFRESH_TTL" envDefault:"168h" min:"2s" max:"8760h" unit:"s" doc:"How long a session may stay idle: the life of a refresh token and of its cookie. More than LATCHKEY_ACCESS_TTL, at most LATCHKEY_SESSION_MAX."`
+	SessionMax   time.Duration `env:"LATCHKEY_SESSION_MAX" envDefault:"720h" min:"2s" max:"8760h" unit:"s" doc:"How long a session may last however often it is refreshed; then the user logs in again."`
+	RefreshGrace time.Duration `env:"LATCHKEY_REFRESH_GRACE" envDefault:"10s" min:"2s" max:"60s" doc:"How long after a rotation the replaced refresh token still yields the same successor, for tabs that race and answers that were lost. Below 2s a request that the network repeats would look like theft and end the session."`
+
+	CookieSecure   bool           `env:"LATCHKEY_COOKIE_SECURE" envDefault:"true" doc:"Send the refresh cookie over HTTPS only. false is for development without TLS."`
+	CookieDomain   string         `env:"LATCHKEY_COOKIE_DOMAIN" kind:"domain" doc:"The Domain of the refresh cookie, such as example.com. Empty: the host that set it and no other, which is the safest."`
+	CookiePath     string         `env:"LATCHKEY_COOKIE_PATH" envDefault:"/auth" kind:"path" doc:"The Path of the refresh cookie, as browsers see it: change it when a proxy serves Latchkey below another path."`
+	AllowedOrigins []string       `env:"LATCHKEY_ALLOWED_ORIGINS" kind:"origins" doc:"Comma-separated origins, scheme://host[:port], whose pages may call the API and use the refresh cookie (CORS). Empty: the API's own origin only."`
+	TrustedProxies []netip.Prefix `env:"LATCHKEY_TRUSTED_PROXIES" kind:"networks" doc:"Comma-separated addresses or CIDR networks of the proxies whose X-Forwarded-For is believed. Empty: none, and a client's address is that of the connection."`
+
+	Shards int `env:"LATCHKEY_SHARDS" envDefault:"16" min:"1" max:"256" doc:"Into how many groups the keys in Redis are divided; each lives in one Redis Cluster slot. Fixed when Redis is first used: a replica with another number refuses to start."`
+
+	LoginLimitClient  Rate `env:"LATCHKEY_LOGIN_LIMIT_CLIENT" envDefault:"10/5m" doc:"Failed logins of one account from one address or known device: 10/5m allows 10 at once, regained evenly over 5 minutes. A successful login spends nothing."`
+	LoginLimitAccount Rate `env:"LATCHKEY_LOGIN_LIMIT_ACCOUNT" envDefault:"100/1h" doc:"Failed logins of one account from all unknown devices together. Devices that have logged in before are not held up by it, so a stranger cannot lock the owner out."`
+	LoginLimitAddress Rate `env:"LATCHKEY_LOGIN_LIMIT_ADDRESS" envDefault:"100/5m" doc:"Failed logins from one address over all accounts."`
+
+	PasswordMemory      uint32        `env:"LATCHKEY_PASSWORD_MEMORY" envDefault:"19456" min:"7168" max:"1048576" doc:"Memory of one argon2id hash, in KiB. Each password worker takes this much."`
+	PasswordIterations  uint32        `env:"LATCHKEY_PASSWORD_ITERATIONS" envDefault:"2" min:"1" max:"32" doc:"Passes of argon2id over that memory. Stored hashes of other parameters are replaced at the next login."`
+	PasswordParallelism uint8         `env:"LATCHKEY_PASSWORD_PARALLELISM" envDefault:"1" min:"1" max:"16" doc:"Lanes of argon2id."`
+	PasswordWorkers     int           `env:"LATCHKEY_PASSWORD_WORKERS" envDefault:"0" min:"0" max:"1024" doc:"How many passwords are hashed at once; 0: one per CPU."`
+	PasswordQueue       int           `env:"LATCHKEY_PASSWORD_QUEUE" envDefault:"64" min:"1" max:"10000" doc:"How many logins may wait for a password worker. One more is answered 503."`
+	PasswordWait        time.Duration `env:"LATCHKEY_PASSWORD_WAIT" envDefault:"2s" min:"100ms" max:"30s" doc:"How long a login may wait for a password worker before it is answered 503."`
+
+	LogLevel  string `env:"LATCHKEY_LOG_LEVEL" envDefault:"info" oneof:"debug info warn error" doc:"The least severe log lines written."`
+	LogFormat string `env:"LATCHKEY_LOG_FORMAT" envDefault:"json" oneof:"json text" doc:"The form of log lines, written to standard error."`
+
+	ShutdownDelay   time.Duration `env:"LATCHKEY_SHUTDOWN_DELAY" envDefault:"0s" min:"0s" max:"5m" doc:"On SIGTERM, how long to go on serving with /readyz already failing, so that balancers notice before the listener closes."`
+	ShutdownTimeout time.Duration `env:"LATCHKEY_SHUTDOWN_TIMEOUT" envDefault:"20s" min:"1s" max:"10m" doc:"How long requests under way may then take to finish."`
+	PProf           bool          `env:"LATCHKEY_PPROF" envDefault:"false" doc:"Serve Go's profiler at /debug/pprof/ on the admin listener."`
+}
+
+// Level is LogLevel for log/slog; info if it is none that [Config.Validate] accepts.
+func (c *Config) Level() slog.Level {
+	var l slog.Level
+	if err := l.UnmarshalText([]byte(c.LogLevel)); err != nil {
+		return slog.LevelInfo
+	}
+	return l
+}

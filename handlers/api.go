@@ -1,0 +1,120 @@
+package handlers
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/netip"
+	"time"
+
+	"github.com/gin-contrib/cors"
+	"github.com/gin-gonic/gin"
+
+	"github.com/latchkey-auth/latchkey/edge"
+	"github.com/latchkey-auth/latchkey/internal/accesstoken"
+	"github.com/latchkey-auth/latchkey/internal/credential"
+	"github.com/latchkey-auth/latchkey/internal/refreshtoken"
+	"github.com/latchkey-auth/latchkey/tokenstore"
+)
+
+// Settings are the parts of the configuration that show in a response.
+type Settings struct {
+	Issuer         string
+	Audience       string
+	ClientID       string // client_id of password logins
+	CookieSecure   bool
+	CookieDomain   string
+	CookiePath     string
+	AllowedOrigins []string       // besides the API's own
+	TrustedProxies []netip.Prefix // whose X-Forwarded-For is believed
+	Limits         tokenstore.AttemptLimits
+	DeviceKey      []byte // authenticates the cookie of a known device
+}
+
+// Dependencies are what the API is made of. All are required.
+type Dependencies struct {
+	Store     *tokenstore.Store
+	Verifier  *edge.Verifier
+	Signer    *accesstoken.Signer
+	Refresh   *refreshtoken.Codec
+	Passwords *credential.Hasher
+	Metrics   *Metrics
+	Log       *slog.Logger
+	Rand      io.Reader
+	Settings  Settings
+}
+
+// api is the dependencies, with what is derived from them once.
+type api struct {
+	Dependencies
+	crossOrigin *http.CrossOriginProtection
+}
+
+// maxBody is the largest request body, in bytes. The largest honest one is a
+// password change: twice 1 KiB, percent-encoded.
+const maxBody = 16 << 10
+
+// New returns the API. The error names settings it cannot work with.
+func New(d Dependencies) (http.Handler, error) {
+	gin.SetMode(gin.ReleaseMode)
+	a := &api{Dependencies: d, crossOrigin: http.NewCrossOriginProtection()}
+	engine := gin.New()
+	engine.HandleMethodNotAllowed = true
+	engine.RedirectTrailingSlash = false
+	engine.UseEscapedPath = true
+
+	var faults []error
+	proxies := make([]string, len(d.Settings.TrustedProxies))
+	for i, p := range d.Settings.TrustedProxies {
+		proxies[i] = p.String()
+	}
+	faults = append(faults, engine.SetTrustedProxies(proxies))
+	for _, origin := range d.Settings.AllowedOrigins {
+		faults = append(faults, a.crossOrigin.AddTrustedOrigin(origin))
+	}
+	if err := errors.Join(faults...); err != nil {
+		return nil, fmt.Errorf("the API's settings: %w", err)
+	}
+
+	engine.Use(a.identify, a.measure, a.recover, harden)
+	if len(d.Settings.AllowedOrigins) > 0 {
+		engine.Use(cors.New(cors.Config{
+			AllowOrigins:     d.Settings.AllowedOrigins,
+			AllowMethods:     []string{http.MethodGet, http.MethodPost, http.MethodDelete},
+			AllowHeaders:     []string{"Authorization", "Content-Type", headerRequestID},
+			ExposeHeaders:    []string{headerRequestID, "Retry-After", "WWW-Authenticate"},
+			AllowCredentials: true,
+			MaxAge:           time.Hour,
+		}))
+	}
+	engine.NoRoute(a.serve(func(*gin.Context) error { return errNotFound }))
+	engine.NoMethod(a.serve(func(*gin.Context) error { return errMethod }))
+
+	// Cookies come along with a request that another site made: the endpoints
+	// that act on one refuse such requests.
+	own := a.sameOrigin
+	engine.POST("/auth/token", own, a.serve(a.login))
+	engine.POST("/auth/refresh", own, a.serve(a.refresh))
+	engine.POST("/auth/logout", own, a.serve(a.logout))
+	engine.POST("/auth/logout-all", own, a.serve(a.logoutAll))
+	engine.GET("/auth/sessions", a.serve(a.listSessions))
+	engine.DELETE("/auth/sessions/:sid", own, a.serve(a.endSession))
+	engine.GET("/auth/verify", a.serve(a.verify))
+	engine.HEAD("/auth/verify", a.serve(a.verify))
+	engine.GET("/users/me", a.serve(a.me))
+	engine.POST("/users/me/password", own, a.serve(a.changePassword))
+	return engine, nil
+}
+
+// endpoint is a handler that leaves its errors to the table.
+type endpoint func(*gin.Context) error
+
+func (a *api) serve(e endpoint) gin.HandlerFunc {
+	return func(c *gin.Context) {
+		if err := e(c); err != nil {
+			a.fail(c, err)
+		}
+	}
+}

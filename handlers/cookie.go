@@ -1,0 +1,98 @@
+package handlers
+
+import (
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/base64"
+	"fmt"
+	"io"
+	"net/http"
+	"time"
+
+	"github.com/gin-gonic/gin"
+)
+
+const (
+	// refreshCookie is the cookie that holds the refresh token.
+	refreshCookie = "refresh_token"
+	// deviceCookie marks a browser in which an account has logged in before.
+	deviceCookie    = "known_device"
+	deviceCookieAge = 180 * 24 * time.Hour
+)
+
+// setRefreshCookie hands out a refresh token. maxAge is the time that its key
+// in Redis has left.
+func (a *api) setRefreshCookie(c *gin.Context, token string, maxAge time.Duration) {
+	a.setCookie(c, refreshCookie, token, a.Settings.CookiePath, int(maxAge/time.Second))
+}
+
+// clearRefreshCookie takes the refresh token out of the browser.
+func (a *api) clearRefreshCookie(c *gin.Context) {
+	a.setCookie(c, refreshCookie, "", a.Settings.CookiePath, -1)
+}
+
+// expireStrays removes refresh cookies under other paths, which an earlier
+// setting may have left. A browser sends them along and cannot say which is which.
+func (a *api) expireStrays(c *gin.Context) {
+	for _, path := range []string{"/", "/auth", "/auth/refresh"} {
+		if path != a.Settings.CookiePath {
+			a.setCookie(c, refreshCookie, "", path, -1)
+		}
+	}
+}
+
+func (a *api) setCookie(c *gin.Context, name, value, path string, maxAge int) {
+	http.SetCookie(c.Writer, &http.Cookie{
+		Name: name, Value: value, Path: path, Domain: a.Settings.CookieDomain, MaxAge: maxAge,
+		HttpOnly: true, Secure: a.Settings.CookieSecure, SameSite: http.SameSiteLaxMode,
+	})
+}
+
+// refreshCookies are the distinct values of the refresh cookie that came along.
+func refreshCookies(r *http.Request) []string {
+	var values []string
+	seen := map[string]bool{}
+	for _, cookie := range r.CookiesNamed(refreshCookie) {
+		if cookie.Value != "" && !seen[cookie.Value] {
+			seen[cookie.Value] = true
+			values = append(values, cookie.Value)
+		}
+	}
+	return values
+}
+
+// A known device is a browser in which the user has logged in before. It has a
+// budget of failed logins of its own, so that strangers who use up the
+// account's budget do not keep its owner out. The cookie proves nothing else:
+// base64url( id 16 B | HMAC(key, id | username)[:16] ).
+const deviceID = 16
+
+// knownDevice returns the id of the device that the request comes from, or ""
+// if it is not one that knows this username.
+func (a *api) knownDevice(r *http.Request, username string) string {
+	for _, cookie := range r.CookiesNamed(deviceCookie) {
+		raw, err := base64.RawURLEncoding.Strict().DecodeString(cookie.Value)
+		if err == nil && len(raw) == 2*deviceID && hmac.Equal(raw[deviceID:], a.deviceMAC(raw[:deviceID], username)) {
+			return base64.RawURLEncoding.EncodeToString(raw[:deviceID])
+		}
+	}
+	return ""
+}
+
+// setDeviceCookie makes the browser a known device of a user.
+func (a *api) setDeviceCookie(c *gin.Context, username string) error {
+	id := make([]byte, deviceID)
+	if _, err := io.ReadFull(a.Rand, id); err != nil {
+		return fmt.Errorf("read randomness: %w", err)
+	}
+	value := base64.RawURLEncoding.EncodeToString(append(id, a.deviceMAC(id, username)...))
+	a.setCookie(c, deviceCookie, value, a.Settings.CookiePath, int(deviceCookieAge/time.Second))
+	return nil
+}
+
+func (a *api) deviceMAC(id []byte, username string) []byte {
+	mac := hmac.New(sha256.New, a.Settings.DeviceKey)
+	mac.Write(id)
+	mac.Write([]byte(username))
+	return mac.Sum(nil)[:deviceID]
+}

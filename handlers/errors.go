@@ -1,0 +1,141 @@
+package handlers
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/gin-gonic/gin"
+
+	"github.com/latchkey-auth/latchkey/edge"
+	"github.com/latchkey-auth/latchkey/internal/accesstoken"
+	"github.com/latchkey-auth/latchkey/internal/credential"
+	"github.com/latchkey-auth/latchkey/tokenstore"
+)
+
+// problem is a response that says what went wrong.
+type problem struct {
+	status      int
+	code        string // error: the RFC's code where there is one
+	detail      string // the short line
+	description string // error_description; the detail if empty
+	challenge   string // what follows Bearer in WWW-Authenticate, on a 401
+}
+
+var (
+	errNotFound       = errors.New("no such path")
+	errMethod         = errors.New("no such method on this path")
+	errCrossSite      = errors.New("a request from another site")
+	errNoToken        = errors.New("no access token was sent")
+	errCredentials    = errors.New("incorrect username or password")
+	errPassword       = errors.New("incorrect password")
+	errNoRefreshToken = errors.New("no refresh token was sent")
+	errRefreshToken   = errors.New("the refresh token is not valid")
+	errNoSession      = errors.New("the user has no such session")
+	errMedia          = errors.New("the body is of another type")
+)
+
+// requestError is a fault of the request that the client can mend.
+type requestError struct{ code, description string }
+
+func (e *requestError) Error() string { return e.description }
+
+func badRequest(format string, args ...any) error {
+	return &requestError{code: "invalid_request", description: fmt.Sprintf(format, args...)}
+}
+
+// throttledError asks the client to wait.
+type throttledError struct{ wait time.Duration }
+
+func (e *throttledError) Error() string { return "too many failed attempts" }
+
+// problems is the one table of errors and their responses: the first row that
+// matches counts. What no row matches is a 500.
+var problems = []struct {
+	is error
+	problem
+}{
+	// We do not know: before all that claims to.
+	{tokenstore.ErrUnavailable, problem{http.StatusServiceUnavailable, "temporarily_unavailable", "Service temporarily unavailable", "The token store did not answer. Nothing was decided; retry the same request.", ""}},
+	{accesstoken.ErrNoKey, problem{http.StatusServiceUnavailable, "temporarily_unavailable", "Service temporarily unavailable", "The replica has no signing key yet; retry in a moment.", ""}},
+	{credential.ErrBusy, problem{http.StatusServiceUnavailable, "temporarily_unavailable", "Service temporarily unavailable", "Too many logins are under way; retry in a moment.", ""}},
+
+	{errNoToken, problem{http.StatusUnauthorized, "unauthorized", "Not authenticated", "Send the access token as Authorization: Bearer.", ""}},
+	{edge.ErrExpired, problem{http.StatusUnauthorized, "invalid_token", "Could not validate credentials", "The access token has expired", `error="invalid_token", error_description="The access token has expired"`}},
+	{edge.ErrRevoked, problem{http.StatusUnauthorized, "invalid_token", "Could not validate credentials", "The access token was revoked", `error="invalid_token", error_description="The access token was revoked"`}},
+	{edge.ErrInvalid, problem{http.StatusUnauthorized, "invalid_token", "Could not validate credentials", "The access token is not valid", `error="invalid_token", error_description="The access token is not valid"`}},
+
+	{errCredentials, problem{http.StatusUnauthorized, "invalid_grant", "Incorrect username or password", "", ""}},
+	{errNoRefreshToken, problem{http.StatusUnauthorized, "invalid_grant", "Refresh token missing", "Send the refresh_token cookie, or refresh_token in the body.", ""}},
+	{errRefreshToken, problem{http.StatusUnauthorized, "invalid_grant", "Invalid refresh token", "", ""}},
+	{errPassword, problem{http.StatusForbidden, "access_denied", "Incorrect password", "", ""}},
+	{errCrossSite, problem{http.StatusForbidden, "access_denied", "Cross-site request refused", "The request comes from a page of another origin. List the origin in LATCHKEY_ALLOWED_ORIGINS if it is yours.", ""}},
+
+	{errNoSession, problem{http.StatusNotFound, "not_found", "No such session", "", ""}},
+	{errNotFound, problem{http.StatusNotFound, "not_found", "Not found", "", ""}},
+	{errMethod, problem{http.StatusMethodNotAllowed, "method_not_allowed", "Method not allowed", "", ""}},
+	{tokenstore.ErrConflict, problem{http.StatusConflict, "conflict", "The account was changed meanwhile", "", ""}},
+	{errMedia, problem{http.StatusUnsupportedMediaType, "invalid_request", "Unsupported media type", "Send application/x-www-form-urlencoded or application/json.", ""}},
+}
+
+// retryAfter is how long a client waits after a 503, in seconds.
+const retryAfter = 1
+
+// fail answers with the problem that an error is.
+func (a *api) fail(c *gin.Context, err error) {
+	p, known := problemOf(err)
+	header := c.Writer.Header()
+	var throttled *throttledError
+	switch {
+	case errors.As(err, &throttled):
+		header.Set("Retry-After", strconv.Itoa(int(math.Ceil(throttled.wait.Seconds()))))
+	case p.status == http.StatusServiceUnavailable:
+		header.Set("Retry-After", strconv.Itoa(retryAfter))
+	case p.status == http.StatusUnauthorized:
+		header.Set("WWW-Authenticate", challenge(p.challenge))
+	case p.status == http.StatusRequestEntityTooLarge:
+		header.Set("Connection", "close") // the rest of the body is not wanted
+	}
+	if !known || (p.status == http.StatusServiceUnavailable && !errors.Is(err, context.Canceled)) {
+		a.logger(c).LogAttrs(c.Request.Context(), slog.LevelError, "request failed",
+			slog.String("route", c.FullPath()), slog.Int("status", p.status), slog.String("cause", err.Error()))
+	}
+	if p.description == "" {
+		p.description = p.detail
+	}
+	c.AbortWithStatusJSON(p.status, gin.H{"error": p.code, "error_description": p.description, "detail": p.detail})
+}
+
+func problemOf(err error) (p problem, known bool) {
+	var request *requestError
+	var throttled *throttledError
+	var large *http.MaxBytesError
+	for _, row := range problems {
+		if errors.Is(err, row.is) {
+			return row.problem, true
+		}
+	}
+	switch {
+	case errors.As(err, &request):
+		return problem{http.StatusBadRequest, request.code, request.description, "", ""}, true
+	case errors.As(err, &throttled):
+		return problem{http.StatusTooManyRequests, "too_many_requests", "Too many failed attempts", "Wait as long as Retry-After says.", ""}, true
+	case errors.As(err, &large):
+		return problem{http.StatusRequestEntityTooLarge, "invalid_request", "Request body too large", "", ""}, true
+	}
+	return problem{http.StatusInternalServerError, "server_error", "Internal server error", "", ""}, false
+}
+
+// challenge is the WWW-Authenticate of a 401 (RFC 6750 section 3): no error
+// code unless a token was shown.
+func challenge(params string) string {
+	if params == "" {
+		return `Bearer realm="latchkey"`
+	}
+	return `Bearer realm="latchkey", ` + params
+}

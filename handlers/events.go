@@ -1,0 +1,53 @@
+package handlers
+
+import (
+	"log/slog"
+
+	"github.com/gin-gonic/gin"
+)
+
+// Event is a security event: a log line with this as its "event", and a count.
+type Event string
+
+// The security events, all of them.
+const (
+	EventLogin           Event = "login"
+	EventLoginFailed     Event = "login_failed" // reason: unknown_user, password, disabled
+	EventLoginThrottled  Event = "login_throttled"
+	EventRefresh         Event = "refresh"
+	EventRefreshSame     Event = "refresh_same"     // the parent, within the grace
+	EventRefreshReuse    Event = "refresh_reuse"    // theft: the session was ended
+	EventRefreshRollback Event = "refresh_rollback" // Redis lost writes: the session was ended
+	EventRefreshRefused  Event = "refresh_refused"  // reason: invalid, expired, revoked, superseded
+	EventLogout          Event = "logout"
+	EventLogoutAll       Event = "logout_all"
+	EventSessionEnded    Event = "session_ended" // by its user, from another session
+	EventPasswordChanged Event = "password_changed"
+	EventPasswordRefused Event = "password_refused"
+	EventCrossSite       Event = "cross_site_refused"
+)
+
+// note logs and counts one security event. Attributes may name a subject, a
+// session and a reason; never a token or a password.
+func (a *api) note(c *gin.Context, e Event, attrs ...slog.Attr) {
+	reason := ""
+	for _, at := range attrs {
+		if at.Key == "reason" {
+			reason = at.Value.String()
+		}
+	}
+	a.Metrics.event(e, reason)
+	level := slog.LevelInfo
+	if e == EventRefreshReuse || e == EventRefreshRollback {
+		level = slog.LevelWarn
+	}
+	if !a.Log.Enabled(c.Request.Context(), level) {
+		return
+	}
+	all := append([]slog.Attr{
+		slog.String("event", string(e)),
+		slog.String("request_id", c.GetString(keyRequestID)),
+		slog.String("address", c.ClientIP()),
+	}, attrs...)
+	a.Log.LogAttrs(c.Request.Context(), level, "security", all...)
+}

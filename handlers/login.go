@@ -1,0 +1,204 @@
+package handlers
+
+import (
+	"errors"
+	"log/slog"
+	"net/http"
+	"net/netip"
+
+	"github.com/gin-gonic/gin"
+
+	"github.com/latchkey-auth/latchkey/internal/credential"
+	"github.com/latchkey-auth/latchkey/internal/refreshtoken"
+	"github.com/latchkey-auth/latchkey/tokenstore"
+)
+
+// loginRequest is a checked POST /auth/token.
+type loginRequest struct {
+	username, password, scope string
+	inBody                    bool // refresh_delivery=body
+}
+
+// login is POST /auth/token: two round trips, one to read the account and the
+// throttle, one to make the session.
+func (a *api) login(c *gin.Context) error {
+	req, err := readLogin(c)
+	if err != nil {
+		return err
+	}
+	attempt := a.attempt(c, req.username)
+	account, err := a.checkPassword(c, attempt, req.password)
+	if err != nil {
+		return err
+	}
+	scope, err := grantedScope(req.scope, account.Account.Scopes)
+	if err != nil {
+		return err
+	}
+	token, grant, err := a.openSession(c, account, scope)
+	if errors.Is(err, tokenstore.ErrSuperseded) {
+		// The password that was right a moment ago has just been changed.
+		return errCredentials
+	}
+	if err != nil {
+		return err
+	}
+	answer, err := a.issue(c, grant, token, req.inBody)
+	if err != nil {
+		return err
+	}
+	if !req.inBody && attempt.Device == "" {
+		a.rememberDevice(c, req.username)
+	}
+	a.note(c, EventLogin, slog.String("sub", grant.Subject), slog.String("sid", tokenstore.ID(token.SID).String()))
+	c.JSON(http.StatusOK, answer)
+	return nil
+}
+
+func readLogin(c *gin.Context) (loginRequest, error) {
+	p, err := bind(c)
+	if err != nil {
+		return loginRequest{}, err
+	}
+	r := loginRequest{username: p["username"], password: p["password"], scope: p["scope"]}
+	if g := p["grant_type"]; g != "" && g != "password" {
+		return r, &requestError{code: "unsupported_grant_type", description: "grant_type is password, or absent"}
+	}
+	switch p["refresh_delivery"] {
+	case "", "cookie":
+	case "body":
+		r.inBody = true
+	default:
+		return r, badRequest("refresh_delivery is cookie or body")
+	}
+	if r.username == "" || r.password == "" {
+		return r, badRequest("username and password are required")
+	}
+	if err := credential.ValidateUsername(r.username); err != nil {
+		return r, badRequest("%v", err)
+	}
+	if err := credential.ValidatePassword(r.password); err != nil {
+		return r, badRequest("%v", err)
+	}
+	return r, nil
+}
+
+// attempt describes a try at an account's password to the throttle.
+func (a *api) attempt(c *gin.Context, username string) tokenstore.Attempt {
+	return tokenstore.Attempt{
+		Username: username,
+		Address:  network(c.ClientIP()),
+		Device:   a.knownDevice(c.Request, username),
+		Limits:   a.Settings.Limits,
+	}
+}
+
+// network is what counts as one address: an IPv4 address, or the /64 that one
+// IPv6 customer has all of.
+func network(address string) netip.Addr {
+	ip, err := netip.ParseAddr(address)
+	if err != nil {
+		return netip.Addr{}
+	}
+	ip = ip.Unmap().WithZone("")
+	if ip.Is4() {
+		return ip
+	}
+	p, err := ip.Prefix(64)
+	if err != nil {
+		return netip.Addr{}
+	}
+	return p.Addr()
+}
+
+// checkPassword returns the account if the throttle lets the attempt in and the
+// password is its own. An unknown user costs the work of a known one. Errors:
+// errCredentials, a [throttledError], [credential.ErrBusy], [tokenstore.ErrUnavailable].
+func (a *api) checkPassword(c *gin.Context, attempt tokenstore.Attempt, password string) (tokenstore.Lookup, error) {
+	ctx := c.Request.Context()
+	found, err := a.Store.Lookup(ctx, attempt)
+	if err != nil {
+		return found, err
+	}
+	if found.Wait > 0 {
+		a.note(c, EventLoginThrottled)
+		return found, &throttledError{wait: found.Wait}
+	}
+	var result credential.Result
+	if found.Found {
+		result, err = a.Passwords.Verify(ctx, found.Account.Hash, password)
+	} else {
+		err = a.Passwords.VerifyNobody(ctx, password)
+	}
+	if err != nil {
+		return found, err
+	}
+	if !result.Match || found.Account.Disabled {
+		// Free guesses are worse than a 503: the failure is charged, or unknown.
+		if err := a.Store.Failed(ctx, attempt); err != nil {
+			return found, err
+		}
+		a.noteLoginFailed(c, found)
+		return found, errCredentials
+	}
+	if result.Upgrade {
+		a.upgradeHash(c, found.Account, password)
+	}
+	return found, nil
+}
+
+// noteLoginFailed names the subject of an account that exists. What was typed
+// for one that does not may be a password.
+func (a *api) noteLoginFailed(c *gin.Context, found tokenstore.Lookup) {
+	reason := "unknown_user"
+	var attrs []slog.Attr
+	if found.Found {
+		reason = "password"
+		if found.Account.Disabled {
+			reason = "disabled"
+		}
+		attrs = append(attrs, slog.String("sub", found.Account.Subject))
+	}
+	a.note(c, EventLoginFailed, append(attrs, slog.String("reason", reason))...)
+}
+
+// upgradeHash replaces a hash that is weaker than today's, now that the password
+// is at hand. If it cannot, the next login will.
+func (a *api) upgradeHash(c *gin.Context, account tokenstore.Account, password string) {
+	ctx := c.Request.Context()
+	hash, err := a.Passwords.Hash(ctx, password)
+	if err == nil {
+		_, err = a.Store.SetPassword(ctx, account.Username, account.Hash, hash)
+	}
+	if err != nil {
+		a.logger(c).LogAttrs(ctx, slog.LevelWarn, "password hash not upgraded",
+			slog.String("sub", account.Subject), slog.String("cause", err.Error()))
+	}
+}
+
+// openSession makes the session and its first refresh token.
+func (a *api) openSession(c *gin.Context, found tokenstore.Lookup, scope string) (refreshtoken.Token, tokenstore.Grant, error) {
+	uid := a.Store.UserID(found.Account.Subject)
+	sid, err := a.Store.NewID(uid)
+	if err != nil {
+		return refreshtoken.Token{}, tokenstore.Grant{}, err
+	}
+	token, err := a.Refresh.First(sid, uid, a.Rand)
+	if err != nil {
+		return refreshtoken.Token{}, tokenstore.Grant{}, err
+	}
+	grant, err := a.Store.Login(c.Request.Context(), tokenstore.NewSession{
+		SID: sid, UID: uid, Hash: token.Hash(),
+		Subject: found.Account.Subject, Username: found.Account.Username,
+		Scope: scope, ClientID: a.Settings.ClientID,
+		Device: device(c.Request.UserAgent()), Address: c.ClientIP(), ReadAt: found.ReadAt,
+	})
+	return token, grant, err
+}
+
+// rememberDevice is a courtesy: without it the login is none the worse.
+func (a *api) rememberDevice(c *gin.Context, username string) {
+	if err := a.setDeviceCookie(c, username); err != nil {
+		a.logger(c).LogAttrs(c.Request.Context(), slog.LevelWarn, "device not remembered", slog.String("cause", err.Error()))
+	}
+}

@@ -1,0 +1,87 @@
+package handlers
+
+import (
+	"errors"
+	"log/slog"
+	"net/http"
+	"time"
+
+	"github.com/gin-gonic/gin"
+
+	"github.com/latchkey-auth/latchkey/edge"
+	"github.com/latchkey-auth/latchkey/tokenstore"
+)
+
+// message is the answer of an endpoint that has nothing else to say.
+type message struct {
+	Message string `json:"message"`
+}
+
+// logout is POST /auth/logout: one round trip. It ends the session of whatever
+// token of ours is shown: cookie, access token, or refresh token in the body; a
+// token that has expired still names its session. Tokens that are not ours have
+// nothing to end and are no error.
+//
+// A 200 means that it is done. What cannot be done is a 503, and the cookie
+// stays, so that the next try can do it.
+func (a *api) logout(c *gin.Context) error {
+	p, err := bind(c)
+	if err != nil {
+		return err
+	}
+	ends, err := a.sessionsShown(c, p["refresh_token"])
+	if err != nil {
+		return err
+	}
+	for _, end := range ends {
+		_, err := a.Store.Revoke(c.Request.Context(), end)
+		if err != nil && !errors.Is(err, tokenstore.ErrNoSession) {
+			return err
+		}
+		a.note(c, EventLogout, slog.String("sid", end.SID.String()))
+	}
+	a.clearRefreshCookie(c)
+	if len(refreshCookies(c.Request)) > 1 {
+		a.expireStrays(c)
+	}
+	c.JSON(http.StatusOK, message{"Successfully logged out"})
+	return nil
+}
+
+// sessionsShown are the sessions that the request's tokens name, each once.
+func (a *api) sessionsShown(c *gin.Context, inBody string) ([]tokenstore.SessionEnd, error) {
+	var ends []tokenstore.SessionEnd
+	access, err := bearer(c.Request)
+	if err != nil {
+		return nil, err
+	}
+	if access != "" {
+		claims, err := a.Verifier.Authentic(c.Request.Context(), access)
+		switch {
+		case errors.Is(err, edge.ErrUnavailable):
+			return nil, err
+		case err == nil:
+			ends = append(ends, a.endOf(claims))
+		}
+	}
+	shown := refreshCookies(c.Request)
+	if inBody != "" {
+		shown = append(shown, inBody)
+	}
+	for _, token := range a.families(shown) {
+		if len(ends) == 0 || ends[0].SID != token.SID {
+			ends = append(ends, tokenstore.SessionEnd{SID: token.SID, UID: token.UID})
+		}
+	}
+	return ends, nil
+}
+
+// endOf names the session of an access token, and the token itself. The ids
+// were read once already, when the token was found authentic.
+func (a *api) endOf(claims edge.Claims) tokenstore.SessionEnd {
+	sid, _ := tokenstore.ParseID(claims.SessionID)
+	jti, _ := tokenstore.ParseID(claims.ID)
+	return tokenstore.SessionEnd{
+		SID: sid, UID: a.Store.UserID(claims.Subject), JTI: jti, Expires: time.Unix(claims.ExpiresAt, 0),
+	}
+}

@@ -1,0 +1,49 @@
+package handlers
+
+import (
+	"errors"
+	"log/slog"
+	"net/http"
+
+	"github.com/gin-gonic/gin"
+
+	"github.com/latchkey-auth/latchkey/edge"
+	"github.com/latchkey-auth/latchkey/tokenstore"
+)
+
+// logoutAll is POST /auth/logout-all: ends all sessions of the caller, or all
+// but this one with except_current=true.
+func (a *api) logoutAll(c *gin.Context) error {
+	p, err := bind(c)
+	if err != nil {
+		return err
+	}
+	if q := c.Query("except_current"); q != "" {
+		p["except_current"] = q
+	}
+	exceptCurrent, err := p.flag("except_current")
+	if err != nil {
+		return err
+	}
+	caller, err := a.authenticate(c)
+	if err != nil {
+		return err
+	}
+	end := tokenstore.UserEnd{UID: caller.uid}
+	if exceptCurrent {
+		end.Except = &caller.sid
+	}
+	_, err = a.Store.RevokeUser(c.Request.Context(), end)
+	if errors.Is(err, tokenstore.ErrNoSession) {
+		return edge.ErrRevoked // this very session ended meanwhile
+	}
+	if err != nil {
+		return err
+	}
+	a.note(c, EventLogoutAll, slog.String("sub", caller.Subject), slog.Bool("except_current", exceptCurrent))
+	if !exceptCurrent {
+		a.clearRefreshCookie(c)
+	}
+	c.JSON(http.StatusOK, message{"Successfully logged out everywhere"})
+	return nil
+}

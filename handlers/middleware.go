@@ -1,0 +1,116 @@
+package handlers
+
+import (
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"runtime"
+	"runtime/debug"
+	"strconv"
+	"time"
+
+	"github.com/gin-gonic/gin"
+)
+
+const (
+	headerRequestID = "X-Request-Id"
+	keyRequestID    = "latchkey.request_id"
+)
+
+// identify gives every request an id: the caller's, if it is a harmless one.
+func (a *api) identify(c *gin.Context) {
+	id := c.GetHeader(headerRequestID)
+	if !harmless(id) {
+		id = rand.Text()
+	}
+	c.Set(keyRequestID, id)
+	c.Header(headerRequestID, id)
+}
+
+// harmless reports whether an id is 1 to 64 characters that mean nothing to a
+// log or a shell.
+func harmless(id string) bool {
+	if id == "" || len(id) > 64 {
+		return false
+	}
+	for _, r := range id {
+		switch {
+		case r >= 'a' && r <= 'z', r >= 'A' && r <= 'Z', r >= '0' && r <= '9', r == '-', r == '_', r == '.':
+		default:
+			return false
+		}
+	}
+	return true
+}
+
+// logger is the log with the request's id.
+func (a *api) logger(c *gin.Context) *slog.Logger {
+	return a.Log.With(slog.String("request_id", c.GetString(keyRequestID)))
+}
+
+// measure counts and times every request by its route's template: never by its
+// path, which a client chooses.
+func (a *api) measure(c *gin.Context) {
+	start := time.Now()
+	c.Next()
+	route := c.FullPath()
+	if route == "" {
+		route = "none"
+	}
+	a.Metrics.request(route, method(c.Request.Method), strconv.Itoa(c.Writer.Status()), time.Since(start))
+}
+
+// method keeps the label set closed: a method is whatever a client writes.
+func method(m string) string {
+	switch m {
+	case http.MethodGet, http.MethodPost, http.MethodDelete, http.MethodHead, http.MethodOptions, http.MethodPut, http.MethodPatch:
+		return m
+	}
+	return "other"
+}
+
+// recover answers 500 after a panic. The log has the stack, whose frames show
+// no values, and of the panic only what the runtime says: a value that some
+// code panicked with may hold anything.
+func (a *api) recover(c *gin.Context) {
+	defer func() {
+		v := recover()
+		if v == nil {
+			return
+		}
+		if err, ok := v.(error); ok && errors.Is(err, http.ErrAbortHandler) {
+			panic(v)
+		}
+		what := fmt.Sprintf("%T", v)
+		if err, ok := v.(runtime.Error); ok {
+			what = err.Error()
+		}
+		a.Metrics.panics.Inc()
+		a.logger(c).LogAttrs(c.Request.Context(), slog.LevelError, "panic",
+			slog.String("route", c.FullPath()), slog.String("panic", what), slog.String("stack", string(debug.Stack())))
+		if !c.Writer.Written() {
+			a.fail(c, errors.New("panic"))
+		}
+		c.Abort()
+	}()
+	c.Next()
+}
+
+// harden bounds what a request may send and forbids keeping what it is answered.
+func harden(c *gin.Context) {
+	h := c.Writer.Header()
+	h.Set("Cache-Control", "no-store")
+	h.Set("X-Content-Type-Options", "nosniff")
+	c.Request.Body = http.MaxBytesReader(c.Writer, c.Request.Body, maxBody)
+}
+
+// sameOrigin refuses a request that a browser made for a page of another
+// origin, by Fetch metadata or else the Origin header. Other clients send neither.
+func (a *api) sameOrigin(c *gin.Context) {
+	if err := a.crossOrigin.Check(c.Request); err != nil {
+		a.note(c, EventCrossSite)
+		a.fail(c, errCrossSite)
+	}
+}

@@ -1,0 +1,108 @@
+package handlers
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"io"
+	"mime"
+	"net/url"
+
+	"github.com/gin-gonic/gin"
+)
+
+// params are the members of a request's body, form or JSON alike. A parameter
+// that is absent is the empty string (RFC 6749 section 3.1 treats an empty
+// value as absent). The query is never read: what is in a URL is in logs.
+type params map[string]string
+
+// bind reads the body. Errors: a [requestError]; errMedia; a
+// [http.MaxBytesError].
+func bind(c *gin.Context) (params, error) {
+	body, err := io.ReadAll(c.Request.Body)
+	if err != nil {
+		return nil, err
+	}
+	if len(body) == 0 {
+		return params{}, nil
+	}
+	kind, _, err := mime.ParseMediaType(c.GetHeader("Content-Type"))
+	if err != nil {
+		return nil, errMedia
+	}
+	switch kind {
+	case "application/x-www-form-urlencoded":
+		return formParams(string(body))
+	case "application/json":
+		return jsonParams(body)
+	}
+	return nil, errMedia
+}
+
+func formParams(body string) (params, error) {
+	values, err := url.ParseQuery(body)
+	if err != nil {
+		return nil, badRequest("The form is malformed")
+	}
+	p := make(params, len(values))
+	for name, v := range values {
+		if len(v) > 1 { // RFC 6749 section 3.2
+			return nil, badRequest("A parameter was sent twice")
+		}
+		p[name] = v[0]
+	}
+	return p, nil
+}
+
+// jsonParams reads one object of strings and booleans. A member that is there
+// twice is refused: two readers could each take another.
+func jsonParams(body []byte) (params, error) {
+	malformed := badRequest("The JSON is malformed: one object of strings and booleans is expected")
+	dec := json.NewDecoder(bytes.NewReader(body))
+	if t, err := dec.Token(); err != nil || t != json.Delim('{') {
+		return nil, malformed
+	}
+	p := params{}
+	for dec.More() {
+		t, err := dec.Token()
+		name, ok := t.(string)
+		if err != nil || !ok {
+			return nil, malformed
+		}
+		if _, twice := p[name]; twice {
+			return nil, badRequest("A parameter was sent twice")
+		}
+		value, err := dec.Token()
+		if err != nil {
+			return nil, malformed
+		}
+		switch v := value.(type) {
+		case string:
+			p[name] = v
+		case bool:
+			p[name] = map[bool]string{true: "true", false: "false"}[v]
+		case nil:
+			p[name] = ""
+		default:
+			return nil, malformed
+		}
+	}
+	if _, err := dec.Token(); err != nil {
+		return nil, malformed
+	}
+	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
+		return nil, malformed
+	}
+	return p, nil
+}
+
+// flag reads a boolean parameter; absent is false.
+func (p params) flag(name string) (bool, error) {
+	switch p[name] {
+	case "", "false":
+		return false, nil
+	case "true":
+		return true, nil
+	}
+	return false, badRequest("%s is neither true nor false", name)
+}

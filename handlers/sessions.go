@@ -1,0 +1,71 @@
+package handlers
+
+import (
+	"errors"
+	"log/slog"
+	"net/http"
+	"time"
+
+	"github.com/gin-gonic/gin"
+
+	"github.com/latchkey-auth/latchkey/tokenstore"
+)
+
+// sessionResponse is one of the caller's sessions.
+type sessionResponse struct {
+	ID        string    `json:"id"` // sid
+	CreatedAt time.Time `json:"created_at"`
+	LastUsed  time.Time `json:"last_used_at"`
+	ExpiresAt time.Time `json:"expires_at"` // unless it is refreshed before
+	Device    string    `json:"device"`
+	Address   string    `json:"address"`
+	ClientID  string    `json:"client_id"`
+	Current   bool      `json:"current"`
+}
+
+// listSessions is GET /auth/sessions.
+func (a *api) listSessions(c *gin.Context) error {
+	caller, err := a.authenticate(c)
+	if err != nil {
+		return err
+	}
+	list, err := a.Store.Sessions(c.Request.Context(), caller.uid)
+	if err != nil {
+		return err
+	}
+	answer := make([]sessionResponse, len(list))
+	for i, s := range list {
+		answer[i] = sessionResponse{
+			ID: s.SID.String(), CreatedAt: s.Created.UTC(), LastUsed: s.LastUsed.UTC(), ExpiresAt: s.Expires.UTC(),
+			Device: s.Device, Address: s.Address, ClientID: s.ClientID, Current: s.SID == caller.sid,
+		}
+	}
+	c.JSON(http.StatusOK, gin.H{"sessions": answer})
+	return nil
+}
+
+// endSession is DELETE /auth/sessions/{sid}: 204, or 404 if the caller has no
+// such session, be it another's or none.
+func (a *api) endSession(c *gin.Context) error {
+	caller, err := a.authenticate(c)
+	if err != nil {
+		return err
+	}
+	sid, err := tokenstore.ParseID(c.Param("sid"))
+	if err != nil {
+		return errNoSession
+	}
+	_, err = a.Store.Revoke(c.Request.Context(), tokenstore.SessionEnd{SID: sid, UID: caller.uid, Owner: caller.Subject})
+	if errors.Is(err, tokenstore.ErrNoSession) {
+		return errNoSession
+	}
+	if err != nil {
+		return err
+	}
+	a.note(c, EventSessionEnded, slog.String("sub", caller.Subject), slog.String("sid", sid.String()))
+	if sid == caller.sid {
+		a.clearRefreshCookie(c)
+	}
+	c.Status(http.StatusNoContent)
+	return nil
+}

@@ -1,0 +1,101 @@
+package accesstoken
+
+import (
+	"maps"
+	"slices"
+	"sync"
+	"sync/atomic"
+)
+
+// Ring holds the keys under which tokens verify, and names the one that signs. It
+// is safe for concurrent use; reads take no lock and see all of a change or
+// nothing of it.
+type Ring struct {
+	write sync.Mutex // serializes changes
+	state atomic.Pointer[ringState]
+}
+
+// ringState is never changed once it is published.
+type ringState struct {
+	keys map[string]*Key // by kid
+	// byHeader finds a key by the encoded header of the tokens it signs, so that
+	// the verifier need not decode what it wrote itself.
+	byHeader map[string]*Key
+	active   *Key
+}
+
+// NewRing returns an empty ring.
+func NewRing() *Ring {
+	r := &Ring{}
+	r.state.Store(&ringState{})
+	return r
+}
+
+// Add makes tokens under k verify. It does not make k sign. Adding a kid that is
+// there already changes nothing.
+func (r *Ring) Add(k *Key) {
+	r.change(func(s *ringState) {
+		if s.keys[k.id] == nil {
+			s.keys[k.id] = k
+			s.byHeader[k.header] = k
+		}
+	})
+}
+
+// Activate makes the key kid sign from now on, and returns [ErrNoKey] if the ring
+// does not have it.
+func (r *Ring) Activate(kid string) error {
+	var err error
+	r.change(func(s *ringState) {
+		if k := s.keys[kid]; k != nil {
+			s.active = k
+		} else {
+			err = ErrNoKey
+		}
+	})
+	return err
+}
+
+// Remove ends the key kid: tokens under it no longer verify. If it was the active
+// one, nothing can be signed until another is activated.
+func (r *Ring) Remove(kid string) {
+	r.change(func(s *ringState) {
+		k := s.keys[kid]
+		if k == nil {
+			return
+		}
+		delete(s.keys, kid)
+		delete(s.byHeader, k.header)
+		if s.active == k {
+			s.active = nil
+		}
+	})
+}
+
+// Active returns the key that signs, nil if there is none.
+func (r *Ring) Active() *Key { return r.state.Load().active }
+
+// Key returns the key kid, nil if the ring does not have it.
+func (r *Ring) Key(kid string) *Key { return r.state.Load().keys[kid] }
+
+// Has tells whether the ring has the key kid.
+func (r *Ring) Has(kid string) bool { return r.Key(kid) != nil }
+
+// IDs returns the kids of all keys, sorted.
+func (r *Ring) IDs() []string { return slices.Sorted(maps.Keys(r.state.Load().keys)) }
+
+// change publishes a copy of the state that edit has worked on.
+func (r *Ring) change(edit func(*ringState)) {
+	r.write.Lock()
+	defer r.write.Unlock()
+	old := r.state.Load()
+	next := &ringState{
+		keys:     make(map[string]*Key, len(old.keys)+1),
+		byHeader: make(map[string]*Key, len(old.byHeader)+1),
+		active:   old.active,
+	}
+	maps.Copy(next.keys, old.keys)
+	maps.Copy(next.byHeader, old.byHeader)
+	edit(next)
+	r.state.Store(next)
+}
