@@ -167,6 +167,14 @@ func (r *replica) open(ctx context.Context) error {
 // addr is where the API listens.
 func (r *replica) addr() string { return r.listen.Addr().String() }
 
+// adminAddr is where the admin listener is, "" for nowhere.
+func (r *replica) adminAddr() string {
+	if r.watch == nil {
+		return ""
+	}
+	return r.watch.Addr().String()
+}
+
 // ready tells why the replica should get no requests now, or nil.
 func (r *replica) ready() error { return *r.state.Load() }
 
@@ -211,7 +219,8 @@ func (r *replica) run(ctx context.Context) error {
 	serve(r.api, r.listen)
 	serve(r.admin, r.watch)
 	wg.Go(func() { r.watchRedis(serving) })
-	r.log.LogAttrs(ctx, slog.LevelInfo, "serving", slog.String("address", r.addr()), slog.String("version", buildVersion()))
+	r.log.LogAttrs(ctx, slog.LevelInfo, "serving",
+		slog.String("address", r.addr()), slog.String("admin", r.adminAddr()), slog.String("version", buildVersion()))
 
 	select {
 	case <-ctx.Done():
