@@ -78,7 +78,7 @@ func (s *Store) Lookup(ctx context.Context, a Attempt) (Lookup, error) {
 	if len(address.keys) > 0 {
 		calls = append(calls, call{script: s.scripts.throttlePeek, keys: address.keys, args: address.args})
 	}
-	replies, err := s.runAll(ctx, calls)
+	replies, err := s.runAll(ctx, calls, 0)
 	if err != nil {
 		return Lookup{}, err
 	}
@@ -111,7 +111,7 @@ func (s *Store) Failed(ctx context.Context, a Attempt) error {
 	if len(calls) == 0 {
 		return nil
 	}
-	_, err := s.runAll(ctx, calls)
+	_, err := s.runAll(ctx, calls, 0)
 	return err
 }
 

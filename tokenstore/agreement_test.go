@@ -107,7 +107,7 @@ func (h *history) do(s int, op, user string, n, back int) string {
 			shown[0] ^= 1
 		}
 		g, rev, err := f.Rotate(ctx, tokenstore.Rotation{SID: x.sid, UID: xuid, Gen: uint32(gen), Hash: sha256.Sum256(shown[:]), Next: sha256.Sum256(next[:])})
-		return fmt.Sprintf("%v same=%v epoch=%d sub=%s seq=%d", sentinel(err), g.Same, g.UserEpoch, g.Subject, rev.Seq)
+		return fmt.Sprintf("%v same=%v epoch=%d sub=%s seq=%d", sentinel(err), g.Same, g.UserEpoch, g.Subject, rev.Mark.Seq)
 	case "verify":
 		g := h.grants[s][i]
 		jti := x.sid
@@ -120,14 +120,14 @@ func (h *history) do(s int, op, user string, n, back int) string {
 			e.Owner = user
 		}
 		rev, err := f.Revoke(ctx, e)
-		return fmt.Sprint(err, rev)
+		return fmt.Sprint(err, rev.Shard, rev.Mark.Seq)
 	case "revokeUser":
 		e := tokenstore.UserEnd{UID: xuid}
 		if back > 0 {
 			e.Except = &x.sid
 		}
 		rev, err := f.RevokeUser(ctx, e)
-		return fmt.Sprint(err, rev)
+		return fmt.Sprint(err, rev.Shard, rev.Mark.Seq)
 	case "age":
 		key := fmt.Sprintf("lk:{%d}:rt:%s", x.sid.Shard(), x.sid)
 		if f.exists(key) {

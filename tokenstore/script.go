@@ -26,6 +26,7 @@ type scripts struct {
 	lookup, throttlePeek, throttleSpend         *script
 	accountCreate, accountUpdate, accountDelete *script
 	meta, keysPut                               *script
+	renew, strike, restoreEpoch                 *script
 }
 
 // loadScripts reads the embedded files. Each script is its own file; the parts
@@ -57,6 +58,9 @@ func loadScripts() (scripts, error) {
 		accountDelete: load("account_delete", "head"),
 		meta:          load("meta", "head"),
 		keysPut:       load("keys_put"),
+		renew:         load("renew", "head"),
+		strike:        load("strike"),
+		restoreEpoch:  load("restore_epoch", "head", "log"),
 	}
 	return sc, errors.Join(errs...)
 }
@@ -76,6 +80,19 @@ func (s *Store) run(ctx context.Context, sc *script, keys []string, args ...any)
 	return values, nil
 }
 
+// runDurably calls a script and returns when the number of replicas that the
+// store was made for has its writes too. Without one it is run.
+func (s *Store) runDurably(ctx context.Context, sc *script, keys []string, args ...any) (reply, error) {
+	if s.waitReplicas == 0 {
+		return s.run(ctx, sc, keys, args...)
+	}
+	replies, err := s.runAll(ctx, []call{{script: sc, keys: keys, args: args}}, s.waitReplicas)
+	if err != nil {
+		return nil, err
+	}
+	return replies[0], nil
+}
+
 // call is one script of several that share a round trip.
 type call struct {
 	script *script
@@ -84,36 +101,98 @@ type call struct {
 }
 
 // runAll sends several scripts in one round trip. They are atomic each, not
-// together, and may live in different slots.
-func (s *Store) runAll(ctx context.Context, calls []call) ([]reply, error) {
-	if len(calls) == 1 {
-		r, err := s.run(ctx, calls[0].script, calls[0].keys, calls[0].args...)
-		return []reply{r}, err
-	}
+// together, and may live in different slots. waitReplicas > 0 adds a WAIT on the
+// same connection, and fewer replicas than that is an [ErrUnavailable]; on a
+// Cluster each node then gets a round trip of its own.
+func (s *Store) runAll(ctx context.Context, calls []call, waitReplicas int) ([]reply, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
-	start := time.Now()
-	pipe := s.rdb.Pipeline()
-	cmds := make([]*redis.Cmd, len(calls))
-	for i, c := range calls {
-		cmds[i] = c.script.lua.EvalSha(ctx, pipe, c.keys, c.args...)
+	if waitReplicas == 0 {
+		return s.pipeline(ctx, s.rdb, calls, 0)
 	}
-	_, _ = pipe.Exec(ctx) // each command's own error is read below
+	cluster, ok := s.rdb.(*redis.ClusterClient)
+	if !ok {
+		return s.pipeline(ctx, s.rdb, calls, waitReplicas)
+	}
+	byNode := map[*redis.Client][]int{}
+	for i, c := range calls {
+		node, err := cluster.MasterForKey(ctx, c.keys[0])
+		if err != nil {
+			return nil, unavailable(c.script.name, err)
+		}
+		byNode[node] = append(byNode[node], i)
+	}
 	replies := make([]reply, len(calls))
+	for node, indexes := range byNode {
+		part := make([]call, len(indexes))
+		for j, i := range indexes {
+			part[j] = calls[i]
+		}
+		got, err := s.pipeline(ctx, node, part, waitReplicas)
+		if err != nil {
+			return nil, err
+		}
+		for j, i := range indexes {
+			replies[i] = got[j]
+		}
+	}
+	return replies, nil
+}
+
+// pipeline sends scripts on one connection. Those that this Redis has not seen
+// are sent once more, as text: they did not run, so none is run twice.
+func (s *Store) pipeline(ctx context.Context, rdb redis.Cmdable, calls []call, waitReplicas int) ([]reply, error) {
+	start := time.Now()
+	replies := make([]reply, len(calls))
+	errs := make([]error, len(calls))
+	send := func(indexes []int, load bool) (unseen []int, wait error) {
+		pipe := rdb.Pipeline()
+		cmds := make([]*redis.Cmd, len(indexes))
+		for j, i := range indexes {
+			if c := calls[i]; load {
+				cmds[j] = c.script.lua.Eval(ctx, pipe, c.keys, c.args...)
+			} else {
+				cmds[j] = c.script.lua.EvalSha(ctx, pipe, c.keys, c.args...)
+			}
+		}
+		var waited *redis.Cmd
+		if waitReplicas > 0 {
+			waited = pipe.Do(ctx, "WAIT", waitReplicas, milliseconds(s.timeout/2))
+		}
+		_, _ = pipe.Exec(ctx) // each command's own error is read below
+		for j, i := range indexes {
+			var values []any
+			values, errs[i] = cmds[j].Slice()
+			replies[i] = values
+			if redis.HasErrorPrefix(errs[i], "NOSCRIPT") && !load {
+				unseen = append(unseen, i)
+			}
+		}
+		if waited != nil {
+			n, err := waited.Int()
+			if err == nil && n < waitReplicas {
+				err = fmt.Errorf("%d of %d replicas have the write", n, waitReplicas)
+			}
+			wait = err
+		}
+		return unseen, wait
+	}
+	all := make([]int, len(calls))
+	for i := range all {
+		all[i] = i
+	}
+	unseen, wait := send(all, false)
+	if len(unseen) > 0 {
+		_, again := send(unseen, true)
+		wait = errors.Join(wait, again)
+	}
 	var first error
 	for i, c := range calls {
-		cmd := cmds[i]
-		if redis.HasErrorPrefix(cmd.Err(), "NOSCRIPT") {
-			// It did not run, so running it now is not running it twice.
-			cmd = c.script.lua.Eval(ctx, s.rdb, c.keys, c.args...)
-		}
-		values, err := cmd.Slice()
-		err = unavailable(c.script.name, err)
+		err := unavailable(c.script.name, errors.Join(errs[i], wait))
 		s.observe(c.script.name, time.Since(start), err)
-		if err != nil && first == nil {
+		if first == nil {
 			first = err
 		}
-		replies[i] = values
 	}
 	if first != nil {
 		return nil, first

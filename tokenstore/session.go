@@ -116,14 +116,13 @@ func (s *Store) Rotate(ctx context.Context, t Rotation) (Grant, Revocation, erro
 	}
 	shard := t.SID[0]
 	r, err := s.run(ctx, s.scripts.rotate,
-		[]string{s.rtKey(t.SID), s.userKey(t.UID), s.epochKey(t.UID), s.denyKey(t.SID), s.headKey(shard), s.logKey(shard)},
+		[]string{s.rtKey(t.SID), s.userKey(t.UID), s.epochKey(t.UID), s.denyKey(t.SID), s.headKey(shard), s.logKey(shard), s.membersKey(shard)},
 		epoch, t.SID.String(), t.Gen, t.Hash[:], t.Next[:],
 		milliseconds(s.life.Refresh), milliseconds(s.life.Access), milliseconds(s.life.Grace), milliseconds(skewPad))
 	if err != nil {
 		return Grant{}, Revocation{}, err
 	}
 	s.observeTime(r.time(1))
-	ended := Revocation{Shard: t.SID.Shard(), Seq: uint64(r.int(2))} //nolint:gosec // a sequence number counts up from 1
 	switch code := r.int(0); code {
 	case 0, 1:
 		g := Grant{
@@ -143,18 +142,38 @@ func (s *Store) Rotate(ctx context.Context, t Rotation) (Grant, Revocation, erro
 	case 4:
 		return Grant{}, Revocation{}, ErrSuperseded
 	case 5:
-		return Grant{}, ended, ErrReuse
+		return s.endFamily(ctx, t, r, ErrReuse)
 	case 6:
-		return Grant{}, ended, ErrRollback
+		return s.endFamily(ctx, t, r, ErrRollback)
 	default:
 		return Grant{}, Revocation{}, fmt.Errorf("rotate: unknown reply %d", code)
 	}
 }
 
-// Revocation is one entry of a shard's log.
+// endFamily returns the revocation that a rotation made, and first makes sure
+// of it where replicas have to have it.
+func (s *Store) endFamily(ctx context.Context, t Rotation, r reply, why error) (Grant, Revocation, error) {
+	if s.waitReplicas == 0 {
+		return Grant{}, r.revocation(t.SID), why
+	}
+	rev, err := s.Revoke(ctx, SessionEnd{SID: t.SID, UID: t.UID})
+	if err != nil {
+		return Grant{}, Revocation{}, err
+	}
+	return Grant{}, rev, why
+}
+
+// Revocation names one entry of a shard's log, and the followers that have to
+// apply it before every replica is known to refuse what it revokes.
 type Revocation struct {
-	Shard int
-	Seq   uint64
+	Shard   int
+	Mark    Mark
+	Members []Member // as the revoking script saw them; none: nobody follows
+}
+
+// revocation reads seq, chain and members from where revoke returns them.
+func (r reply) revocation(id ID) Revocation {
+	return Revocation{Shard: id.Shard(), Mark: Mark{Seq: uint64(r.int(2)), Chain: r.string(3)}, Members: r.members(4)} //nolint:gosec // a sequence number counts up from 1
 }
 
 // SessionEnd names the session to revoke and what is known of it.
@@ -180,13 +199,13 @@ func (s *Store) Revoke(ctx context.Context, e SessionEnd) (Revocation, error) {
 		return Revocation{}, err
 	}
 	shard := e.SID[0]
-	keys := []string{s.rtKey(e.SID), s.userKey(e.UID), s.denyKey(e.SID), s.headKey(shard), s.logKey(shard)}
+	keys := []string{s.rtKey(e.SID), s.userKey(e.UID), s.denyKey(e.SID), s.headKey(shard), s.logKey(shard), s.membersKey(shard)}
 	args := []any{epoch, e.SID.String(), milliseconds(s.life.Access), milliseconds(skewPad), e.Owner}
 	if !e.Expires.IsZero() {
 		keys = append(keys, s.denyKey(e.JTI))
 		args = append(args, e.Expires.UnixMilli())
 	}
-	r, err := s.run(ctx, s.scripts.revoke, keys, args...)
+	r, err := s.runDurably(ctx, s.scripts.revoke, keys, args...)
 	if err != nil {
 		return Revocation{}, err
 	}
@@ -194,7 +213,7 @@ func (s *Store) Revoke(ctx context.Context, e SessionEnd) (Revocation, error) {
 	if r.int(0) == 1 {
 		return Revocation{}, ErrNoSession
 	}
-	return Revocation{Shard: e.SID.Shard(), Seq: uint64(r.int(2))}, nil //nolint:gosec // a sequence number counts up from 1
+	return r.revocation(e.SID), nil
 }
 
 // UserEnd names the user whose sessions end.
@@ -222,7 +241,7 @@ func (s *Store) RevokeUser(ctx context.Context, e UserEnd) (Revocation, error) {
 		return Revocation{}, err
 	}
 	shard := e.UID[0]
-	keys := []string{s.epochKey(e.UID), s.userKey(e.UID), s.headKey(shard), s.logKey(shard)}
+	keys := []string{s.epochKey(e.UID), s.userKey(e.UID), s.headKey(shard), s.logKey(shard), s.membersKey(shard)}
 	var changed int64
 	if !e.ChangedAt.IsZero() {
 		changed = e.ChangedAt.UnixMilli()
@@ -235,7 +254,7 @@ func (s *Store) RevokeUser(ctx context.Context, e UserEnd) (Revocation, error) {
 		keys = append(keys, s.rtKey(*e.Except))
 		args = append(args, e.Except.String())
 	}
-	r, err := s.run(ctx, s.scripts.revokeUser, keys, args...)
+	r, err := s.runDurably(ctx, s.scripts.revokeUser, keys, args...)
 	if err != nil {
 		return Revocation{}, err
 	}
@@ -243,7 +262,7 @@ func (s *Store) RevokeUser(ctx context.Context, e UserEnd) (Revocation, error) {
 	if r.int(0) == 1 {
 		return Revocation{}, ErrNoSession
 	}
-	return Revocation{Shard: e.UID.Shard(), Seq: uint64(r.int(2))}, nil //nolint:gosec // a sequence number counts up from 1
+	return r.revocation(e.UID), nil
 }
 
 // Session is what a user may see of one of the sessions.

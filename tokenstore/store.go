@@ -45,6 +45,9 @@ type Options struct {
 	// Timeout bounds one operation with its retries. The client's own timeouts
 	// bound each attempt. 0 means 750 ms.
 	Timeout time.Duration
+	// WaitReplicas is how many replicas of Redis must have a revocation before it
+	// counts: WAIT on the same connection. 0 waits for none.
+	WaitReplicas int
 	// Observe, if set, is told of every operation: its name, how long it took
 	// and its error. It must not block.
 	Observe func(operation string, took time.Duration, err error)
@@ -54,15 +57,16 @@ type Options struct {
 
 // Store is the one owner of the keys under "lk:". It is safe for concurrent use.
 type Store struct {
-	rdb      redis.UniversalClient
-	shards   int
-	prefix   []string // by shard: "lk:{i}:"
-	life     Lifetimes
-	timeout  time.Duration
-	observe  func(string, time.Duration, error)
-	rand     io.Reader
-	scripts  scripts
-	observed atomic.Pointer[observedTime]
+	rdb          redis.UniversalClient
+	shards       int
+	prefix       []string // by shard: "lk:{i}:"
+	life         Lifetimes
+	timeout      time.Duration
+	waitReplicas int
+	observe      func(string, time.Duration, error)
+	rand         io.Reader
+	scripts      scripts
+	observed     atomic.Pointer[observedTime]
 }
 
 // observedTime is a reading of Redis TIME and the moment it was had. The
@@ -93,7 +97,7 @@ func New(rdb redis.UniversalClient, o Options) (*Store, error) {
 	}
 	s := &Store{
 		rdb: rdb, shards: o.Shards, life: o.Lifetimes, timeout: o.Timeout,
-		observe: o.Observe, rand: o.Rand, scripts: sc,
+		waitReplicas: o.WaitReplicas, observe: o.Observe, rand: o.Rand, scripts: sc,
 	}
 	for i := range o.Shards {
 		s.prefix = append(s.prefix, "lk:{"+strconv.Itoa(i)+"}:")
@@ -157,7 +161,8 @@ func (s *Store) userKey(uid ID) string  { return s.prefix[uid[0]] + "us:" + uid.
 func (s *Store) headKey(shard byte) string {
 	return s.prefix[shard] + "head"
 }
-func (s *Store) logKey(shard byte) string { return s.prefix[shard] + "log" }
+func (s *Store) logKey(shard byte) string     { return s.prefix[shard] + "log" }
+func (s *Store) membersKey(shard byte) string { return s.prefix[shard] + "members" }
 
 // accountKey is in the shard of the username, which need not be the shard of
 // the account's subject.

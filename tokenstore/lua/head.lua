@@ -18,7 +18,7 @@ local function open_head(head, log, candidate, now)
   if h[1] then
     return {h[1], tonumber(h[2]) or 0, tonumber(h[3]) or 0}
   end
-  redis.call('HSET', head, 'epoch', candidate, 'seq', 0, 'chain', '', 'born', now)
+  redis.call('HSET', head, 'epoch', candidate, 'seq', 0, 'chain', candidate, 'born', now)
   redis.call('DEL', log)
   return {candidate, 0, 0}
 end

@@ -1,15 +1,19 @@
 -- Shared by the scripts that revoke: one entry appended to the shard's log.
 --
 -- The entry's stream id is seq-0, so seq is contiguous and a reader can ask
--- for "all after seq". chain = SHA-1(chain before | entry): epoch, seq and
--- chain together name exactly one prefix of one history.
+-- for "all after seq". chain = the first 16 hex digits of SHA-1(chain before |
+-- entry), and starts as the epoch: epoch, seq and chain together name exactly
+-- one prefix of one history, also after a failover put other entries in the
+-- place of lost ones. A reader computes the same.
 --
 -- Entries are dropped once they are older than keep (ms), and so is the log.
+-- Returns seq and chain.
 local function append_log(head, log, now, keep, kind, id, till, epoch, except)
   local seq = redis.call('HINCRBY', head, 'seq', 1)
   local line = string.format('%s|%.0f|%s|%s|%.0f|%s|%s',
     redis.call('HGET', head, 'chain'), seq, kind, id, till, epoch, except)
-  redis.call('HSET', head, 'chain', redis.sha1hex(line))
+  local chain = string.sub(redis.sha1hex(line), 1, 16)
+  redis.call('HSET', head, 'chain', chain)
   redis.call('XADD', log, string.format('%.0f-0', seq),
     'k', kind, 'i', id, 'u', till, 't', now, 'e', epoch, 'x', except)
   -- Each append makes one entry and drops up to three: the log stays as short
@@ -29,5 +33,5 @@ local function append_log(head, log, now, keep, kind, id, till, epoch, except)
     redis.call('XTRIM', log, 'MINID', string.format('%.0f-0', n))
   end
   redis.call('PEXPIRE', log, keep)
-  return seq
+  return seq, chain
 end

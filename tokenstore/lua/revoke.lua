@@ -1,17 +1,18 @@
 -- revoke: ends one session: its refresh key, and by the denylist every access
 -- token minted from it.
 --
--- KEYS 1 rt:<sid>  2 us:<uid>  3 deny:<sid>  4 head  5 log  [6 deny:<jti>]
+-- KEYS 1 rt:<sid>  2 us:<uid>  3 deny:<sid>  4 head  5 log  6 members  [7 deny:<jti>]
 -- ARGV 1 epoch for a new head  2 sid  3 access ms  4 pad ms
 --      5 the sub that must own the session, or '' for whoever holds its token
---      6 expiry (ms) of the access token jti, if KEYS 6 is given
--- Returns {0, now, seq}: revoked; seq is its log entry, the same when asked again
---         {1, now, 0}:   that user has no such session
+--      6 expiry (ms) of the access token jti, if KEYS 7 is given
+-- Returns {0, now, seq, chain, members}: revoked; seq and chain name its log
+--           entry, the same when asked again; members is the table of followers
+--         {1, now}: that user has no such session
 local now = now_ms()
 local h = open_head(KEYS[4], KEYS[5], ARGV[1], now)
 
 if ARGV[5] ~= '' and redis.call('HGET', KEYS[1], 'sub') ~= ARGV[5] then
-  return {1, now, 0}
+  return {1, now}
 end
 
 -- The DEL goes first: a Redis out of memory then lets the rest through.
@@ -20,15 +21,22 @@ redis.call('ZREM', KEYS[2], ARGV[2])
 stretch(KEYS[4], h, tonumber(ARGV[3]), 0)
 local keep = h[2] + tonumber(ARGV[4])
 
-local seq = redis.call('GET', KEYS[3])
-if not seq then
-  seq = append_log(KEYS[4], KEYS[5], now, keep, 'sid', ARGV[2], now + keep, '', '')
-  redis.call('SET', KEYS[3], seq, 'PX', keep)
+local seq, chain
+local entry = redis.call('GET', KEYS[3])
+if entry then
+  seq, chain = string.match(entry, '^(%d+):(%x*)')
+  seq = tonumber(seq)
+  -- A write of its own: a WAIT behind it then waits for the first one too.
+  redis.call('PEXPIRE', KEYS[3], keep)
+else
+  seq, chain = append_log(KEYS[4], KEYS[5], now, keep, 'sid', ARGV[2], now + keep, '', '')
+  entry = string.format('%.0f:%s', seq, chain)
+  redis.call('SET', KEYS[3], entry, 'PX', keep)
 end
-if KEYS[6] then
+if KEYS[7] then
   local till = tonumber(ARGV[6]) + tonumber(ARGV[4])
   if till > now then
-    redis.call('SET', KEYS[6], seq, 'PXAT', till)
+    redis.call('SET', KEYS[7], entry, 'PXAT', till)
   end
 end
-return {0, now, tonumber(seq)}
+return {0, now, seq, chain, redis.call('HGETALL', KEYS[6])}

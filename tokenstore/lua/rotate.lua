@@ -1,6 +1,6 @@
 -- rotate: one refresh token is presented; decides what becomes of its family.
 --
--- KEYS 1 rt:<sid>  2 us:<uid>  3 ue:<uid>  4 deny:<sid>  5 head  6 log
+-- KEYS 1 rt:<sid>  2 us:<uid>  3 ue:<uid>  4 deny:<sid>  5 head  6 log  7 members
 -- ARGV 1 epoch for a new head  2 sid  3 gen shown  4 SHA-256 of the secret shown
 --      5 SHA-256 of its successor's secret
 --      6 idle ms  7 access ms  8 grace ms  9 pad ms
@@ -8,10 +8,11 @@
 --   0 OK    the shown token was current; its successor is now
 --   1 SAME  the shown token is the current one's parent, within the grace:
 --           nothing changed, the successor is the same
---         {code, now, seq}
+--         {code, now}
 --   2 NONE      no such session: it expired, or Redis never knew it
 --   3 REVOKED   the session was revoked
 --   4 SUPERSEDED the user logged out everywhere since; the key is deleted
+--         {code, now, seq, chain, members}, as revoke returns them
 --   5 REUSE     an older generation, or a wrong secret: the family is revoked
 --   6 ROLLBACK  a newer generation than Redis knows: the family is revoked
 local now = now_ms()
@@ -20,9 +21,9 @@ local h = open_head(KEYS[5], KEYS[6], ARGV[1], now)
 local s = redis.call('HMGET', KEYS[1], 'gen', 'hash', 'prev', 'rot', 'abs', 'ue', 'cre', 'sub', 'user', 'scope', 'client')
 if not s[1] then
   if redis.call('EXISTS', KEYS[4]) == 1 then
-    return {3, now, 0}
+    return {3, now}
   end
-  return {2, now, 0}
+  return {2, now}
 end
 
 local user = redis.call('HMGET', KEYS[3], 'e', 'x')
@@ -31,7 +32,7 @@ local session_epoch = tonumber(s[6])
 if session_epoch < epoch and user[2] ~= ARGV[2] then
   redis.call('DEL', KEYS[1])
   redis.call('ZREM', KEYS[2], ARGV[2])
-  return {4, now, 0}
+  return {4, now}
 end
 epoch = math.max(epoch, session_epoch)
 
@@ -58,9 +59,10 @@ redis.call('DEL', KEYS[1])
 redis.call('ZREM', KEYS[2], ARGV[2])
 stretch(KEYS[5], h, tonumber(ARGV[7]), 0)
 local keep = h[2] + tonumber(ARGV[9])
-local seq = append_log(KEYS[5], KEYS[6], now, keep, 'sid', ARGV[2], now + keep, '', '')
-redis.call('SET', KEYS[4], seq, 'PX', keep)
+local seq, chain = append_log(KEYS[5], KEYS[6], now, keep, 'sid', ARGV[2], now + keep, '', '')
+redis.call('SET', KEYS[4], string.format('%.0f:%s', seq, chain), 'PX', keep)
+local members = redis.call('HGETALL', KEYS[7])
 if shown > gen then
-  return {6, now, seq}
+  return {6, now, seq, chain, members}
 end
-return {5, now, seq}
+return {5, now, seq, chain, members}

@@ -1,0 +1,283 @@
+package tokenstore
+
+import (
+	"context"
+	"crypto/sha1" //nolint:gosec // names a history against accidents, not against attackers
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// Mark names one prefix of one history of a shard's log.
+type Mark struct {
+	Epoch string // of the head: one history without a loss of data
+	Seq   uint64 // of the last entry; 0 is before the first
+	Chain string // hash of all entries up to it
+}
+
+// Kind is what an entry of the log revokes.
+type Kind string
+
+// The kinds of entries.
+const (
+	KindSession Kind = "sid"  // every access token of a session
+	KindUser    Kind = "user" // every access token of an older user epoch, but those of one session
+)
+
+// Entry is one revocation in a shard's log.
+type Entry struct {
+	Seq    uint64
+	Kind   Kind
+	ID     ID        // sid or uid
+	Until  time.Time // when the last token it names has expired
+	At     time.Time // when it was made
+	Epoch  uint64    // the user's, for KindUser
+	Except ID        // the excepted session, for KindUser; zero for none
+
+	line string // what the chain is computed over, less the chain and the seq
+}
+
+// After returns the mark of the history that continues m by e.
+func (m Mark) After(e Entry) Mark {
+	sum := sha1.Sum([]byte(m.Chain + "|" + strconv.FormatUint(e.Seq, 10) + "|" + e.line)) //nolint:gosec // see the import
+	return Mark{Epoch: m.Epoch, Seq: e.Seq, Chain: hex.EncodeToString(sum[:8])}
+}
+
+// Member is one follower's line in a shard's table.
+type Member struct {
+	Name string
+	Mark Mark   // what it has applied; its epoch is not recorded, the chain implies it
+	Beat uint64 // counts its renewals
+	line string
+}
+
+// Renewal is what a follower shows when it renews.
+type Renewal struct {
+	Shard  int
+	Member string // "" to look without taking part
+	Mark   Mark   // applied
+	Beat   uint64
+	After  uint64 // entries after this seq are wanted
+}
+
+// View is one atomic look at a shard: its head, the entries after the seq that
+// was asked for, and who follows.
+type View struct {
+	Now     time.Time
+	Head    Mark
+	Longest time.Duration // the longest access lifetime that the shard was ever asked for, with the skew pad
+	Entries []Entry       // ascending; if the last one is before the head, there are more
+	Members []Member
+}
+
+const (
+	// page is how many entries one renewal brings at most.
+	page = 4096
+	// membersKept is how long a table outlives the last renewal of anybody.
+	membersKept = time.Hour
+)
+
+// Renew records what a follower has applied and returns what is beyond, for
+// several shards at once: one round trip on standalone Redis, one for each node
+// of a Cluster. With [Options.WaitReplicas] it counts only when the replicas
+// have it too. Errors: [ErrUnavailable].
+func (s *Store) Renew(ctx context.Context, renewals []Renewal) ([]View, error) {
+	calls := make([]call, len(renewals))
+	for i, r := range renewals {
+		epoch, err := s.freshEpoch()
+		if err != nil {
+			return nil, err
+		}
+		shard := byte(r.Shard) //nolint:gosec // at most 255
+		calls[i] = call{
+			script: s.scripts.renew,
+			keys:   []string{s.membersKey(shard), s.headKey(shard), s.logKey(shard)},
+			args: []any{
+				epoch, r.Member, fmt.Sprintf("%d:%s:%d", r.Mark.Seq, r.Mark.Chain, r.Beat), r.After, page,
+				milliseconds(membersKept), milliseconds(s.life.Access),
+			},
+		}
+	}
+	replies, err := s.runAll(ctx, calls, s.waitReplicas)
+	if err != nil {
+		return nil, err
+	}
+	views := make([]View, len(replies))
+	for i, r := range replies {
+		entries, err := r.entries(5)
+		if err != nil {
+			return nil, err
+		}
+		views[i] = View{
+			Now:     r.time(0),
+			Head:    Mark{Epoch: r.string(1), Seq: uint64(r.int(2)), Chain: r.string(3)}, //nolint:gosec // counts up from 0
+			Longest: time.Duration(r.int(4))*time.Millisecond + skewPad,
+			Entries: entries, Members: r.members(6),
+		}
+		s.observeTime(views[i].Now)
+	}
+	return views, nil
+}
+
+// Tail blocks until a shard of those given has entries after the seq given for
+// it, or block has passed, and returns what has come. Errors: [ErrUnavailable].
+func (s *Store) Tail(ctx context.Context, after map[int]uint64, block time.Duration) (map[int][]Entry, error) {
+	streams := make([]string, 0, 2*len(after))
+	ids := make([]string, 0, len(after))
+	shards := make(map[string]int, len(after))
+	for shard, seq := range after {
+		key := s.logKey(byte(shard)) //nolint:gosec // at most 255
+		shards[key] = shard
+		streams = append(streams, key)
+		ids = append(ids, strconv.FormatUint(seq, 10)+"-0")
+	}
+	got, err := s.rdb.XRead(ctx, &redis.XReadArgs{Streams: append(streams, ids...), Block: block, Count: page}).Result()
+	if errors.Is(err, redis.Nil) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, unavailable("tail", err)
+	}
+	news := make(map[int][]Entry, len(got))
+	for _, stream := range got {
+		list := make([]Entry, 0, len(stream.Messages))
+		for _, m := range stream.Messages {
+			field := func(name string) string { v, _ := m.Values[name].(string); return v }
+			e, err := newEntry(m.ID, field)
+			if err != nil {
+				return nil, err
+			}
+			list = append(list, e)
+		}
+		news[shards[stream.Stream]] = list
+	}
+	return news, nil
+}
+
+// TailsTogether reports whether one Tail may name several shards: not on a
+// Cluster, where they live in different slots.
+func (s *Store) TailsTogether() bool {
+	_, cluster := s.rdb.(*redis.ClusterClient)
+	return !cluster
+}
+
+// Strike takes a follower out of a shard's table if it has shown no life since.
+// Errors: [ErrUnavailable].
+func (s *Store) Strike(ctx context.Context, shard int, m Member) error {
+	_, err := s.run(ctx, s.scripts.strike, []string{s.membersKey(byte(shard))}, m.Name, m.line) //nolint:gosec // at most 255
+	return err
+}
+
+// Restore revokes again what an entry revoked, should Redis have lost it. It
+// does nothing if Redis knows. Errors: [ErrUnavailable].
+func (s *Store) Restore(ctx context.Context, e Entry) error {
+	// The user of a session is not in its entry: the list of the user's
+	// sessions is left to its own expiry.
+	nobody := ID{e.ID[0]}
+	if e.Kind == KindSession {
+		_, err := s.Revoke(ctx, SessionEnd{SID: e.ID, UID: nobody})
+		return err
+	}
+	epoch, err := s.freshEpoch()
+	if err != nil {
+		return err
+	}
+	except := ""
+	if e.Except != (ID{}) {
+		except = e.Except.String()
+	}
+	shard := e.ID[0]
+	_, err = s.run(ctx, s.scripts.restoreEpoch,
+		[]string{s.epochKey(e.ID), s.userKey(e.ID), s.headKey(shard), s.logKey(shard)},
+		epoch, e.ID.String(), e.Epoch, except,
+		milliseconds(s.life.Session), milliseconds(s.life.Access), milliseconds(skewPad))
+	return err
+}
+
+var errLog = errors.New("the log holds what no script of this version writes")
+
+// newEntry reads one entry of a stream.
+func newEntry(streamID string, field func(string) string) (Entry, error) {
+	seq, rest, ok := strings.Cut(streamID, "-")
+	n, err := strconv.ParseUint(seq, 10, 64)
+	id, err2 := ParseID(field("i"))
+	until, err3 := strconv.ParseInt(field("u"), 10, 64)
+	at, err4 := strconv.ParseInt(field("t"), 10, 64)
+	if err := errors.Join(err, err2, err3, err4); err != nil || !ok || rest != "0" {
+		return Entry{}, fmt.Errorf("%w: entry %q", errLog, streamID)
+	}
+	e := Entry{Seq: n, Kind: Kind(field("k")), ID: id, Until: time.UnixMilli(until), At: time.UnixMilli(at)}
+	switch e.Kind {
+	case KindSession:
+	case KindUser:
+		if e.Epoch, err = strconv.ParseUint(field("e"), 10, 64); err != nil {
+			return Entry{}, fmt.Errorf("%w: entry %q", errLog, streamID)
+		}
+		if x := field("x"); x != "" {
+			if e.Except, err = ParseID(x); err != nil {
+				return Entry{}, fmt.Errorf("%w: entry %q", errLog, streamID)
+			}
+		}
+	default:
+		return Entry{}, fmt.Errorf("%w: kind %q", errLog, e.Kind)
+	}
+	e.line = strings.Join([]string{field("k"), field("i"), field("u"), field("e"), field("x")}, "|")
+	return e, nil
+}
+
+// entries reads an XRANGE reply.
+func (r reply) entries(i int) ([]Entry, error) {
+	raw, _ := r[i].([]any)
+	list := make([]Entry, 0, len(raw))
+	for _, v := range raw {
+		pair, _ := v.([]any)
+		if len(pair) != 2 {
+			return nil, errLog
+		}
+		id, _ := pair[0].(string)
+		fields, _ := pair[1].([]any)
+		e, err := newEntry(id, func(name string) string {
+			for j := 0; j+1 < len(fields); j += 2 {
+				if fields[j] == name {
+					s, _ := fields[j+1].(string)
+					return s
+				}
+			}
+			return ""
+		})
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, e)
+	}
+	return list, nil
+}
+
+// members reads a table of followers. A line that cannot be read counts as a
+// follower that has applied nothing: it is waited for until it is silent.
+func (r reply) members(i int) []Member {
+	if i >= len(r) {
+		return nil
+	}
+	raw, _ := r[i].([]any)
+	list := make([]Member, 0, len(raw)/2)
+	for j := 0; j+1 < len(raw); j += 2 {
+		name, _ := raw[j].(string)
+		line, _ := raw[j+1].(string)
+		m := Member{Name: name, line: line}
+		if f := strings.Split(line, ":"); len(f) == 3 {
+			seq, err := strconv.ParseUint(f[0], 10, 64)
+			beat, err2 := strconv.ParseUint(f[2], 10, 64)
+			if err == nil && err2 == nil {
+				m.Mark, m.Beat = Mark{Seq: seq, Chain: f[1]}, beat
+			}
+		}
+		list = append(list, m)
+	}
+	return list
+}

@@ -1,0 +1,21 @@
+-- restore_epoch: puts back a user's epoch that Redis lost in a failover, and
+-- logs it. A follower that still knew it calls this.
+--
+-- KEYS 1 ue:<uid>  2 us:<uid>  3 head  4 log
+-- ARGV 1 epoch for a new head  2 uid  3 the epoch known  4 its excepted sid or ''
+--      5 session max ms  6 access ms  7 pad ms
+-- Returns {0, now} restored   {1, now} Redis knows this epoch, or a later one
+local now = now_ms()
+local h = open_head(KEYS[3], KEYS[4], ARGV[1], now)
+local epoch = tonumber(ARGV[3])
+if (tonumber((redis.call('HGET', KEYS[1], 'e'))) or 0) >= epoch then
+  return {1, now}
+end
+redis.call('DEL', KEYS[2])
+stretch(KEYS[3], h, tonumber(ARGV[6]), tonumber(ARGV[5]))
+local pad = tonumber(ARGV[7])
+local keep = h[2] + pad
+local seq, chain = append_log(KEYS[3], KEYS[4], now, keep, 'user', ARGV[2], now + keep, epoch, ARGV[4])
+redis.call('HSET', KEYS[1], 'e', epoch, 'x', ARGV[4], 's', string.format('%.0f:%s', seq, chain))
+outlive(KEYS[1], now, now + h[3] + h[2] + pad)
+return {0, now}
