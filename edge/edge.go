@@ -1,18 +1,38 @@
 // Package edge decides, inside the process that serves a request, whether an
-// access token is to be accepted. Latchkey's own replicas use it.
+// access token is to be accepted. Latchkey's own replicas use it, and so can any
+// Go API that shares their Redis.
 //
-// Most callers need [New] and [Verifier.Verify].
+// Most callers need [New], a [Follower] that runs, and [Verifier.Verify].
+//
+// # Modes
+//
+// Without a follower (strict mode) Verify checks the signature and the claims in
+// memory, and then asks Redis in one round trip whether the token, its session
+// or its user's epoch was revoked.
+//
+// With a follower (follow mode) the second step is answered from a copy of the
+// denylist in memory, for as long as the copy's lease holds. A token that was
+// verified before costs a look-up and no allocation. Outside the lease, Verify
+// does what strict mode does; the copy still refuses what it knows.
 //
 // # What an answer means
 //
-// Verify checks the signature and the claims in memory and then asks the token
-// store, in one round trip, whether the token, its session or its user's epoch
-// was revoked ("strict" mode). The answer is linearizable: once a logout has
-// been answered, no call of Verify that begins afterwards accepts a token of
-// that session, whichever replica it is made on.
+// Once a logout has been confirmed ([Confirmer], and every 200 of Latchkey's own
+// endpoints), no call of Verify that begins afterwards accepts a token of that
+// session, on any replica: in both modes, through crashes, pauses, partitions
+// and failovers of Redis, with one exception. A primary that was deposed and
+// still takes writes can renew the leases of those who are cut off together with
+// it, and answer their strict checks. Options.WaitReplicas of the store (all
+// promotable replicas) closes that too: revocations and renewals then count only
+// when the replicas have them, and outside the lease nothing is accepted.
 //
-// What the store cannot tell is [ErrUnavailable], never an acceptance and never
-// a refusal: a caller answers 503.
+// The lease is counted by the monotonic clock from before its renewal was sent,
+// and ends early if the wall clock says so. No two clocks are compared: the only
+// assumption is that clocks run at the same rate within one percent.
+//
+// What nobody can tell is [ErrUnavailable], never an acceptance and never a
+// refusal: a caller answers 503. Options.ServeStale trades that for answers from
+// the copy alone for a bounded time, in which a logout made elsewhere is missed.
 package edge
 
 import (
@@ -20,6 +40,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/latchkey-auth/latchkey/internal/accesstoken"
@@ -42,9 +63,9 @@ var (
 type Claims struct {
 	Issuer    string
 	Subject   string
-	Audience  []string
-	ID        string // jti
-	SessionID string // sid
+	Audience  []string // shared between callers: not to be changed
+	ID        string   // jti
+	SessionID string   // sid
 	ClientID  string
 	Scope     string // space separated; may be empty
 	UserEpoch uint64
@@ -64,14 +85,26 @@ type Options struct {
 	// Refetch brings the ring up to date. It is called, at most once a second,
 	// when a token names a key that the ring does not have.
 	Refetch func(context.Context) error
+	// Follower answers from memory; nil is strict mode.
+	Follower *Follower
+	// CacheSize is how many verified tokens are remembered; 0 means 65,536. A
+	// remembered token costs its own length and about 600 bytes.
+	CacheSize int
+	// ServeStale is for how long after its lease the follower's memory may still
+	// answer while Redis cannot. 0 is not at all.
+	ServeStale time.Duration
 }
 
 // Verifier verifies access tokens. It is safe for concurrent use.
 type Verifier struct {
-	store   *tokenstore.Store
-	ring    *accesstoken.Ring
-	tokens  *accesstoken.Verifier
-	refetch func(context.Context) error
+	store    *tokenstore.Store
+	ring     *accesstoken.Ring
+	tokens   *accesstoken.Verifier
+	refetch  func(context.Context) error
+	follower *Follower
+	cache    *cache
+	stale    time.Duration
+	durable  bool
 
 	mu      sync.Mutex // held while the ring is refetched
 	fetched time.Time  // when it last was
@@ -85,38 +118,121 @@ const (
 	refetchEvery = time.Second
 )
 
-// New returns a Verifier in strict mode.
-func New(o Options) *Verifier {
+// New returns a Verifier.
+func New(o Options) (*Verifier, error) {
+	c, err := newCache(o.CacheSize, o.Ring)
+	if err != nil {
+		return nil, err
+	}
 	return &Verifier{
-		store: o.Store, ring: o.Ring, refetch: o.Refetch,
+		store: o.Store, ring: o.Ring, refetch: o.Refetch, follower: o.Follower, cache: c, stale: o.ServeStale,
+		durable: o.Store.WaitReplicas() > 0,
 		tokens: accesstoken.NewVerifier(o.Ring, accesstoken.VerifierOptions{
 			Issuer: o.Issuer, Audience: o.Audience, Leeway: leeway,
 		}),
-	}
+	}, nil
+}
+
+// verified is a token whose signature and claims were checked.
+type verified struct {
+	claims Claims
+	ids    tokenstore.AccessToken
+	// removed is how many keys had been removed from the ring when it was checked.
+	removed uint64
+	// good is the version of its shard at which the follower last found nothing
+	// against it.
+	good atomic.Uint64
 }
 
 // Verify returns the claims of a token that is to be accepted. Errors:
 // [ErrInvalid], [ErrExpired], [ErrRevoked], [ErrUnavailable].
 func (v *Verifier) Verify(ctx context.Context, token string) (Claims, error) {
+	t := v.cache.get(token)
+	if t == nil {
+		var err error
+		if t, err = v.read(ctx, token); err != nil {
+			return Claims{}, err
+		}
+	} else if v.store.Now().Unix() >= t.claims.ExpiresAt {
+		v.cache.drop(token)
+		return Claims{}, ErrExpired
+	}
+	if err := v.judge(ctx, t); err != nil {
+		if errors.Is(err, ErrRevoked) || errors.Is(err, ErrExpired) {
+			v.cache.drop(token)
+		}
+		return Claims{}, err
+	}
+	return t.claims, nil
+}
+
+// read checks a token that is not remembered, and remembers it.
+func (v *Verifier) read(ctx context.Context, token string) (*verified, error) {
+	removed := v.ring.Removed()
 	claims, err := v.withKeys(ctx, func() (accesstoken.Claims, error) {
 		return v.tokens.Verify(token, v.store.Now())
 	})
 	if err != nil {
-		return Claims{}, err
+		return nil, err
 	}
 	ids, err := v.ids(claims)
 	if err != nil {
-		return Claims{}, err
+		return nil, err
 	}
-	switch err := v.store.Verify(ctx, ids); {
-	case err == nil:
-		return Claims(claims), nil
+	t := &verified{claims: Claims(claims), ids: ids, removed: removed}
+	v.cache.put(token, t)
+	return t, nil
+}
+
+// judge asks whether a token was revoked: the follower, or else Redis.
+func (v *Verifier) judge(ctx context.Context, t *verified) error {
+	if v.follower == nil {
+		return v.strict(ctx, t)
+	}
+	shard := t.ids.SID.Shard()
+	if shard >= len(v.follower.shards) || t.ids.UID.Shard() != shard {
+		return ErrRevoked // issued when there were other shards
+	}
+	s := v.follower.shards[shard]
+	switch verdict, version := s.check(&t.ids, t.good.Load(), v.follower.clock); verdict {
+	case accepted:
+		t.good.Store(version)
+		return nil
+	case refused:
+		return ErrRevoked
+	}
+	err := v.outside(ctx, t, s)
+	if err != nil && errors.Is(err, ErrUnavailable) && v.stale > 0 && s.stale(v.follower.clock(), v.stale) {
+		return nil
+	}
+	return err
+}
+
+// outside judges without a lease. Where replicas have to have a revocation
+// before it counts, one primary's word is not enough either: the lease must be
+// renewed first.
+func (v *Verifier) outside(ctx context.Context, t *verified, s *shard) error {
+	if !v.durable {
+		return v.strict(ctx, t)
+	}
+	v.follower.renew(ctx, []*shard{s})
+	switch verdict, _ := s.check(&t.ids, 0, v.follower.clock); verdict {
+	case accepted:
+		return nil
+	case refused:
+		return ErrRevoked
+	}
+	return fmt.Errorf("%w: the lease cannot be renewed", ErrUnavailable)
+}
+
+func (v *Verifier) strict(ctx context.Context, t *verified) error {
+	switch err := v.store.Verify(ctx, t.ids); {
 	case errors.Is(err, tokenstore.ErrRevoked):
-		return Claims{}, fmt.Errorf("%w: %w", ErrRevoked, err)
+		return fmt.Errorf("%w: %w", ErrRevoked, err)
 	case errors.Is(err, tokenstore.ErrExpired):
-		return Claims{}, ErrExpired
+		return ErrExpired
 	default:
-		return Claims{}, err
+		return err
 	}
 }
 
@@ -124,6 +240,9 @@ func (v *Verifier) Verify(ctx context.Context, token string) (Claims, error) {
 // expired or was revoked: what a logout needs to know. Errors: [ErrInvalid],
 // [ErrUnavailable].
 func (v *Verifier) Authentic(ctx context.Context, token string) (Claims, error) {
+	if t := v.cache.get(token); t != nil {
+		return t.claims, nil
+	}
 	claims, err := v.withKeys(ctx, func() (accesstoken.Claims, error) { return v.tokens.Authentic(token) })
 	if err == nil {
 		_, err = v.ids(claims)
@@ -187,4 +306,16 @@ func (v *Verifier) ids(c accesstoken.Claims) (tokenstore.AccessToken, error) {
 		JTI: jti, SID: sid, UID: v.store.UserID(c.Subject),
 		UserEpoch: c.UserEpoch, LogEpoch: c.LogEpoch, Expires: time.Unix(c.ExpiresAt, 0),
 	}, nil
+}
+
+// CacheStats is how the cache of verified tokens is doing.
+type CacheStats struct {
+	Hits, Misses uint64
+	Size         int
+}
+
+// CacheStats returns how the cache of verified tokens is doing.
+func (v *Verifier) CacheStats() CacheStats {
+	s := v.cache.stats.Snapshot()
+	return CacheStats{Hits: s.Hits, Misses: s.Misses, Size: v.cache.entries.EstimatedSize()}
 }

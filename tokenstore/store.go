@@ -125,6 +125,9 @@ func (s *Store) Open(ctx context.Context) error {
 // Lifetimes returns the durations this store was made with.
 func (s *Store) Lifetimes() Lifetimes { return s.life }
 
+// WaitReplicas returns how many replicas of Redis must have a revocation.
+func (s *Store) WaitReplicas() int { return s.waitReplicas }
+
 // Shards returns the number of shards.
 func (s *Store) Shards() int { return s.shards }
 

@@ -78,11 +78,14 @@ func newReplica(ctx context.Context, cfg *config.Config, logger *slog.Logger) (*
 	}
 	keys := &keyKeeper{store: store, sealer: sealer, ring: ring, alg: accesstoken.Algorithm(cfg.Algorithm), log: logger}
 
+	verifier, err := edge.New(edge.Options{
+		Store: store, Ring: ring, Issuer: cfg.Issuer, Audience: cfg.Audience, Refetch: keys.sync,
+	})
+	if err != nil {
+		return nil, err
+	}
 	api, err := handlers.New(handlers.Dependencies{
-		Store: store,
-		Verifier: edge.New(edge.Options{
-			Store: store, Ring: ring, Issuer: cfg.Issuer, Audience: cfg.Audience, Refetch: keys.sync,
-		}),
+		Store: store, Verifier: verifier,
 		Signer: accesstoken.NewSigner(ring), Refresh: codec, Passwords: passwords,
 		Metrics: metrics, Log: logger, Rand: rand.Reader,
 		Settings: handlers.Settings{

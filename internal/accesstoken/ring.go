@@ -22,6 +22,7 @@ type ringState struct {
 	// the verifier need not decode what it wrote itself.
 	byHeader map[string]*Key
 	active   *Key
+	removed  uint64 // how many keys were ever removed
 }
 
 // NewRing returns an empty ring.
@@ -64,6 +65,7 @@ func (r *Ring) Remove(kid string) {
 		if k == nil {
 			return
 		}
+		s.removed++
 		delete(s.keys, kid)
 		delete(s.byHeader, k.header)
 		if s.active == k {
@@ -81,6 +83,10 @@ func (r *Ring) Key(kid string) *Key { return r.state.Load().keys[kid] }
 // Has tells whether the ring has the key kid.
 func (r *Ring) Has(kid string) bool { return r.Key(kid) != nil }
 
+// Removed counts the keys that were ever removed. Who remembers that a token
+// verified must forget it when this moves.
+func (r *Ring) Removed() uint64 { return r.state.Load().removed }
+
 // IDs returns the kids of all keys, sorted.
 func (r *Ring) IDs() []string { return slices.Sorted(maps.Keys(r.state.Load().keys)) }
 
@@ -93,6 +99,7 @@ func (r *Ring) change(edit func(*ringState)) {
 		keys:     make(map[string]*Key, len(old.keys)+1),
 		byHeader: make(map[string]*Key, len(old.byHeader)+1),
 		active:   old.active,
+		removed:  old.removed,
 	}
 	maps.Copy(next.keys, old.keys)
 	maps.Copy(next.byHeader, old.byHeader)

@@ -1,0 +1,308 @@
+package edge
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/latchkey-auth/latchkey/tokenstore"
+)
+
+// drift is by how much two monotonic clocks may differ in rate.
+const drift = 0.01
+
+// errHistory says that Redis no longer has the entry that was to be confirmed.
+var errHistory = errors.New("a failover lost the revocation")
+
+// Confirmer waits until a revocation is known everywhere: until each follower
+// has applied its entry, or has been silent for so long that its lease is over.
+// One poller a shard serves all who wait.
+type Confirmer struct {
+	store  *tokenstore.Store
+	silent time.Duration // S x (1 + drift)
+	clock  func() instant
+	shards []*waiting
+}
+
+// NewConfirmer returns a Confirmer for followers with a lease of S. All replicas
+// must be given the same.
+func NewConfirmer(store *tokenstore.Store, lease time.Duration) *Confirmer {
+	c := &Confirmer{store: store, silent: silence(lease), clock: systemClock()}
+	for i := range store.Shards() {
+		c.shards = append(c.shards, newWaiting(i, c.silent))
+	}
+	return c
+}
+
+// silence is after how long without a beat a follower's lease is over, by the
+// clock of the one who waits.
+func silence(lease time.Duration) time.Duration {
+	return time.Duration(float64(lease) * (1 + drift))
+}
+
+// Confirm returns nil once no replica accepts what was revoked. It costs no
+// round trip where nobody follows. Error: [ErrUnavailable], and then the
+// revocation is to be asked for again: it may not be everywhere, or be lost.
+func (c *Confirmer) Confirm(ctx context.Context, r tokenstore.Revocation) error {
+	w := c.shards[r.Shard]
+	t := w.enter(r, c.clock())
+	if t == nil {
+		return nil
+	}
+	if t.first {
+		go c.poll(w)
+	}
+	select {
+	case err := <-t.done:
+		return err
+	case <-ctx.Done():
+		w.leave(t)
+		return fmt.Errorf("%w: confirm: %w", ErrUnavailable, ctx.Err())
+	}
+}
+
+// poll asks for a shard's table until nobody waits any more. Nobody waits for
+// longer than giveUp.
+func (c *Confirmer) poll(w *waiting) {
+	const first, most = 300 * time.Microsecond, 10 * time.Millisecond
+	pause := first
+	timer := time.NewTimer(pause)
+	defer timer.Stop()
+	for {
+		<-timer.C
+		view, err := c.look(w)
+		var left int
+		var strikes []tokenstore.Member
+		if err == nil {
+			left, strikes = w.settle(view, c.clock())
+		} else {
+			left = w.expire(c.clock(), err)
+		}
+		for _, m := range strikes {
+			ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+			_ = c.store.Strike(ctx, w.number, m) // it is a courtesy to the next who waits
+			cancel()
+		}
+		if left == 0 && w.rest() {
+			return
+		}
+		if left == 0 {
+			pause = first
+		}
+		timer.Reset(pause)
+		pause = min(2*pause, most)
+	}
+}
+
+// look reads a shard's table, its head, and the entries since the oldest one
+// that somebody waits for.
+func (c *Confirmer) look(w *waiting) (tokenstore.View, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), c.silent)
+	defer cancel()
+	after := w.ask()
+	var all []tokenstore.Entry
+	for {
+		views, err := c.store.Renew(ctx, []tokenstore.Renewal{{Shard: w.number, After: after}})
+		if err != nil {
+			return tokenstore.View{}, err
+		}
+		v := views[0]
+		all = append(all, v.Entries...)
+		if n := len(v.Entries); n == 0 || v.Entries[n-1].Seq >= v.Head.Seq {
+			v.Entries = all
+			return v, nil
+		}
+		after = v.Entries[len(v.Entries)-1].Seq
+	}
+}
+
+// waiting are those who wait for one shard. It does no I/O.
+type waiting struct {
+	number int
+	silent time.Duration
+
+	mu      sync.Mutex
+	seen    map[string]sighting // by member
+	tickets []*ticket
+	polling bool
+}
+
+// sighting is the line that a member was last seen with, and since when.
+type sighting struct {
+	beat  uint64
+	mark  tokenstore.Mark
+	since time.Duration // by the waiter's monotonic clock, when it was first seen
+}
+
+// ticket is one revocation to be confirmed.
+type ticket struct {
+	mark  tokenstore.Mark
+	until time.Duration // when it is given up
+	first bool          // nobody polls yet: the holder must
+	asked bool          // a look was begun after it came
+	done  chan error
+}
+
+func newWaiting(number int, silent time.Duration) *waiting {
+	return &waiting{number: number, silent: silent, seen: map[string]sighting{}}
+}
+
+// enter takes up a revocation; nil if it is confirmed already.
+func (w *waiting) enter(r tokenstore.Revocation, now instant) *ticket {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	t := &ticket{mark: r.Mark, until: now.mono + 2*w.silent, done: make(chan error, 1)}
+	w.sight(r.Members, now)
+	// At the moment of the revocation the trail is its own entry alone.
+	if confirmed, _ := w.confirmed(t, r.Members, map[uint64]string{r.Mark.Seq: r.Mark.Chain}, now); confirmed {
+		return nil
+	}
+	w.tickets = append(w.tickets, t)
+	t.first = !w.polling
+	w.polling = true
+	return t
+}
+
+// leave gives a ticket back.
+func (w *waiting) leave(t *ticket) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.keep(func(other *ticket) bool { return other != t })
+}
+
+// rest ends the polling if nobody waits.
+func (w *waiting) rest() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.polling = len(w.tickets) > 0
+	return !w.polling
+}
+
+// ask notes that a look is about to be had for all who wait now, and returns
+// the first entry that one of them waits for. Who comes later needs a later look:
+// the table must be read after the revocation was made.
+func (w *waiting) ask() uint64 {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var seq uint64
+	for _, t := range w.tickets {
+		t.asked = true
+		if seq == 0 || t.mark.Seq < seq {
+			seq = t.mark.Seq
+		}
+	}
+	return seq
+}
+
+// sight notes which beats are new. A member that is gone is forgotten.
+func (w *waiting) sight(members []tokenstore.Member, now instant) {
+	seen := make(map[string]sighting, len(members))
+	for _, m := range members {
+		s, ok := w.seen[m.Name]
+		if !ok || s.beat != m.Beat || s.mark != m.Mark {
+			s = sighting{beat: m.Beat, mark: m.Mark, since: now.mono}
+		}
+		seen[m.Name] = s
+	}
+	w.seen = seen
+}
+
+// settle answers those whose revocation is confirmed by a look that was had
+// after it, or has been lost, or has waited too long. It returns how many are
+// left, and the members that are dead.
+func (w *waiting) settle(v tokenstore.View, now instant) (left int, strikes []tokenstore.Member) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.sight(v.Members, now)
+	dead := map[string]bool{}
+	w.keep(func(t *ticket) bool {
+		if !t.asked {
+			return true
+		}
+		trail, ok := trailOf(t.mark, v)
+		if !ok {
+			t.done <- fmt.Errorf("%w: %w", ErrUnavailable, errHistory)
+			return false
+		}
+		confirmed, silent := w.confirmed(t, v.Members, trail, now)
+		for _, m := range silent {
+			if !dead[m.Name] {
+				dead[m.Name] = true
+				strikes = append(strikes, m)
+			}
+		}
+		if confirmed {
+			t.done <- nil
+			return false
+		}
+		return !w.overdue(t, now, errors.New("a follower neither applies it nor falls silent"))
+	})
+	return len(w.tickets), strikes
+}
+
+// expire gives up those who have waited too long while Redis did not answer.
+func (w *waiting) expire(now instant, why error) int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.keep(func(t *ticket) bool { return !w.overdue(t, now, why) })
+	return len(w.tickets)
+}
+
+func (w *waiting) overdue(t *ticket, now instant, why error) bool {
+	if now.mono < t.until {
+		return false
+	}
+	t.done <- fmt.Errorf("%w: not confirmed: %w", ErrUnavailable, why)
+	return true
+}
+
+func (w *waiting) keep(stays func(*ticket) bool) {
+	kept := w.tickets[:0]
+	for _, t := range w.tickets {
+		if stays(t) {
+			kept = append(kept, t)
+		}
+	}
+	clear(w.tickets[len(kept):])
+	w.tickets = kept
+}
+
+// confirmed reports whether every member has applied the entry, or is silent;
+// and which are silent. A member has applied it if its mark is on the trail that
+// leads from the entry to the head: a mark of another history, which a failover
+// replaced, says nothing.
+func (w *waiting) confirmed(t *ticket, members []tokenstore.Member, trail map[uint64]string, now instant) (bool, []tokenstore.Member) {
+	all := true
+	var silent []tokenstore.Member
+	for _, m := range members {
+		if m.Mark.Seq >= t.mark.Seq && m.Mark.Chain != "" && trail[m.Mark.Seq] == m.Mark.Chain {
+			continue
+		}
+		if now.mono-w.seen[m.Name].since >= w.silent {
+			silent = append(silent, m)
+			continue
+		}
+		all = false
+	}
+	return all, silent
+}
+
+// trailOf returns the chain at each seq from an entry to the head, or false if
+// the entry is not in the head's history.
+func trailOf(from tokenstore.Mark, v tokenstore.View) (map[uint64]string, bool) {
+	at := from
+	trail := map[uint64]string{at.Seq: at.Chain}
+	for _, e := range v.Entries {
+		if e.Seq <= at.Seq {
+			continue
+		}
+		if e.Seq != at.Seq+1 {
+			return nil, false
+		}
+		at = at.After(e)
+		trail[at.Seq] = at.Chain
+	}
+	return trail, at.Seq == v.Head.Seq && at.Chain == v.Head.Chain
+}

@@ -1,0 +1,110 @@
+package edge
+
+import (
+	"time"
+
+	"github.com/latchkey-auth/latchkey/tokenstore"
+)
+
+// cutoff is what a user's latest "log out everywhere" says: tokens of an older
+// epoch are dead, but those of one excepted session.
+type cutoff struct {
+	epoch  uint64
+	except tokenstore.ID
+}
+
+// generation is what was revoked during one width of time. Its maps hold no
+// pointers, so that the garbage collector need not look into them.
+type generation struct {
+	sids  map[tokenstore.ID]struct{}
+	users map[tokenstore.ID]cutoff
+}
+
+func newGeneration() generation {
+	return generation{sids: map[tokenstore.ID]struct{}{}, users: map[tokenstore.ID]cutoff{}}
+}
+
+func (g generation) len() int { return len(g.sids) + len(g.users) }
+
+// denylist remembers revocations for at least one width after they came in, in
+// two generations that are dropped whole. It never forgets one earlier: when it
+// is full it takes no more, and says until when it is not to be relied on.
+type denylist struct {
+	current, previous generation
+	began             time.Duration // of the current generation, by the monotonic clock
+	width             time.Duration // how long an entry is needed
+	limit             int
+	missing           time.Duration // until when there are revocations that did not fit
+}
+
+func newDenylist(limit int, width time.Duration) *denylist {
+	return &denylist{current: newGeneration(), previous: newGeneration(), limit: limit, width: width}
+}
+
+// add remembers an entry.
+func (d *denylist) add(e tokenstore.Entry, now time.Duration) {
+	d.turn(now)
+	if d.len() >= d.limit {
+		d.missing = max(d.missing, now+d.width)
+		return
+	}
+	switch e.Kind {
+	case tokenstore.KindSession:
+		d.current.sids[e.ID] = struct{}{}
+	case tokenstore.KindUser:
+		if old, ok := d.current.users[e.ID]; !ok || old.epoch < e.Epoch {
+			d.current.users[e.ID] = cutoff{e.Epoch, e.Except}
+		}
+	}
+}
+
+// turn drops the older generation once everything in it has been needed no more
+// for a while.
+func (d *denylist) turn(now time.Duration) {
+	if now-d.began < d.width {
+		return
+	}
+	d.previous, d.current = d.current, newGeneration()
+	if now-d.began >= 2*d.width {
+		d.previous = newGeneration()
+	}
+	d.began = now
+}
+
+// widen makes entries be kept for at least width from now on. An entry that was
+// added under a smaller width is kept for as long as it was promised, or longer.
+func (d *denylist) widen(width time.Duration) {
+	d.width = max(d.width, width)
+}
+
+// complete reports whether nothing is missing.
+func (d *denylist) complete(now time.Duration) bool { return now >= d.missing }
+
+func (d *denylist) len() int { return d.current.len() + d.previous.len() }
+
+// denies reports whether a token is revoked, as far as is known here.
+func (d *denylist) denies(t *tokenstore.AccessToken) bool {
+	for _, g := range [...]*generation{&d.current, &d.previous} {
+		if _, ok := g.sids[t.SID]; ok {
+			return true
+		}
+		if c, ok := g.users[t.UID]; ok && t.UserEpoch < c.epoch && t.SID != c.except {
+			return true
+		}
+	}
+	return false
+}
+
+// entries lists what is remembered, to be compared with what Redis still knows.
+func (d *denylist) entries() []tokenstore.Entry {
+	list := make([]tokenstore.Entry, 0, d.len())
+	for _, g := range [...]*generation{&d.current, &d.previous} {
+		for sid := range g.sids {
+			list = append(list, tokenstore.Entry{Kind: tokenstore.KindSession, ID: sid})
+		}
+		for uid, c := range g.users {
+			list = append(list, tokenstore.Entry{Kind: tokenstore.KindUser, ID: uid, Epoch: c.epoch, Except: c.except})
+		}
+	}
+	return list
+}

@@ -1,0 +1,279 @@
+package edge
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/latchkey-auth/latchkey/tokenstore"
+)
+
+// FollowerOptions are what a Follower is made of.
+type FollowerOptions struct {
+	Store *tokenstore.Store
+	// Lease is S: for how long the follower answers without having heard from
+	// Redis. All replicas must be given the same. 0 means one second.
+	Lease time.Duration
+	// MaxDenied is how many revocations are remembered at most, over all shards.
+	// Beyond, the shards concerned ask Redis: nothing is forgotten. 0 means 4,000,000.
+	MaxDenied int
+	// Observe, if set, is told what happens. Its functions must not block.
+	Observe FollowerObserver
+}
+
+// FollowerObserver is told what happens to a follower; each function may be nil.
+type FollowerObserver struct {
+	Lag      func(time.Duration) // from a revocation in Redis to its application here
+	Gap      func()              // the log was not the one that was followed
+	Restored func(entries int)   // put back into a Redis that had lost them
+	Failed   func(error)         // a renewal or a read did not succeed
+}
+
+// Follower keeps a copy of the denylist in this process. While a shard's lease
+// holds, the copy is known to have every revocation that was answered.
+type Follower struct {
+	store    *tokenstore.Store
+	name     string
+	lease    time.Duration
+	observe  FollowerObserver
+	clock    func() instant
+	shards   []*shard
+	booted   chan struct{} // closed when all shards have booted once
+	left     atomic.Int64  // shards that have not booted yet
+	counted  []atomic.Bool
+	gaps     atomic.Int64
+	restored atomic.Int64
+	members  []atomic.Int64
+	heads    []atomic.Uint64 // as last seen
+}
+
+const (
+	defaultLease     = time.Second
+	defaultMaxDenied = 4_000_000
+	// tailBlock is how long one read of the tail waits in Redis.
+	tailBlock = time.Second
+	// restorers is how many lost revocations are put back at once.
+	restorers = 16
+)
+
+// NewFollower returns a follower; Run makes it follow.
+func NewFollower(o FollowerOptions) *Follower {
+	if o.Lease == 0 {
+		o.Lease = defaultLease
+	}
+	if o.MaxDenied == 0 {
+		o.MaxDenied = defaultMaxDenied
+	}
+	k := o.Store.Shards()
+	f := &Follower{
+		store: o.Store, name: rand.Text(), lease: o.Lease, observe: o.Observe, clock: systemClock(),
+		booted: make(chan struct{}), counted: make([]atomic.Bool, k), members: make([]atomic.Int64, k), heads: make([]atomic.Uint64, k),
+	}
+	f.left.Store(int64(k))
+	limit := max(1, o.MaxDenied/k)
+	for i := range k {
+		f.shards = append(f.shards, newShard(i, o.Lease, limit, o.Store.Lifetimes().Access))
+	}
+	return f
+}
+
+// Ready is closed once every shard has read its log: before, tokens are checked
+// in Redis.
+func (f *Follower) Ready() <-chan struct{} { return f.booted }
+
+// Run follows until ctx ends.
+func (f *Follower) Run(ctx context.Context) {
+	var wg sync.WaitGroup
+	groups := [][]*shard{f.shards}
+	if !f.store.TailsTogether() {
+		groups = nil
+		for _, s := range f.shards {
+			groups = append(groups, []*shard{s})
+		}
+	}
+	for _, g := range groups {
+		wg.Go(func() { f.renewEvery(ctx, g) })
+		wg.Go(func() { f.tail(ctx, g) })
+	}
+	wg.Wait()
+}
+
+// renewEvery renews a group's leases three times in each.
+func (f *Follower) renewEvery(ctx context.Context, group []*shard) {
+	tick := time.NewTicker(f.lease / 3)
+	defer tick.Stop()
+	for {
+		f.renew(ctx, group)
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// renew shows what was applied and takes what is beyond, until there is no more.
+func (f *Follower) renew(ctx context.Context, group []*shard) {
+	for len(group) > 0 && ctx.Err() == nil {
+		now := f.clock()
+		shown := make([]sent, len(group))
+		renewals := make([]tokenstore.Renewal, len(group))
+		for i, s := range group {
+			shown[i] = s.renewal(f.name, now)
+			renewals[i] = shown[i].Renewal
+		}
+		// What comes after the lease could not extend it.
+		asking, cancel := context.WithTimeout(ctx, f.lease)
+		views, err := f.store.Renew(asking, renewals)
+		cancel()
+		if err != nil {
+			f.failed(ctx, err)
+			return
+		}
+		var again []*shard
+		for i, s := range group {
+			f.heads[s.number].Store(views[i].Head.Seq)
+			f.members[s.number].Store(int64(len(views[i].Members)))
+			out := s.renewed(shown[i], views[i], f.clock())
+			f.took(ctx, s, out)
+			if out.more {
+				again = append(again, s)
+			}
+		}
+		group = again
+	}
+}
+
+// tail applies entries as they come, and shows it at once: somebody may be
+// waiting to answer a logout.
+func (f *Follower) tail(ctx context.Context, group []*shard) {
+	byNumber := make(map[int]*shard, len(group))
+	for _, s := range group {
+		byNumber[s.number] = s
+	}
+	for ctx.Err() == nil {
+		after := map[int]uint64{}
+		for _, s := range group {
+			if mark, ok := s.applied(); ok {
+				after[s.number] = mark.Seq
+			}
+		}
+		var news map[int][]tokenstore.Entry
+		var err error
+		if len(after) > 0 {
+			news, err = f.store.Tail(ctx, after, tailBlock)
+		}
+		if err != nil {
+			f.failed(ctx, err)
+		}
+		if err != nil || len(after) == 0 {
+			pause(ctx, f.lease/10)
+			continue
+		}
+		var changed []*shard
+		for number, entries := range news {
+			s := byNumber[number]
+			f.took(ctx, s, s.tailed(entries, f.clock()))
+			changed = append(changed, s)
+		}
+		f.renew(ctx, changed)
+	}
+}
+
+// took reports an outcome, and puts back what Redis has lost.
+func (f *Follower) took(ctx context.Context, s *shard, out outcome) {
+	if _, ok := s.applied(); ok && f.counted[s.number].CompareAndSwap(false, true) && f.left.Add(-1) == 0 {
+		close(f.booted)
+	}
+	if out.applied > 0 && f.observe.Lag != nil {
+		f.observe.Lag(max(0, f.store.Now().Sub(out.oldest)))
+	}
+	if out.gap {
+		f.gaps.Add(1)
+		if f.observe.Gap != nil {
+			f.observe.Gap()
+		}
+	}
+	if len(out.restore) > 0 {
+		f.restore(ctx, out.restore)
+	}
+}
+
+// restore revokes again, by the ordinary script, what a failover has lost.
+func (f *Follower) restore(ctx context.Context, list []tokenstore.Entry) {
+	var wg sync.WaitGroup
+	jobs := make(chan tokenstore.Entry)
+	for range restorers {
+		wg.Go(func() {
+			for e := range jobs {
+				for ctx.Err() == nil {
+					err := f.store.Restore(ctx, e)
+					if !errors.Is(err, ErrUnavailable) {
+						break
+					}
+					f.failed(ctx, err)
+					pause(ctx, f.lease/10)
+				}
+			}
+		})
+	}
+	for _, e := range list {
+		jobs <- e
+	}
+	close(jobs)
+	wg.Wait()
+	f.restored.Add(int64(len(list)))
+	if f.observe.Restored != nil {
+		f.observe.Restored(len(list))
+	}
+}
+
+func (f *Follower) failed(ctx context.Context, err error) {
+	if f.observe.Failed != nil && ctx.Err() == nil {
+		f.observe.Failed(err)
+	}
+}
+
+func pause(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-timer.C:
+	}
+}
+
+// FollowerStats is how a follower is doing, over all shards.
+type FollowerStats struct {
+	Shards   int
+	Leased   int           // shards that answer by themselves now
+	LeaseAge time.Duration // how long ago the oldest of the leases was asked for
+	Lag      uint64        // entries of the log not applied yet, as last seen
+	Denied   int           // revocations remembered
+	Members  int           // followers, in the shard that has most
+	Gaps     int64
+	Restored int64
+}
+
+// Stats returns how the follower is doing.
+func (f *Follower) Stats() FollowerStats {
+	st := FollowerStats{Shards: len(f.shards), Gaps: f.gaps.Load(), Restored: f.restored.Load()}
+	now := f.clock()
+	for i, s := range f.shards {
+		if end := s.granted.Load(); end != nil && now.before(*end) {
+			st.Leased++
+			st.LeaseAge = max(st.LeaseAge, f.lease-(end.mono-now.mono))
+		}
+		s.mu.RLock()
+		st.Denied += s.deny.len()
+		if head := f.heads[i].Load(); head > s.mark.Seq {
+			st.Lag += head - s.mark.Seq
+		}
+		s.mu.RUnlock()
+		st.Members = max(st.Members, int(f.members[i].Load()))
+	}
+	return st
+}
