@@ -45,6 +45,9 @@ type Config struct {
 	Addr      string `env:"LATCHKEY_ADDR" envDefault:":8080" kind:"address" doc:"Where the API listens, host:port; without a host, on every interface."`
 	AdminAddr string `env:"LATCHKEY_ADMIN_ADDR" envDefault:":9090" kind:"address" doc:"Where /metrics, /healthz and /readyz are served. Not for the public: keep it off the load balancer."`
 
+	ExtAuthzAddr     string `env:"LATCHKEY_EXTAUTHZ_ADDR" kind:"address" doc:"Where Envoy's gRPC ext_authz service (envoy.service.auth.v3) listens, such as :9191. Empty: nowhere."`
+	RevocationsToken Secret `env:"LATCHKEY_REVOCATIONS_TOKEN" secret:"yes" kind:"secret" doc:"The bearer token, 32 bytes or more, that lets an API follow GET /revocations. Empty: the endpoint is off."`
+
 	RedisURL      RedisURL      `env:"LATCHKEY_REDIS_URL" envDefault:"redis://127.0.0.1:6379/0" kind:"URL" secret:"yes" doc:"Redis: redis://user:password@host:port/db, rediss:// for TLS, unix:// for a socket. Percent-encode special characters in the password. When shown, the user and password are redacted."`
 	RedisTimeout  time.Duration `env:"LATCHKEY_REDIS_TIMEOUT" envDefault:"250ms" min:"50ms" max:"5s" doc:"How long one attempt at Redis may take. A request whose attempts all fail is answered 503."`
 	RedisPoolSize int           `env:"LATCHKEY_REDIS_POOL_SIZE" envDefault:"0" min:"0" max:"10000" doc:"The most connections to Redis a replica opens; 0: ten per CPU."`
@@ -63,10 +66,18 @@ type Config struct {
 	CookieSecure   bool           `env:"LATCHKEY_COOKIE_SECURE" envDefault:"true" doc:"Send the refresh cookie over HTTPS only. false is for development without TLS."`
 	CookieDomain   string         `env:"LATCHKEY_COOKIE_DOMAIN" kind:"domain" doc:"The Domain of the refresh cookie, such as example.com. Empty: the host that set it and no other, which is the safest."`
 	CookiePath     string         `env:"LATCHKEY_COOKIE_PATH" envDefault:"/auth" kind:"path" doc:"The Path of the refresh cookie, as browsers see it: change it when a proxy serves Latchkey below another path."`
+	AccessCookie   string         `env:"LATCHKEY_ACCESS_COOKIE" kind:"name" doc:"Name of an HttpOnly cookie that also carries the access token, for browser apps behind forward-auth, such as access_token. Empty: none is set or read."`
 	AllowedOrigins []string       `env:"LATCHKEY_ALLOWED_ORIGINS" kind:"origins" doc:"Comma-separated origins, scheme://host[:port], whose pages may call the API and use the refresh cookie (CORS). Empty: the API's own origin only."`
 	TrustedProxies []netip.Prefix `env:"LATCHKEY_TRUSTED_PROXIES" kind:"networks" doc:"Comma-separated addresses or CIDR networks of the proxies whose X-Forwarded-For is believed. Empty: none, and a client's address is that of the connection."`
 
 	Shards int `env:"LATCHKEY_SHARDS" envDefault:"16" min:"1" max:"256" doc:"Into how many groups the keys in Redis are divided; each lives in one Redis Cluster slot. Fixed when Redis is first used: a replica with another number refuses to start."`
+
+	Verify             string        `env:"LATCHKEY_VERIFY" envDefault:"follow" oneof:"follow strict" doc:"How access tokens are checked. follow: from a copy of the denylist in memory, with no round trip. strict: by one round trip to Redis each."`
+	EdgeLease          time.Duration `env:"LATCHKEY_EDGE_LEASE" envDefault:"1s" min:"100ms" max:"30s" doc:"How long a replica may check tokens from memory without having heard from Redis. The same on every replica: a logout waits this long for one that died just now."`
+	EdgeOutage         Outage        `env:"LATCHKEY_EDGE_OUTAGE" envDefault:"deny" doc:"What a check is answered when the lease is over and Redis does not answer. deny: 503. serve-stale:30s: what memory says, for that long; logouts made meanwhile elsewhere are missed."`
+	EdgeMaxDenied      int           `env:"LATCHKEY_EDGE_MAX_DENIED" envDefault:"4000000" min:"1000" max:"100000000" doc:"How many revocations a replica keeps in memory, about 40 bytes each. Beyond, it checks tokens in Redis: none is forgotten."`
+	EdgeCache          int           `env:"LATCHKEY_EDGE_CACHE" envDefault:"65536" min:"16" max:"10000000" doc:"How many verified tokens a replica remembers, about 1.5 KiB each, so that a signature is checked once."`
+	RevokeWaitReplicas int           `env:"LATCHKEY_REVOKE_WAIT_REPLICAS" envDefault:"0" min:"0" max:"16" doc:"How many replicas of Redis must have a logout before it is answered (WAIT). All that can be promoted: then no failover loses a logout, nor does a deposed primary extend a lease."`
 
 	LoginLimitClient  Rate `env:"LATCHKEY_LOGIN_LIMIT_CLIENT" envDefault:"10/5m" doc:"Failed logins of one account from one address or known device: 10/5m allows 10 at once, regained evenly over 5 minutes. A successful login spends nothing."`
 	LoginLimitAccount Rate `env:"LATCHKEY_LOGIN_LIMIT_ACCOUNT" envDefault:"100/1h" doc:"Failed logins of one account from all unknown devices together. Devices that have logged in before are not held up by it, so a stranger cannot lock the owner out."`

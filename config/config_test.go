@@ -49,6 +49,7 @@ func TestDefaults(t *testing.T) {
 		LoginLimitAddress: config.Rate{Burst: 100, Period: 5 * time.Minute},
 		PasswordMemory:    19456, PasswordIterations: 2, PasswordParallelism: 1, PasswordQueue: 64, PasswordWait: 2 * time.Second,
 		LogLevel: "info", LogFormat: "json", ShutdownTimeout: 20 * time.Second,
+		Verify: "follow", EdgeLease: time.Second, EdgeMaxDenied: 4_000_000, EdgeCache: 65536,
 	}
 	if diff := cmp.Diff(want, load(t), cmpopts.EquateComparable(netip.Prefix{})); diff != "" {
 		t.Errorf("defaults (-want +got):\n%s", diff)
@@ -67,6 +68,9 @@ func TestEverySettingIsRead(t *testing.T) {
 		"LATCHKEY_PASSWORD_MEMORY=65536", "LATCHKEY_PASSWORD_ITERATIONS=3", "LATCHKEY_PASSWORD_PARALLELISM=4", "LATCHKEY_PASSWORD_WORKERS=5",
 		"LATCHKEY_PASSWORD_QUEUE=6", "LATCHKEY_PASSWORD_WAIT=100ms", "LATCHKEY_LOG_LEVEL=debug", "LATCHKEY_LOG_FORMAT=text",
 		"LATCHKEY_SHUTDOWN_DELAY=5s", "LATCHKEY_SHUTDOWN_TIMEOUT=1s", "LATCHKEY_PPROF=true",
+		"LATCHKEY_VERIFY=strict", "LATCHKEY_EDGE_LEASE=500ms", "LATCHKEY_EDGE_OUTAGE=serve-stale:30s", "LATCHKEY_EDGE_MAX_DENIED=1000",
+		"LATCHKEY_EDGE_CACHE=16", "LATCHKEY_REVOKE_WAIT_REPLICAS=2", "LATCHKEY_ACCESS_COOKIE=access_token", "LATCHKEY_EXTAUTHZ_ADDR=:9191",
+		"LATCHKEY_REVOCATIONS_TOKEN="+goodSecret,
 	)
 	want := &config.Config{
 		Addr: "127.0.0.1:0", AdminAddr: "127.0.0.1:0",
@@ -80,6 +84,8 @@ func TestEverySettingIsRead(t *testing.T) {
 		LoginLimitAccount: config.Rate{Burst: 2, Period: 90 * time.Second}, LoginLimitAddress: config.Rate{Burst: 1000000, Period: 24 * time.Hour},
 		PasswordMemory: 65536, PasswordIterations: 3, PasswordParallelism: 4, PasswordWorkers: 5, PasswordQueue: 6, PasswordWait: 100 * time.Millisecond,
 		LogLevel: "debug", LogFormat: "text", ShutdownDelay: 5 * time.Second, ShutdownTimeout: time.Second, PProf: true,
+		Verify: "strict", EdgeLease: 500 * time.Millisecond, EdgeOutage: config.Outage{ServeStale: 30 * time.Second}, EdgeMaxDenied: 1000, EdgeCache: 16,
+		RevokeWaitReplicas: 2, AccessCookie: "access_token", ExtAuthzAddr: ":9191", RevocationsToken: goodSecret,
 	}
 	if diff := cmp.Diff(want, cfg, cmpopts.EquateComparable(netip.Prefix{})); diff != "" {
 		t.Errorf("settings (-want +got):\n%s", diff)
@@ -122,6 +128,12 @@ func TestFaults(t *testing.T) {
 		{"algorithm case", "LATCHKEY_ALG=eddsa", `LATCHKEY_ALG: "eddsa" is not allowed; write EdDSA, ES256, RS256 or HS256`},
 		{"level", "LATCHKEY_LOG_LEVEL=verbose", `LATCHKEY_LOG_LEVEL: "verbose" is not allowed; write debug, info, warn or error`},
 		{"format", "LATCHKEY_LOG_FORMAT=xml", `LATCHKEY_LOG_FORMAT: "xml" is not allowed; write json or text`},
+		{"verify", "LATCHKEY_VERIFY=lax", `LATCHKEY_VERIFY: "lax" is not allowed; write follow or strict`},
+		{"outage", "LATCHKEY_EDGE_OUTAGE=serve-stale:2h", `LATCHKEY_EDGE_OUTAGE: "serve-stale:2h" is not allowed; write deny, or serve-stale: and a duration from 1s to 1h`},
+		{"short revocations token", "LATCHKEY_REVOCATIONS_TOKEN=hunter2", `LATCHKEY_REVOCATIONS_TOKEN: 7 bytes, too short to be safe; make one with: openssl rand -base64 48`},
+		{"ext_authz address", "LATCHKEY_EXTAUTHZ_ADDR=9191", `LATCHKEY_EXTAUTHZ_ADDR: "9191" is not an address; write host:port or :port, with a port from 0 (any free one) to 65535`},
+		{"access cookie's name", "LATCHKEY_ACCESS_COOKIE=a b", `LATCHKEY_ACCESS_COOKIE: "a b" cannot name this cookie; write letters, digits, - and _, such as access_token`},
+		{"access cookie clashes", "LATCHKEY_ACCESS_COOKIE=refresh_token", `LATCHKEY_ACCESS_COOKIE: "refresh_token" cannot name this cookie; write letters, digits, - and _, such as access_token`},
 		{"rate zero", "LATCHKEY_LOGIN_LIMIT_CLIENT=0/5m", `LATCHKEY_LOGIN_LIMIT_CLIENT: "0/5m" is not allowed; write a number and a period such as 10/5m: 1 to 1000000 in 1s to 24h`},
 		{"rate form", "LATCHKEY_LOGIN_LIMIT_CLIENT=10", `LATCHKEY_LOGIN_LIMIT_CLIENT: "10" is not allowed; write a number and a period such as 10/5m: 1 to 1000000 in 1s to 24h`},
 		{"rate number", "LATCHKEY_LOGIN_LIMIT_ACCOUNT=x/5m", `LATCHKEY_LOGIN_LIMIT_ACCOUNT: "x/5m" is not allowed; write a number and a period such as 100/1h: 1 to 1000000 in 1s to 24h`},
@@ -492,7 +504,7 @@ func TestDocument(t *testing.T) {
 		if r.Type == "" || !strings.HasSuffix(r.Doc, ".") && !strings.HasSuffix(r.Doc, config.SecretHint) {
 			t.Errorf("%s: type %q and text %q: want both, the text in sentences", r.Name, r.Type, r.Doc)
 		}
-		if want := r.Name == "LATCHKEY_SECRET" || r.Name == "LATCHKEY_REDIS_URL"; r.Secret != want {
+		if want := slices.Contains([]string{"LATCHKEY_SECRET", "LATCHKEY_REDIS_URL", "LATCHKEY_REVOCATIONS_TOKEN"}, r.Name); r.Secret != want {
 			t.Errorf("%s: Secret = %t", r.Name, r.Secret)
 		}
 		if r.Secret && r.Type == "secret" && r.Default != "" {

@@ -162,6 +162,8 @@ func (s setting) form() string {
 		return "true or false"
 	case reflect.TypeFor[Rate]():
 		return fmt.Sprintf("a number and a period such as %s: 1 to %d in %s to %s", s.def, maxBurst, formatDuration(minPeriod), formatDuration(maxPeriod))
+	case reflect.TypeFor[Outage]():
+		return "deny, or serve-stale: and a duration from 1s to 1h"
 	case reflect.TypeFor[time.Duration]():
 		seconds := ""
 		if s.unit == "s" {

@@ -257,6 +257,7 @@ func parsers() map[reflect.Type]env.ParserFunc {
 		},
 		reflect.TypeFor[time.Duration]():  func(s string) (any, error) { return time.ParseDuration(s) },
 		reflect.TypeFor[Rate]():           func(s string) (any, error) { return ParseRate(s) },
+		reflect.TypeFor[Outage]():         func(s string) (any, error) { return ParseOutage(s) },
 		reflect.TypeFor[[]string]():       func(s string) (any, error) { return list(s), nil },
 		reflect.TypeFor[[]netip.Prefix](): func(s string) (any, error) { return parseNetworks(list(s)) },
 	}

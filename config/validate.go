@@ -45,6 +45,7 @@ func (c *Config) validate(f *collector, dev bool) {
 	c.checkCookie(f)
 	c.checkOrigins(f)
 	c.checkProxies(f)
+	c.checkEdge(f)
 }
 
 // check holds a value to the bounds in its tags.
@@ -84,17 +85,40 @@ func integer(s string) int64 {
 
 func (c *Config) checkListeners(f *collector) {
 	for name, addr := range map[string]string{"LATCHKEY_ADDR": c.Addr, "LATCHKEY_ADMIN_ADDR": c.AdminAddr} {
-		_, port, err := net.SplitHostPort(addr)
-		if err == nil {
-			_, err = strconv.ParseUint(port, 10, 16)
-		}
-		if err != nil {
-			f.add(name, quote(addr)+" is not an address", "write host:port or :port, with a port from 0 (any free one) to 65535")
-		}
+		checkAddress(f, name, addr)
 	}
 	if c.Addr == c.AdminAddr && !strings.HasSuffix(c.Addr, ":0") {
 		f.add("LATCHKEY_ADMIN_ADDR", "the same as LATCHKEY_ADDR", "give it a port of its own: metrics and profiles are not for the public")
 	}
+}
+
+func checkAddress(f *collector, name, addr string) {
+	_, port, err := net.SplitHostPort(addr)
+	if err == nil {
+		_, err = strconv.ParseUint(port, 10, 16)
+	}
+	if err != nil {
+		f.add(name, quote(addr)+" is not an address", "write host:port or :port, with a port from 0 (any free one) to 65535")
+	}
+}
+
+// checkEdge holds together what the edge needs.
+func (c *Config) checkEdge(f *collector) {
+	if n := len(c.RevocationsToken.Reveal()); n > 0 && n < minSecret {
+		f.add("LATCHKEY_REVOCATIONS_TOKEN", fmt.Sprintf("%d bytes, too short to be safe", n), "make one with: "+SecretHint)
+	}
+	if c.ExtAuthzAddr != "" {
+		checkAddress(f, "LATCHKEY_EXTAUTHZ_ADDR", c.ExtAuthzAddr)
+	}
+	if c.AccessCookie != "" && (!cookieName(c.AccessCookie) || c.AccessCookie == "refresh_token" || c.AccessCookie == "known_device") {
+		f.add("LATCHKEY_ACCESS_COOKIE", quote(c.AccessCookie)+" cannot name this cookie", "write letters, digits, - and _, such as access_token")
+	}
+}
+
+func cookieName(s string) bool {
+	return !strings.ContainsFunc(s, func(r rune) bool {
+		return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && r != '-' && r != '_'
+	})
 }
 
 // checkRedisURL never shows the URL, nor what the parser says of it: both may
@@ -283,6 +307,12 @@ func (c *Config) Warnings() []string {
 	}
 	if u, err := url.Parse(c.RedisURL.Reveal()); err == nil && u.Query().Has("skip_verify") {
 		w = append(w, "LATCHKEY_REDIS_URL has skip_verify: whoever is on the way can pose as Redis")
+	}
+	if c.Verify == "follow" && c.EdgeLease < 2*c.RedisTimeout {
+		w = append(w, "LATCHKEY_EDGE_LEASE is less than twice LATCHKEY_REDIS_TIMEOUT: one slow answer ends every lease, and tokens are then checked in Redis")
+	}
+	if c.EdgeOutage.ServeStale > 0 {
+		w = append(w, "LATCHKEY_EDGE_OUTAGE is serve-stale: while Redis does not answer, a token that was logged out elsewhere may be accepted for "+formatDuration(c.EdgeOutage.ServeStale))
 	}
 	if n := variety(c.Secret); n < 8 {
 		w = append(w, fmt.Sprintf("LATCHKEY_SECRET has only %d different bytes and can be guessed: make one with: %s", n, SecretHint))

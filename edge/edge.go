@@ -107,7 +107,8 @@ type Verifier struct {
 	durable  bool
 
 	mu      sync.Mutex // held while the ring is refetched
-	fetched time.Time  // when it last was
+	fetched time.Time  // when that last ended
+	failed  error      // and why in vain, if it was
 }
 
 const (
@@ -274,22 +275,26 @@ func (v *Verifier) withKeys(ctx context.Context, check func() (accesstoken.Claim
 }
 
 // freshKeys refetches the ring unless that was just done. Those who come
-// meanwhile wait for the one who does it.
+// meanwhile wait for the one who does it, and share what it finds: during an
+// outage they would else wait for one attempt after another.
 func (v *Verifier) freshKeys(ctx context.Context) error {
 	asked := time.Now()
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if v.refetch == nil || asked.Sub(v.fetched) < refetchEvery {
+	switch {
+	case v.refetch == nil, v.failed == nil && asked.Sub(v.fetched) < refetchEvery:
 		return nil
+	case v.failed != nil && asked.Before(v.fetched):
+		return v.failed
 	}
-	if err := v.refetch(ctx); err != nil {
-		if errors.Is(err, ErrUnavailable) {
-			return err
-		}
-		return fmt.Errorf("%w: %w", ErrUnavailable, err)
+	err := v.refetch(ctx)
+	if err != nil && !errors.Is(err, ErrUnavailable) {
+		err = fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
-	v.fetched = time.Now()
-	return nil
+	if err == nil || ctx.Err() == nil { // a caller who gave up has found out nothing
+		v.fetched, v.failed = time.Now(), err
+	}
+	return err
 }
 
 // ids reads the ids that a token of ours carries.

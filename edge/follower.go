@@ -42,13 +42,16 @@ type Follower struct {
 	clock    func() instant
 	shards   []*shard
 	booted   chan struct{} // closed when all shards have booted once
-	left     atomic.Int64  // shards that have not booted yet
+	left     atomic.Int64  // shards that have not booted yet; -1 once it has ended
 	counted  []atomic.Bool
 	gaps     atomic.Int64
 	restored atomic.Int64
 	members  []atomic.Int64
 	heads    []atomic.Uint64 // as last seen
 }
+
+// BytesPerDenied is about what one remembered revocation takes.
+const BytesPerDenied = 40
 
 const (
 	defaultLease     = time.Second
@@ -99,6 +102,21 @@ func (f *Follower) Run(ctx context.Context) {
 		wg.Go(func() { f.tail(ctx, g) })
 	}
 	wg.Wait()
+	f.leave()
+}
+
+// leave gives up all leases and then leaves the tables, so that no logout waits
+// for this follower. If Redis does not hear of it, they wait one lease.
+func (f *Follower) leave() {
+	f.left.Store(-1)
+	for _, s := range f.shards {
+		s.end()
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), f.lease)
+	defer cancel()
+	if err := f.store.Leave(ctx, f.name); err != nil && f.observe.Failed != nil {
+		f.observe.Failed(err)
+	}
 }
 
 // renewEvery renews a group's leases three times in each.
@@ -117,7 +135,7 @@ func (f *Follower) renewEvery(ctx context.Context, group []*shard) {
 
 // renew shows what was applied and takes what is beyond, until there is no more.
 func (f *Follower) renew(ctx context.Context, group []*shard) {
-	for len(group) > 0 && ctx.Err() == nil {
+	for len(group) > 0 && ctx.Err() == nil && f.left.Load() >= 0 {
 		now := f.clock()
 		shown := make([]sent, len(group))
 		renewals := make([]tokenstore.Renewal, len(group))

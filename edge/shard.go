@@ -240,6 +240,15 @@ func (s *shard) lost() outcome {
 	return outcome{gap: true, more: true}
 }
 
+// end gives up the lease, and whatever a renewal under way may bring.
+func (s *shard) end() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.incarnation++
+	s.granted.Store(nil)
+	s.lastGrant = instant{}
+}
+
 // verdict is what a shard can say of a token by itself.
 type verdict int
 

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/gin-contrib/cors"
@@ -37,6 +38,7 @@ type Settings struct {
 type Dependencies struct {
 	Store     *tokenstore.Store
 	Verifier  *edge.Verifier
+	Confirmer *edge.Confirmer
 	Signer    *accesstoken.Signer
 	Refresh   *refreshtoken.Codec
 	Passwords *credential.Hasher
@@ -71,24 +73,17 @@ func New(d Dependencies) (http.Handler, error) {
 		proxies[i] = p.String()
 	}
 	faults = append(faults, engine.SetTrustedProxies(proxies))
+	// X-Real-Ip is not among them: a proxy that does not know it passes on the client's.
+	engine.RemoteIPHeaders = []string{"X-Forwarded-For"}
 	for _, origin := range d.Settings.AllowedOrigins {
 		faults = append(faults, a.crossOrigin.AddTrustedOrigin(origin))
 	}
-	if err := errors.Join(faults...); err != nil {
+	shared, err := share(d.Settings.AllowedOrigins)
+	if err := errors.Join(append(faults, err)...); err != nil {
 		return nil, fmt.Errorf("the API's settings: %w", err)
 	}
 
-	engine.Use(a.identify, a.measure, a.recover, harden)
-	if len(d.Settings.AllowedOrigins) > 0 {
-		engine.Use(cors.New(cors.Config{
-			AllowOrigins:     d.Settings.AllowedOrigins,
-			AllowMethods:     []string{http.MethodGet, http.MethodPost, http.MethodDelete},
-			AllowHeaders:     []string{"Authorization", "Content-Type", headerRequestID},
-			ExposeHeaders:    []string{headerRequestID, "Retry-After", "WWW-Authenticate"},
-			AllowCredentials: true,
-			MaxAge:           time.Hour,
-		}))
-	}
+	engine.Use(a.identify, a.measure, a.recover, harden, shared)
 	engine.NoRoute(a.serve(func(*gin.Context) error { return errNotFound }))
 	engine.NoMethod(a.serve(func(*gin.Context) error { return errMethod }))
 
@@ -106,6 +101,32 @@ func New(d Dependencies) (http.Handler, error) {
 	engine.GET("/users/me", a.serve(a.me))
 	engine.POST("/users/me/password", own, a.serve(a.changePassword))
 	return engine, nil
+}
+
+// share lets pages of some origins read what the API answers (CORS). Of others
+// it takes no notice: their browsers keep the answer from them, and what they may
+// do is for sameOrigin to say.
+func share(origins []string) (gin.HandlerFunc, error) {
+	if len(origins) == 0 {
+		return func(*gin.Context) {}, nil
+	}
+	config := cors.Config{
+		AllowOrigins:     origins,
+		AllowMethods:     []string{http.MethodGet, http.MethodPost, http.MethodDelete},
+		AllowHeaders:     []string{"Authorization", "Content-Type", headerRequestID},
+		ExposeHeaders:    []string{headerRequestID, "Retry-After", "WWW-Authenticate"},
+		AllowCredentials: true,
+		MaxAge:           time.Hour,
+	}
+	if err := config.Validate(); err != nil { // cors.New would panic
+		return nil, err
+	}
+	allow := cors.New(config)
+	return func(c *gin.Context) {
+		if slices.Contains(origins, c.GetHeader("Origin")) {
+			allow(c)
+		}
+	}, nil
 }
 
 // endpoint is a handler that leaves its errors to the table.

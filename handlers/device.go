@@ -11,9 +11,14 @@ import (
 // in its compact encoding (hash-max-listpack-value).
 const maxDevice = 64
 
+// maxUserAgent is how much of a User-Agent header is read, in bytes. Parsing
+// takes time, and the header may be as long as a client likes.
+const maxUserAgent = 512
+
 // device describes a user agent to its user: "Firefox 128 on Linux" for a
 // browser, the product and version for any other client.
 func device(userAgent string) string {
+	userAgent = userAgent[:min(len(userAgent), maxUserAgent)]
 	text := userAgent
 	if ua := useragent.Parse(userAgent); strings.HasPrefix(userAgent, "Mozilla/") && ua.Name != "" {
 		major, _, _ := strings.Cut(ua.Version, ".")
@@ -28,9 +33,6 @@ func device(userAgent string) string {
 		}
 		return r
 	}, text)
-	for len(text) > maxDevice {
-		cut := []rune(text)
-		text = string(cut[:len(cut)-1])
-	}
-	return text
+	// A character cut in two is dropped.
+	return strings.ToValidUTF8(text[:min(len(text), maxDevice)], "")
 }

@@ -17,6 +17,7 @@ import (
 	"net/netip"
 	"net/url"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -202,7 +203,7 @@ func (f *fleet) replica(s setup, redisURL string) *replica {
 	if s.settings != nil {
 		s.settings(&settings)
 	}
-	random := io.Reader(rand.Reader)
+	random := rand.Reader
 	if s.rand != nil {
 		random = s.rand()
 	}
@@ -211,7 +212,7 @@ func (f *fleet) replica(s setup, redisURL string) *replica {
 	})
 	f.check(err)
 	r.handler, err = handlers.New(handlers.Dependencies{
-		Store: r.store, Verifier: verifier,
+		Store: r.store, Verifier: verifier, Confirmer: edge.NewConfirmer(r.store, time.Second),
 		Signer: accesstoken.NewSigner(f.ring), Refresh: f.codec, Passwords: f.hasher, Metrics: metrics,
 		Log:  slog.New(slog.NewJSONHandler(f.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 		Rand: random, Settings: settings,
@@ -267,8 +268,8 @@ func body(contentType, text string) option {
 
 func form(pairs ...string) option {
 	v := url.Values{}
-	for i := 0; i < len(pairs); i += 2 {
-		v.Add(pairs[i], pairs[i+1])
+	for pair := range slices.Chunk(pairs, 2) {
+		v.Add(pair[0], pair[1])
 	}
 	return body("application/x-www-form-urlencoded", v.Encode())
 }
@@ -402,7 +403,7 @@ func (a answer) is(status int) answer {
 }
 
 // fails checks an error answer.
-func (a answer) fails(status int, code, detail string) answer {
+func (a answer) fails(status int, code, detail string) {
 	a.f.Helper()
 	a.is(status)
 	if got := a.member("error"); got != code {
@@ -411,7 +412,6 @@ func (a answer) fails(status int, code, detail string) answer {
 	if got := a.member("detail"); detail != "" && got != detail {
 		a.f.Errorf("%s: detail: got %q, want %q", a.what, got, detail)
 	}
-	return a
 }
 
 func (a answer) json() map[string]any {

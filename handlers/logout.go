@@ -17,7 +17,7 @@ type message struct {
 	Message string `json:"message"`
 }
 
-// logout is POST /auth/logout: one round trip. It ends the session of whatever
+// logout is POST /auth/logout: one round trip, and what the confirmation takes. It ends the session of whatever
 // token of ours is shown: cookie, access token, or refresh token in the body; a
 // token that has expired still names its session. Tokens that are not ours have
 // nothing to end and are no error.
@@ -34,8 +34,14 @@ func (a *api) logout(c *gin.Context) error {
 		return err
 	}
 	for _, end := range ends {
-		_, err := a.Store.Revoke(c.Request.Context(), end)
-		if err != nil && !errors.Is(err, tokenstore.ErrNoSession) {
+		revoked, err := a.Store.Revoke(c.Request.Context(), end)
+		if errors.Is(err, tokenstore.ErrNoSession) {
+			continue // its ids are of shards that are no more: nothing accepts it
+		}
+		if err == nil {
+			err = a.confirm(c, revoked)
+		}
+		if err != nil {
 			return err
 		}
 		a.note(c, EventLogout, slog.String("sid", end.SID.String()))

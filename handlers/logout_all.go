@@ -18,8 +18,10 @@ func (a *api) logoutAll(c *gin.Context) error {
 	if err != nil {
 		return err
 	}
-	if q := c.Query("except_current"); q != "" {
-		p["except_current"] = q
+	if q := c.QueryArray("except_current"); len(q) > 1 || (len(q) == 1 && p["except_current"] != "") {
+		return badRequest("A parameter was sent twice")
+	} else if len(q) == 1 {
+		p["except_current"] = q[0]
 	}
 	exceptCurrent, err := p.flag("except_current")
 	if err != nil {
@@ -33,9 +35,12 @@ func (a *api) logoutAll(c *gin.Context) error {
 	if exceptCurrent {
 		end.Except = &caller.sid
 	}
-	_, err = a.Store.RevokeUser(c.Request.Context(), end)
+	revoked, err := a.Store.RevokeUser(c.Request.Context(), end)
 	if errors.Is(err, tokenstore.ErrNoSession) {
 		return edge.ErrRevoked // this very session ended meanwhile
+	}
+	if err == nil {
+		err = a.confirm(c, revoked)
 	}
 	if err != nil {
 		return err

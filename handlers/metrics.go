@@ -7,6 +7,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
+	"github.com/latchkey-auth/latchkey/edge"
 	"github.com/latchkey-auth/latchkey/tokenstore"
 )
 
@@ -23,6 +24,11 @@ type Metrics struct {
 	logouts   *prometheus.CounterVec
 	events    *prometheus.CounterVec
 	panics    prometheus.Counter
+	confirms  *prometheus.HistogramVec
+	lag       prometheus.Histogram
+	gaps      prometheus.Counter
+	restored  prometheus.Counter
+	failures  prometheus.Counter
 }
 
 // NewMetrics returns the metrics of one replica. queue tells how many password
@@ -46,7 +52,18 @@ func NewMetrics(version, goVersion string, queue func() int) *Metrics {
 		refreshes: counter("latchkey_refreshes_total", "Refreshes by outcome: rotated, same, reuse, rollback, invalid, expired, revoked, superseded.", "outcome"),
 		logouts:   counter("latchkey_logouts_total", "Logouts by kind: session, all, other.", "kind"),
 		events:    counter("latchkey_security_events_total", "Security events, as in the log.", "event"),
-		panics:    prometheus.NewCounter(prometheus.CounterOpts{Name: "latchkey_panics_total", Help: "Requests that panicked: each is a bug."}),
+		confirms: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "latchkey_confirmation_duration_seconds", Help: "How long it took until no replica accepted what was revoked, by outcome (ok, unavailable).",
+			Buckets: requestBuckets,
+		}, []string{"outcome"}),
+		lag: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "latchkey_revocation_lag_seconds", Help: "From a revocation in Redis to its application in this replica, by Redis time.",
+			Buckets: requestBuckets,
+		}),
+		gaps:     prometheus.NewCounter(prometheus.CounterOpts{Name: "latchkey_edge_gaps_total", Help: "Times the log was not the one that was followed, and was read anew."}),
+		restored: prometheus.NewCounter(prometheus.CounterOpts{Name: "latchkey_edge_restored_total", Help: "Revocations put back into a Redis that had lost them."}),
+		failures: prometheus.NewCounter(prometheus.CounterOpts{Name: "latchkey_edge_failures_total", Help: "Renewals and reads of the log that did not succeed."}),
+		panics:   prometheus.NewCounter(prometheus.CounterOpts{Name: "latchkey_panics_total", Help: "Requests that panicked: each is a bug."}),
 	}
 	build := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "latchkey_build_info", Help: "Always 1; the labels tell the version.",
@@ -56,6 +73,7 @@ func NewMetrics(version, goVersion string, queue func() int) *Metrics {
 		Name: "latchkey_password_queue_depth", Help: "Password hashes running or waiting for a worker.",
 	}, func() float64 { return float64(queue()) })
 	m.Registry.MustRegister(m.requests, m.duration, m.store, m.logins, m.refreshes, m.logouts, m.events, m.panics, build, depth,
+		m.confirms, m.lag, m.gaps, m.restored, m.failures,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -72,6 +90,84 @@ func (m *Metrics) StoreCall(operation string, took time.Duration, err error) {
 		outcome = "unavailable"
 	}
 	m.store.WithLabelValues(operation, outcome).Observe(took.Seconds())
+}
+
+// confirmed times a confirmation.
+func (m *Metrics) confirmed(took time.Duration, err error) {
+	outcome := "ok"
+	if err != nil {
+		outcome = "unavailable"
+	}
+	m.confirms.WithLabelValues(outcome).Observe(took.Seconds())
+}
+
+// EdgeObserver is the [edge.FollowerOptions] Observe of a replica.
+func (m *Metrics) EdgeObserver() edge.FollowerObserver {
+	return edge.FollowerObserver{
+		Lag:      func(d time.Duration) { m.lag.Observe(d.Seconds()) },
+		Gap:      m.gaps.Inc,
+		Restored: func(n int) { m.restored.Add(float64(n)) },
+		Failed:   func(error) { m.failures.Inc() },
+	}
+}
+
+// WatchEdge shows how a replica's verifier and follower are doing; the follower
+// may be nil.
+func (m *Metrics) WatchEdge(v *edge.Verifier, f *edge.Follower) {
+	m.Registry.MustRegister(&edgeCollector{verifier: v, follower: f})
+}
+
+// edgeCollector reads the edge once for each scrape.
+type edgeCollector struct {
+	verifier *edge.Verifier
+	follower *edge.Follower
+}
+
+// edgeGauges are the names and meanings of what edgeCollector shows.
+func edgeGauges() map[string]*prometheus.Desc {
+	d := func(name, help string) *prometheus.Desc { return prometheus.NewDesc(name, help, nil, nil) }
+	return map[string]*prometheus.Desc{
+		"hits":    d("latchkey_edge_cache_hits_total", "Checks of a token that had been verified before."),
+		"misses":  d("latchkey_edge_cache_misses_total", "Checks of a token that had not."),
+		"size":    d("latchkey_edge_cache_tokens", "Verified tokens remembered."),
+		"shards":  d("latchkey_edge_shards", "Shards followed."),
+		"leased":  d("latchkey_edge_shards_leased", "Shards whose tokens are checked in memory now."),
+		"age":     d("latchkey_edge_lease_age_seconds", "How long ago the oldest lease in force was asked for."),
+		"lag":     d("latchkey_edge_seq_lag", "Log entries not applied yet, as last seen."),
+		"denied":  d("latchkey_edge_denied", "Revocations in memory."),
+		"bytes":   d("latchkey_edge_denied_bytes", "Memory of the revocations, estimated."),
+		"members": d("latchkey_edge_members", "Followers known to Redis, in the shard that has most."),
+	}
+}
+
+// Describe implements [prometheus.Collector].
+func (c *edgeCollector) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range edgeGauges() {
+		ch <- d
+	}
+}
+
+// Collect implements [prometheus.Collector].
+func (c *edgeCollector) Collect(ch chan<- prometheus.Metric) {
+	d := edgeGauges()
+	show := func(name string, kind prometheus.ValueType, v float64) {
+		ch <- prometheus.MustNewConstMetric(d[name], kind, v)
+	}
+	cache := c.verifier.CacheStats()
+	show("hits", prometheus.CounterValue, float64(cache.Hits))
+	show("misses", prometheus.CounterValue, float64(cache.Misses))
+	show("size", prometheus.GaugeValue, float64(cache.Size))
+	if c.follower == nil {
+		return
+	}
+	s := c.follower.Stats()
+	show("shards", prometheus.GaugeValue, float64(s.Shards))
+	show("leased", prometheus.GaugeValue, float64(s.Leased))
+	show("age", prometheus.GaugeValue, s.LeaseAge.Seconds())
+	show("lag", prometheus.GaugeValue, float64(s.Lag))
+	show("denied", prometheus.GaugeValue, float64(s.Denied))
+	show("bytes", prometheus.GaugeValue, float64(s.Denied)*edge.BytesPerDenied)
+	show("members", prometheus.GaugeValue, float64(s.Members))
 }
 
 // event counts a security event, and where it is the outcome of a login, a

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"mime"
+	"net/http"
 	"net/url"
 
 	"github.com/gin-gonic/gin"
@@ -20,8 +21,12 @@ type params map[string]string
 // [http.MaxBytesError].
 func bind(c *gin.Context) (params, error) {
 	body, err := io.ReadAll(c.Request.Body)
-	if err != nil {
+	var large *http.MaxBytesError
+	if errors.As(err, &large) {
 		return nil, err
+	}
+	if err != nil { // it ended early, came too slowly, or in broken chunks
+		return nil, badRequest("The body could not be read")
 	}
 	if len(body) == 0 {
 		return params{}, nil

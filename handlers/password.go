@@ -44,10 +44,13 @@ func (a *api) changePassword(c *gin.Context) error {
 	if err != nil {
 		return err
 	}
-	_, err = a.Store.RevokeUser(c.Request.Context(), tokenstore.UserEnd{UID: caller.uid, Except: &caller.sid, ChangedAt: changedAt})
+	revoked, err := a.Store.RevokeUser(c.Request.Context(), tokenstore.UserEnd{UID: caller.uid, Except: &caller.sid, ChangedAt: changedAt})
 	if errors.Is(err, tokenstore.ErrNoSession) {
 		// This session ended meanwhile: then all end.
-		_, err = a.Store.RevokeUser(c.Request.Context(), tokenstore.UserEnd{UID: caller.uid, ChangedAt: changedAt})
+		revoked, err = a.Store.RevokeUser(c.Request.Context(), tokenstore.UserEnd{UID: caller.uid, ChangedAt: changedAt})
+	}
+	if err == nil {
+		err = a.confirm(c, revoked)
 	}
 	if err != nil {
 		return err

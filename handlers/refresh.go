@@ -1,6 +1,7 @@
 package handlers
 
 import (
+	"cmp"
 	"errors"
 	"log/slog"
 	"net/http"
@@ -11,8 +12,9 @@ import (
 	"github.com/latchkey-auth/latchkey/tokenstore"
 )
 
-// maxFamilies is how many families of refresh tokens one request may try: a
-// browser with a cookie left over from an earlier path has two.
+// maxFamilies is how many families of refresh tokens one refresh may try: a
+// browser with a cookie left over from an earlier path has two. A logout has no
+// such bound but that of the request's headers: it must end what it was shown.
 const maxFamilies = 4
 
 // refresh is POST /auth/refresh: one round trip.
@@ -37,7 +39,7 @@ func (a *api) refresh(c *gin.Context) error {
 		a.note(c, EventRefreshRefused, slog.String("reason", "invalid"))
 		return errRefreshToken
 	}
-	for _, token := range families {
+	for _, token := range families[:min(len(families), maxFamilies)] {
 		next, grant, err := a.rotate(c, token)
 		if errors.Is(err, errRefreshToken) {
 			continue // another cookie may be the living one
@@ -45,12 +47,12 @@ func (a *api) refresh(c *gin.Context) error {
 		if err != nil {
 			return err
 		}
-		if len(shown) > 1 {
-			a.expireStrays(c)
-		}
 		answer, err := a.issue(c, grant, next, inBody)
 		if err != nil {
 			return err
+		}
+		if len(shown) > 1 {
+			a.expireStrays(c)
 		}
 		c.JSON(http.StatusOK, answer)
 		return nil
@@ -76,7 +78,7 @@ func (a *api) families(shown []string) []refreshtoken.Token {
 				}
 			}
 		}
-		if !known && len(list) < maxFamilies {
+		if !known {
 			list = append(list, token)
 		}
 	}
@@ -90,7 +92,7 @@ func (a *api) rotate(c *gin.Context, token refreshtoken.Token) (refreshtoken.Tok
 	if err != nil {
 		return next, tokenstore.Grant{}, errRefreshToken
 	}
-	grant, _, err := a.Store.Rotate(c.Request.Context(), tokenstore.Rotation{
+	grant, ended, err := a.Store.Rotate(c.Request.Context(), tokenstore.Rotation{
 		SID: token.SID, UID: token.UID, Gen: token.Gen, Hash: token.Hash(), Next: next.Hash(),
 	})
 	sid := slog.String("sid", tokenstore.ID(token.SID).String())
@@ -105,10 +107,10 @@ func (a *api) rotate(c *gin.Context, token refreshtoken.Token) (refreshtoken.Tok
 		a.note(c, EventRefresh, sid, slog.String("sub", grant.Subject))
 	case errors.Is(err, tokenstore.ErrReuse):
 		a.note(c, EventRefreshReuse, sid)
-		err = errRefreshToken
+		err = cmp.Or(a.confirm(c, ended), errRefreshToken)
 	case errors.Is(err, tokenstore.ErrRollback):
 		a.note(c, EventRefreshRollback, sid)
-		err = errRefreshToken
+		err = cmp.Or(a.confirm(c, ended), errRefreshToken)
 	case errors.Is(err, tokenstore.ErrNoSession):
 		err = refused("expired")
 	case errors.Is(err, tokenstore.ErrRevoked):

@@ -55,9 +55,12 @@ func (a *api) endSession(c *gin.Context) error {
 	if err != nil {
 		return errNoSession
 	}
-	_, err = a.Store.Revoke(c.Request.Context(), tokenstore.SessionEnd{SID: sid, UID: caller.uid, Owner: caller.Subject})
+	revoked, err := a.Store.Revoke(c.Request.Context(), tokenstore.SessionEnd{SID: sid, UID: caller.uid, Owner: caller.Subject})
 	if errors.Is(err, tokenstore.ErrNoSession) {
 		return errNoSession
+	}
+	if err == nil {
+		err = a.confirm(c, revoked)
 	}
 	if err != nil {
 		return err

@@ -173,6 +173,20 @@ func (s *Store) Strike(ctx context.Context, shard int, m Member) error {
 	return err
 }
 
+// Leave takes a follower that has ended out of every shard's table. Errors:
+// [ErrUnavailable].
+func (s *Store) Leave(ctx context.Context, member string) error {
+	start := time.Now()
+	pipe := s.rdb.Pipeline()
+	for i := range s.shards {
+		pipe.HDel(ctx, s.membersKey(byte(i)), member) //nolint:gosec // at most 255
+	}
+	_, err := pipe.Exec(ctx)
+	err = unavailable("leave", err)
+	s.observe("leave", time.Since(start), err)
+	return err
+}
+
 // Restore revokes again what an entry revoked, should Redis have lost it. It
 // does nothing if Redis knows. Errors: [ErrUnavailable].
 func (s *Store) Restore(ctx context.Context, e Entry) error {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/hkdf"
 	"crypto/rand"
@@ -29,20 +30,22 @@ import (
 
 // replica is one instance of the service: what `serve` runs one of and `dev` three.
 type replica struct {
-	cfg    *config.Config
-	log    *slog.Logger
-	rdb    redis.UniversalClient
-	store  *tokenstore.Store
-	keys   *keyKeeper
-	api    *http.Server
-	admin  *http.Server
-	listen net.Listener // of the API
-	watch  net.Listener // of the admin listener; nil for none
-	state  atomic.Pointer[error]
+	cfg      *config.Config
+	log      *slog.Logger
+	rdb      redis.UniversalClient
+	store    *tokenstore.Store
+	keys     *keyKeeper
+	follower *edge.Follower // nil in strict mode
+	api      *http.Server
+	admin    *http.Server
+	listen   net.Listener // of the API
+	watch    net.Listener // of the admin listener; nil for none
+	state    atomic.Pointer[error]
 }
 
 var (
 	errStarting = errors.New("starting: Redis has not answered yet")
+	errBooting  = errors.New("starting: the log of revocations is being read")
 	errDraining = errors.New("shutting down")
 )
 
@@ -78,14 +81,22 @@ func newReplica(ctx context.Context, cfg *config.Config, logger *slog.Logger) (*
 	}
 	keys := &keyKeeper{store: store, sealer: sealer, ring: ring, alg: accesstoken.Algorithm(cfg.Algorithm), log: logger}
 
+	var follower *edge.Follower
+	if cfg.Verify == "follow" {
+		follower = edge.NewFollower(edge.FollowerOptions{
+			Store: store, Lease: cfg.EdgeLease, MaxDenied: cfg.EdgeMaxDenied, Observe: metrics.EdgeObserver(),
+		})
+	}
 	verifier, err := edge.New(edge.Options{
 		Store: store, Ring: ring, Issuer: cfg.Issuer, Audience: cfg.Audience, Refetch: keys.sync,
+		Follower: follower, CacheSize: cfg.EdgeCache, ServeStale: cfg.EdgeOutage.ServeStale,
 	})
 	if err != nil {
 		return nil, err
 	}
+	metrics.WatchEdge(verifier, follower)
 	api, err := handlers.New(handlers.Dependencies{
-		Store: store, Verifier: verifier,
+		Store: store, Verifier: verifier, Confirmer: edge.NewConfirmer(store, cfg.EdgeLease),
 		Signer: accesstoken.NewSigner(ring), Refresh: codec, Passwords: passwords,
 		Metrics: metrics, Log: logger, Rand: rand.Reader,
 		Settings: handlers.Settings{
@@ -102,7 +113,7 @@ func newReplica(ctx context.Context, cfg *config.Config, logger *slog.Logger) (*
 	if err != nil {
 		return nil, err
 	}
-	r := &replica{cfg: cfg, log: logger, rdb: rdb, store: store, keys: keys}
+	r := &replica{cfg: cfg, log: logger, rdb: rdb, store: store, keys: keys, follower: follower}
 	r.setState(errStarting)
 	r.api = server(api, logger)
 	r.admin = server(handlers.NewAdmin(handlers.AdminOptions{Metrics: metrics, Ready: r.ready, PProf: cfg.PProf}), logger)
@@ -128,8 +139,9 @@ func openStore(cfg *config.Config, observe func(string, time.Duration, error)) (
 		Lifetimes: tokenstore.Lifetimes{
 			Access: cfg.AccessTTL, Refresh: cfg.RefreshTTL, Session: cfg.SessionMax, Grace: cfg.RefreshGrace,
 		},
-		Timeout: 3 * cfg.RedisTimeout,
-		Observe: observe,
+		Timeout:      3 * cfg.RedisTimeout,
+		WaitReplicas: cfg.RevokeWaitReplicas,
+		Observe:      observe,
 	})
 	if err != nil {
 		return nil, nil, errors.Join(err, rdb.Close())
@@ -192,22 +204,39 @@ func (r *replica) check(ctx context.Context) error {
 	return r.keys.sync(ctx)
 }
 
+// booted tells whether the follower has read the log once. Tokens are checked in
+// Redis before, so this is about speed, and about not being sent traffic early.
+func (r *replica) booted() error {
+	if r.follower == nil {
+		return nil
+	}
+	select {
+	case <-r.follower.Ready():
+		return nil
+	default:
+		return errBooting
+	}
+}
+
 // run serves until ctx ends, and then finishes what is under way. It returns an
 // error if the replica cannot work here, or could not end in order.
 func (r *replica) run(ctx context.Context) error {
 	// The servers outlive ctx: they end by Shutdown.
 	serving, stop := context.WithCancelCause(context.WithoutCancel(ctx))
-	defer stop(nil)
 	var wg sync.WaitGroup
-	defer wg.Wait()
-	defer r.close()
+	defer func() {
+		r.closeServers()
+		stop(nil)
+		wg.Wait() // the follower says goodbye: Redis is needed until then
+		_ = r.rdb.Close()
+	}()
 
 	if err := r.check(ctx); errors.Is(err, tokenstore.ErrUnavailable) {
 		r.log.LogAttrs(ctx, slog.LevelWarn, "waiting for Redis", slog.String("cause", err.Error()))
 	} else if err != nil {
 		return err
 	} else {
-		r.setState(nil)
+		r.setState(r.booted())
 	}
 	serve := func(s *http.Server, l net.Listener) {
 		if l == nil {
@@ -222,6 +251,9 @@ func (r *replica) run(ctx context.Context) error {
 	serve(r.api, r.listen)
 	serve(r.admin, r.watch)
 	wg.Go(func() { r.watchRedis(serving) })
+	if r.follower != nil {
+		wg.Go(func() { r.follower.Run(serving) })
+	}
 	r.log.LogAttrs(ctx, slog.LevelInfo, "serving",
 		slog.String("address", r.addr()), slog.String("admin", r.adminAddr()), slog.String("version", buildVersion()))
 
@@ -243,7 +275,7 @@ func (r *replica) watchRedis(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
-		err := r.check(ctx)
+		err := cmp.Or(r.check(ctx), r.booted())
 		before := r.ready()
 		if errors.Is(before, errDraining) || ctx.Err() != nil {
 			return
@@ -276,14 +308,20 @@ func (r *replica) drain(ctx context.Context) error {
 	return nil
 }
 
-// close ends whatever is left, also where run never got so far as to serve.
-func (r *replica) close() {
+// closeServers ends what is left of the listeners, also where run never got so
+// far as to serve.
+func (r *replica) closeServers() {
 	_ = r.api.Close()
 	_ = r.admin.Close()
 	_ = r.listen.Close()
 	if r.watch != nil {
 		_ = r.watch.Close()
 	}
+}
+
+// close gives up a replica that is not run.
+func (r *replica) close() {
+	r.closeServers()
 	_ = r.rdb.Close()
 }
 
