@@ -20,8 +20,8 @@ type shard struct {
 	version atomic.Uint64
 	// granted is the instant at which the lease ends; nil is no lease.
 	granted atomic.Pointer[instant]
-	// history is the epoch of the log that the lease is for. Tokens that were
-	// issued under another are dead.
+	// history is the epoch of the log that the lease is for. It says nothing of
+	// tokens that were issued under another.
 	history atomic.Pointer[string]
 
 	mu    sync.RWMutex
@@ -277,7 +277,9 @@ func (s *shard) check(t *tokenstore.AccessToken, seen uint64, clock func() insta
 		return unknown, version
 	}
 	if h := s.history.Load(); *h != t.LogEpoch {
-		return refused, 0
+		// Issued under another history: before a loss of data, and then it is
+		// dead; or after one that this follower has not noticed. Redis knows.
+		return unknown, version
 	}
 	return accepted, version
 }

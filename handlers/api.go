@@ -1,6 +1,7 @@
 package handlers
 
 import (
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -52,6 +53,7 @@ type Dependencies struct {
 type api struct {
 	Dependencies
 	crossOrigin *http.CrossOriginProtection
+	requestIDs  requestIDs
 }
 
 // maxBody is the largest request body, in bytes. The largest honest one is a
@@ -62,6 +64,7 @@ const maxBody = 16 << 10
 func New(d Dependencies) (http.Handler, error) {
 	gin.SetMode(gin.ReleaseMode)
 	a := &api{Dependencies: d, crossOrigin: http.NewCrossOriginProtection()}
+	a.requestIDs.process = rand.Text()[:12]
 	engine := gin.New()
 	engine.HandleMethodNotAllowed = true
 	engine.RedirectTrailingSlash = false

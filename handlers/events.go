@@ -46,7 +46,7 @@ func (a *api) note(c *gin.Context, e Event, attrs ...slog.Attr) {
 	}
 	all := append([]slog.Attr{
 		slog.String("event", string(e)),
-		slog.String("request_id", c.GetString(keyRequestID)),
+		slog.String("request_id", requestID(c)),
 		slog.String("address", c.ClientIP()),
 	}, attrs...)
 	a.Log.LogAttrs(c.Request.Context(), level, "security", all...)

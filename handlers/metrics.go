@@ -2,6 +2,10 @@ package handlers
 
 import (
 	"errors"
+	"maps"
+	"strconv"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -29,6 +33,9 @@ type Metrics struct {
 	gaps      prometheus.Counter
 	restored  prometheus.Counter
 	failures  prometheus.Counter
+
+	mu     sync.Mutex // held while series is replaced
+	series atomic.Pointer[map[seriesKey]series]
 }
 
 // NewMetrics returns the metrics of one replica. queue tells how many password
@@ -65,6 +72,7 @@ func NewMetrics(version, goVersion string, queue func() int) *Metrics {
 		failures: prometheus.NewCounter(prometheus.CounterOpts{Name: "latchkey_edge_failures_total", Help: "Renewals and reads of the log that did not succeed."}),
 		panics:   prometheus.NewCounter(prometheus.CounterOpts{Name: "latchkey_panics_total", Help: "Requests that panicked: each is a bug."}),
 	}
+	m.series.Store(&map[seriesKey]series{})
 	build := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "latchkey_build_info", Help: "Always 1; the labels tell the version.",
 		ConstLabels: prometheus.Labels{"version": version, "go_version": goVersion},
@@ -78,9 +86,41 @@ func NewMetrics(version, goVersion string, queue func() int) *Metrics {
 	return m
 }
 
-func (m *Metrics) request(route, method, code string, took time.Duration) {
-	m.requests.WithLabelValues(route, method, code).Inc()
-	m.duration.WithLabelValues(route, method).Observe(took.Seconds())
+// series is what one kind of request counts in.
+type series struct {
+	count prometheus.Counter
+	took  prometheus.Observer
+}
+
+// seriesKey names a kind of request: by template, never by path.
+type seriesKey struct {
+	route, method string
+	status        int
+}
+
+// request counts one request. The series are looked up by label once, and then
+// found in a map that is replaced, never changed.
+func (m *Metrics) request(route, method string, status int, took time.Duration) {
+	key := seriesKey{route, method, status}
+	s, ok := (*m.series.Load())[key]
+	if !ok {
+		s = m.newSeries(key)
+	}
+	s.count.Inc()
+	s.took.Observe(took.Seconds())
+}
+
+func (m *Metrics) newSeries(key seriesKey) series {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	s := series{
+		count: m.requests.WithLabelValues(key.route, key.method, strconv.Itoa(key.status)),
+		took:  m.duration.WithLabelValues(key.route, key.method),
+	}
+	next := maps.Clone(*m.series.Load())
+	next[key] = s
+	m.series.Store(&next)
+	return s
 }
 
 // StoreCall is the [tokenstore.Options] Observe of a replica.

@@ -1,7 +1,6 @@
 package handlers
 
 import (
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -9,24 +8,39 @@ import (
 	"runtime"
 	"runtime/debug"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"github.com/gin-gonic/gin"
 )
 
-const (
-	headerRequestID = "X-Request-Id"
-	keyRequestID    = "latchkey.request_id"
-)
+const headerRequestID = "X-Request-Id" // in its canonical form, as all header names here
 
-// identify gives every request an id: the caller's, if it is a harmless one.
+// identify gives every request an id: the caller's, if it is a harmless one. It
+// is kept in the header of the response, where the log finds it.
 func (a *api) identify(c *gin.Context) {
-	id := c.GetHeader(headerRequestID)
+	id := c.Request.Header.Get(headerRequestID)
 	if !harmless(id) {
-		id = rand.Text()
+		id = a.requestIDs.next()
 	}
-	c.Set(keyRequestID, id)
-	c.Header(headerRequestID, id)
+	c.Writer.Header()[headerRequestID] = []string{id}
+}
+
+// requestID is the id of a request under way.
+func requestID(c *gin.Context) string { return c.Writer.Header().Get(headerRequestID) }
+
+// requestIDs makes ids that no other replica makes: a random part for the
+// process, and a count.
+type requestIDs struct {
+	process string
+	count   atomic.Uint64
+}
+
+func (r *requestIDs) next() string {
+	b := make([]byte, 0, 32)
+	b = append(b, r.process...)
+	b = append(b, '-')
+	return string(strconv.AppendUint(b, r.count.Add(1), 36))
 }
 
 // harmless reports whether an id is 1 to 64 characters that mean nothing to a
@@ -47,7 +61,7 @@ func harmless(id string) bool {
 
 // logger is the log with the request's id.
 func (a *api) logger(c *gin.Context) *slog.Logger {
-	return a.Log.With(slog.String("request_id", c.GetString(keyRequestID)))
+	return a.Log.With(slog.String("request_id", requestID(c)))
 }
 
 // measure counts and times every request by its route's template: never by its
@@ -59,7 +73,7 @@ func (a *api) measure(c *gin.Context) {
 	if route == "" {
 		route = "none"
 	}
-	a.Metrics.request(route, method(c.Request.Method), strconv.Itoa(c.Writer.Status()), time.Since(start))
+	a.Metrics.request(route, method(c.Request.Method), c.Writer.Status(), time.Since(start))
 }
 
 // method keeps the label set closed: a method is whatever a client writes.
@@ -101,9 +115,11 @@ func (a *api) recover(c *gin.Context) {
 // harden bounds what a request may send and forbids keeping what it is answered.
 func harden(c *gin.Context) {
 	h := c.Writer.Header()
-	h.Set("Cache-Control", "no-store")
-	h.Set("X-Content-Type-Options", "nosniff")
-	c.Request.Body = http.MaxBytesReader(c.Writer, c.Request.Body, maxBody)
+	both := [...]string{"no-store", "nosniff"}
+	h["Cache-Control"], h["X-Content-Type-Options"] = both[0:1:1], both[1:2:2]
+	if c.Request.Body != http.NoBody {
+		c.Request.Body = http.MaxBytesReader(c.Writer, c.Request.Body, maxBody)
+	}
 }
 
 // sameOrigin refuses a request that a browser made for a page of another
