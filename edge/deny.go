@@ -77,18 +77,28 @@ func (d *denylist) widen(width time.Duration) {
 	d.width = max(d.width, width)
 }
 
+// forgetUsers drops what is known of users' epochs: they count from the start
+// again in a new history, and a token of the old one is not judged from memory.
+// Sessions stay: their ids are never used again.
+func (d *denylist) forgetUsers() {
+	clear(d.current.users)
+	clear(d.previous.users)
+}
+
 // complete reports whether nothing is missing.
 func (d *denylist) complete(now time.Duration) bool { return now >= d.missing }
 
 func (d *denylist) len() int { return d.current.len() + d.previous.len() }
 
-// denies reports whether a token is revoked, as far as is known here.
-func (d *denylist) denies(t *tokenstore.AccessToken) bool {
+// denies reports whether a token is revoked, as far as is known here. history is
+// the epoch of the log that is remembered: what it says of users holds for tokens
+// of the same history only.
+func (d *denylist) denies(t *tokenstore.AccessToken, history string) bool {
 	for _, g := range [...]*generation{&d.current, &d.previous} {
 		if _, ok := g.sids[t.SID]; ok {
 			return true
 		}
-		if c, ok := g.users[t.UID]; ok && t.UserEpoch < c.epoch && t.SID != c.except {
+		if c, ok := g.users[t.UID]; ok && t.LogEpoch == history && t.UserEpoch < c.epoch && t.SID != c.except {
 			return true
 		}
 	}

@@ -2,7 +2,8 @@
 // access token is to be accepted. Latchkey's own replicas use it, and so can any
 // Go API that shares their Redis.
 //
-// Most callers need [New], a [Follower] that runs, and [Verifier.Verify].
+// Most callers need [KeysFromURL], [Dial] and a [Follower] that runs, or a
+// [RemoteFollower] where Redis cannot be reached, and then [New] and [Middleware].
 //
 // # Modes
 //
@@ -14,6 +15,11 @@
 // denylist in memory, for as long as the copy's lease holds. A token that was
 // verified before costs a look-up and no allocation. Outside the lease, Verify
 // does what strict mode does; the copy still refuses what it knows.
+//
+// With a remote follower (remote mode) the copy comes by HTTP from Latchkey, and
+// nobody else can be asked. What follows does not hold for it: a logout is refused
+// here at the latest one Bound (5 seconds) after it was answered, or nothing is
+// accepted. See [RemoteFollower].
 //
 // # What an answer means
 //
@@ -76,22 +82,30 @@ type Claims struct {
 	NotBefore int64 // 0 if absent
 }
 
-// Options are what a Verifier is made of.
+// Options are what a Verifier is made of: Issuer and Audience, the keys, and one
+// of Store, Store with Follower, and Remote.
 type Options struct {
-	Store    *tokenstore.Store
+	// Store is Latchkey's Redis: see [Dial].
+	Store *tokenstore.Store
+	// Keys are what tokens verify under: see [KeysFromURL].
+	Keys *Keys
+	// Ring is for Latchkey's own replicas, which hold the signing keys, in place
+	// of Keys.
 	Ring     *accesstoken.Ring
-	Issuer   string
-	Audience string
+	Issuer   string // iss of the tokens
+	Audience string // that aud of the tokens must name
 	// Refetch brings the ring up to date. It is called, at most once a second,
-	// when a token names a key that the ring does not have.
+	// when a token names a key that the ring does not have. It goes with Ring.
 	Refetch func(context.Context) error
-	// Follower answers from memory; nil is strict mode.
+	// Follower answers from memory, and Store outside its lease; nil is strict mode.
 	Follower *Follower
+	// Remote answers from memory where there is no Store, with the bounded guarantee.
+	Remote *RemoteFollower
 	// CacheSize is how many verified tokens are remembered; 0 means 65,536. A
 	// remembered token costs its own length and about 600 bytes.
 	CacheSize int
 	// ServeStale is for how long after its lease the follower's memory may still
-	// answer while Redis cannot. 0 is not at all.
+	// answer while Redis cannot; with Remote, after its Bound. 0 is not at all.
 	ServeStale time.Duration
 }
 
@@ -102,6 +116,7 @@ type Verifier struct {
 	tokens   *accesstoken.Verifier
 	refetch  func(context.Context) error
 	follower *Follower
+	remote   *RemoteFollower
 	cache    *cache
 	stale    time.Duration
 	durable  bool
@@ -119,19 +134,40 @@ const (
 	refetchEvery = time.Second
 )
 
-// New returns a Verifier.
+// New returns a Verifier, or an error if the options do not fit together.
 func New(o Options) (*Verifier, error) {
+	if err := o.check(); err != nil {
+		return nil, err
+	}
+	if o.Keys != nil {
+		o.Ring, o.Refetch = o.Keys.ring, o.Keys.fetch
+	}
 	c, err := newCache(o.CacheSize, o.Ring)
 	if err != nil {
 		return nil, err
 	}
 	return &Verifier{
-		store: o.Store, ring: o.Ring, refetch: o.Refetch, follower: o.Follower, cache: c, stale: o.ServeStale,
-		durable: o.Store.WaitReplicas() > 0,
+		store: o.Store, ring: o.Ring, refetch: o.Refetch, follower: o.Follower, remote: o.Remote, cache: c, stale: o.ServeStale,
+		durable: o.Store != nil && o.Store.WaitReplicas() > 0,
 		tokens: accesstoken.NewVerifier(o.Ring, accesstoken.VerifierOptions{
 			Issuer: o.Issuer, Audience: o.Audience, Leeway: leeway,
 		}),
 	}, nil
+}
+
+// check reports what is missing, or there twice.
+func (o *Options) check() error {
+	switch {
+	case (o.Keys == nil) == (o.Ring == nil):
+		return errors.New("edge: give Keys, or Ring in a replica of Latchkey")
+	case (o.Store == nil) == (o.Remote == nil):
+		return errors.New("edge: give either Store or Remote")
+	case o.Follower != nil && o.Store == nil:
+		return errors.New("edge: a Follower needs the Store that it follows")
+	case o.Issuer == "" || o.Audience == "":
+		return errors.New("edge: without Issuer and Audience no token is for us")
+	}
+	return nil
 }
 
 // verified is a token whose signature and claims were checked.
@@ -154,7 +190,7 @@ func (v *Verifier) Verify(ctx context.Context, token string) (Claims, error) {
 		if t, err = v.read(ctx, token); err != nil {
 			return Claims{}, err
 		}
-	} else if v.store.Now().Unix() >= t.claims.ExpiresAt {
+	} else if v.now().Unix() >= t.claims.ExpiresAt {
 		v.cache.drop(token)
 		return Claims{}, ErrExpired
 	}
@@ -171,7 +207,7 @@ func (v *Verifier) Verify(ctx context.Context, token string) (Claims, error) {
 func (v *Verifier) read(ctx context.Context, token string) (*verified, error) {
 	removed := v.ring.Removed()
 	claims, err := v.withKeys(ctx, func() (accesstoken.Claims, error) {
-		return v.tokens.Verify(token, v.store.Now())
+		return v.tokens.Verify(token, v.now())
 	})
 	if err != nil {
 		return nil, err
@@ -187,6 +223,9 @@ func (v *Verifier) read(ctx context.Context, token string) (*verified, error) {
 
 // judge asks whether a token was revoked: the follower, or else Redis.
 func (v *Verifier) judge(ctx context.Context, t *verified) error {
+	if v.remote != nil {
+		return v.remote.judge(t, v.stale)
+	}
 	if v.follower == nil {
 		return v.strict(ctx, t)
 	}
@@ -307,10 +346,29 @@ func (v *Verifier) ids(c accesstoken.Claims) (tokenstore.AccessToken, error) {
 	if err != nil {
 		return tokenstore.AccessToken{}, fmt.Errorf("%w: sid", ErrInvalid)
 	}
+	uid, err := v.userID(c.Subject)
+	if err != nil {
+		return tokenstore.AccessToken{}, err
+	}
 	return tokenstore.AccessToken{
-		JTI: jti, SID: sid, UID: v.store.UserID(c.Subject),
+		JTI: jti, SID: sid, UID: uid,
 		UserEpoch: c.UserEpoch, LogEpoch: c.LogEpoch, Expires: time.Unix(c.ExpiresAt, 0),
 	}, nil
+}
+
+func (v *Verifier) userID(sub string) (tokenstore.ID, error) {
+	if v.remote != nil {
+		return v.remote.userID(sub)
+	}
+	return v.store.UserID(sub), nil
+}
+
+// now estimates Redis TIME, by which tokens are issued and expire.
+func (v *Verifier) now() time.Time {
+	if v.remote != nil {
+		return v.remote.now()
+	}
+	return v.store.Now()
 }
 
 // CacheStats is how the cache of verified tokens is doing.

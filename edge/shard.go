@@ -131,6 +131,13 @@ func (s *shard) bootFrom(r sent, v tokenstore.View, now instant) outcome {
 	if r.After > 0 {
 		expect = r.After + 1
 	}
+	if s.mark.Epoch != v.Head.Epoch {
+		if r.After > 0 {
+			return s.lost() // Redis was replaced between two pages
+		}
+		s.deny.forgetUsers()
+		s.mark = tokenstore.Mark{Epoch: v.Head.Epoch}
+	}
 	last := r.After
 	for _, e := range v.Entries {
 		if expect != 0 && e.Seq != expect {
@@ -266,7 +273,7 @@ func (s *shard) check(t *tokenstore.AccessToken, seen uint64, clock func() insta
 	version := s.version.Load() + 1 // 0 is "never"
 	if version != seen {
 		s.mu.RLock()
-		denied := s.deny.denies(t)
+		denied := s.deny.denies(t, s.mark.Epoch)
 		s.mu.RUnlock()
 		if denied {
 			return refused, 0

@@ -33,9 +33,11 @@ type Settings struct {
 	TrustedProxies []netip.Prefix // whose X-Forwarded-For is believed
 	Limits         tokenstore.AttemptLimits
 	DeviceKey      []byte // authenticates the cookie of a known device
+	// RevocationsToken lets an API follow GET /revocations.
+	RevocationsToken []byte
 }
 
-// Dependencies are what the API is made of. All are required.
+// Dependencies are what the API is made of. All but Revocations are required.
 type Dependencies struct {
 	Store     *tokenstore.Store
 	Verifier  *edge.Verifier
@@ -46,7 +48,10 @@ type Dependencies struct {
 	Metrics   *Metrics
 	Log       *slog.Logger
 	Rand      io.Reader
-	Settings  Settings
+	// Revocations is what GET /revocations serves; there is no such path without
+	// it, or without Settings.RevocationsToken.
+	Revocations *edge.Feed
+	Settings    Settings
 }
 
 // api is the dependencies, with what is derived from them once.
@@ -103,6 +108,11 @@ func New(d Dependencies) (http.Handler, error) {
 	engine.HEAD("/auth/verify", a.serve(a.verify))
 	engine.GET("/users/me", a.serve(a.me))
 	engine.POST("/users/me/password", own, a.serve(a.changePassword))
+	engine.GET("/.well-known/jwks.json", a.serve(a.keySet))
+	engine.HEAD("/.well-known/jwks.json", a.serve(a.keySet))
+	if d.Revocations != nil && len(d.Settings.RevocationsToken) > 0 {
+		engine.GET("/revocations", a.serve(a.revocations))
+	}
 	return engine, nil
 }
 

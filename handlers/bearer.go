@@ -1,8 +1,8 @@
 package handlers
 
 import (
+	"errors"
 	"net/http"
-	"strings"
 
 	"github.com/gin-gonic/gin"
 
@@ -10,23 +10,17 @@ import (
 	"github.com/latchkey-auth/latchkey/tokenstore"
 )
 
-// bearer returns the token of the Authorization header, or "" if there is none
-// (RFC 6750 section 2.1; the scheme's case does not matter, RFC 9110 section
-// 11.1). Two such headers are a fault of the request.
+// bearer returns the token of the Authorization header, or "" if there is none.
+// Two such headers are a fault of the request.
 func bearer(r *http.Request) (string, error) {
-	values := r.Header.Values("Authorization")
-	switch len(values) {
-	case 0:
+	switch token, err := edge.BearerToken(r); {
+	case errors.Is(err, edge.ErrNoToken):
 		return "", nil
-	case 1:
+	case err != nil:
+		return "", badRequest("%v", err)
 	default:
-		return "", badRequest("Authorization was sent twice")
+		return token, nil
 	}
-	scheme, token, ok := strings.Cut(values[0], " ")
-	if !ok || !strings.EqualFold(scheme, "Bearer") {
-		return "", nil
-	}
-	return strings.TrimLeft(token, " "), nil
 }
 
 // caller is who an accepted access token speaks for.

@@ -61,7 +61,7 @@ var problems = []struct {
 	problem
 }{
 	// We do not know: before all that claims to.
-	{tokenstore.ErrUnavailable, problem{http.StatusServiceUnavailable, "temporarily_unavailable", "Service temporarily unavailable", "The token store did not answer. Nothing was decided; retry the same request.", ""}},
+	{tokenstore.ErrUnavailable, problem{http.StatusServiceUnavailable, "temporarily_unavailable", "Service temporarily unavailable", "The token store did not answer. Whether the request took effect is not known; send the same request again.", ""}},
 	{accesstoken.ErrNoKey, problem{http.StatusServiceUnavailable, "temporarily_unavailable", "Service temporarily unavailable", "The replica has no signing key yet; retry in a moment.", ""}},
 	{credential.ErrBusy, problem{http.StatusServiceUnavailable, "temporarily_unavailable", "Service temporarily unavailable", "Too many logins are under way; retry in a moment.", ""}},
 

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -511,11 +512,14 @@ func TestRequestID(t *testing.T) {
 			t.Errorf("%q came back as %q", id, got)
 		}
 	}
+	made := map[string]bool{}
 	for _, id := range []string{"", " ", "a b", "a;b", "<script>", `a"b`, "a\tb", "é", strings.Repeat("x", 65), "../x", "{}", "a,b", "a=b"} {
 		a := f.get(0, "/auth/verify", header("X-Request-Id", id))
-		if got := a.header.Get("X-Request-Id"); got == id || len(got) < 16 {
+		got := a.header.Get("X-Request-Id")
+		if got == id || !regexp.MustCompile(`^[\w.-]{8,64}$`).MatchString(got) || made[got] {
 			t.Errorf("%q came back as %q", id, got)
 		}
+		made[got] = true
 	}
 	// The log speaks of the same request.
 	f.post(0, "/auth/token", header("X-Request-Id", "this-very-one"), form("username", "nobody", "password", "wrong"))

@@ -36,7 +36,7 @@ func (a *api) listSessions(c *gin.Context) error {
 	answer := make([]sessionResponse, len(list))
 	for i, s := range list {
 		answer[i] = sessionResponse{
-			ID: s.SID.String(), CreatedAt: s.Created.UTC(), LastUsed: s.LastUsed.UTC(), ExpiresAt: s.Expires.UTC(),
+			ID: s.SID.String(), CreatedAt: s.Created.UTC(), LastUsed: s.LastUsed.UTC(), ExpiresAt: s.Expires.UTC().Truncate(time.Millisecond),
 			Device: s.Device, Address: s.Address, ClientID: s.ClientID, Current: s.SID == caller.sid,
 		}
 	}

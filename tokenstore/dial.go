@@ -23,9 +23,10 @@ type DialOptions struct {
 // Dial returns a client for a URL. It does not connect yet. A URL that cannot
 // be read is an error that does not repeat it: it may hold a password.
 //
-// An operation is tried twice at most: once more after a lost connection or an
-// unanswered attempt, at once. Every script can be sent twice, and the caller's
-// user is waiting.
+// An operation is tried three times at most, at once after a lost connection or
+// an unanswered attempt: after Redis was restarted, the pool may hold more than
+// one dead connection. Every script can be sent twice, and the caller's user is
+// waiting.
 func Dial(o DialOptions) (redis.UniversalClient, error) {
 	opt, err := redis.ParseURL(o.URL)
 	if err != nil {
@@ -36,7 +37,7 @@ func Dial(o DialOptions) (redis.UniversalClient, error) {
 	}
 	opt.DialTimeout, opt.ReadTimeout, opt.WriteTimeout, opt.PoolTimeout = o.Timeout, o.Timeout, o.Timeout, o.Timeout
 	opt.ContextTimeoutEnabled = true
-	opt.MaxRetries = 1
+	opt.MaxRetries = 2
 	opt.MinRetryBackoff, opt.MaxRetryBackoff = time.Millisecond, 10*time.Millisecond
 	// A dial that fails is reported at once: go-redis would otherwise try five
 	// times, 100 ms apart, inside one attempt.

@@ -256,6 +256,14 @@ func TestThreeProcessesAreOneService(t *testing.T) {
 	out := ask(t, "POST", b+"/auth/token", login(), "", "")
 	want(t, "log out", ask(t, "POST", b+"/auth/logout", url.Values{}, out.access(), out.refresh()), 200)
 	server.RestartEmpty(t)
+	// A token that nobody logged out may be accepted for as long as the lease; one
+	// that was logged out never.
+	for _, r := range []string{a, b, c} {
+		if got := ask(t, "GET", r+"/auth/verify", nil, out.access(), ""); got.status != 401 && got.status != 503 {
+			t.Errorf("just after the loss, logged out before: %d", got.status)
+		}
+		answers(t, r+"/auth/verify", in.access(), 401)
+	}
 	for _, r := range replicas {
 		r.becomes(200)
 	}
@@ -274,6 +282,22 @@ func TestThreeProcessesAreOneService(t *testing.T) {
 				t.Error("a secret is in the log")
 			}
 		}
+	}
+}
+
+// answers waits until a path gives a status.
+func answers(t *testing.T, target, access string, status int) {
+	t.Helper()
+	deadline := time.Now().Add(20 * time.Second)
+	for {
+		a := ask(t, "GET", target, nil, access, "")
+		if a.status == status {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%s is %d, not %d", target, a.status, status)
+		}
+		time.Sleep(20 * time.Millisecond) // a poll of another process's state, not a timing
 	}
 }
 

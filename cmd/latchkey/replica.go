@@ -36,6 +36,7 @@ type replica struct {
 	store    *tokenstore.Store
 	keys     *keyKeeper
 	follower *edge.Follower // nil in strict mode
+	feed     *edge.Feed
 	api      *http.Server
 	admin    *http.Server
 	listen   net.Listener // of the API
@@ -95,10 +96,13 @@ func newReplica(ctx context.Context, cfg *config.Config, logger *slog.Logger) (*
 		return nil, err
 	}
 	metrics.WatchEdge(verifier, follower)
+	feed := edge.NewFeed(edge.FeedOptions{Store: store, Lease: cfg.EdgeLease, Failed: func(err error) {
+		logger.LogAttrs(context.WithoutCancel(ctx), slog.LevelWarn, "the log of revocations cannot be read for GET /revocations", slog.String("cause", err.Error()))
+	}})
 	api, err := handlers.New(handlers.Dependencies{
 		Store: store, Verifier: verifier, Confirmer: edge.NewConfirmer(store, cfg.EdgeLease),
 		Signer: accesstoken.NewSigner(ring), Refresh: codec, Passwords: passwords,
-		Metrics: metrics, Log: logger, Rand: rand.Reader,
+		Metrics: metrics, Log: logger, Rand: rand.Reader, Revocations: feed,
 		Settings: handlers.Settings{
 			Issuer: cfg.Issuer, Audience: cfg.Audience, ClientID: cfg.ClientID,
 			CookieSecure: cfg.CookieSecure, CookieDomain: cfg.CookieDomain, CookiePath: cfg.CookiePath,
@@ -107,15 +111,16 @@ func newReplica(ctx context.Context, cfg *config.Config, logger *slog.Logger) (*
 				Client: tokenstore.Limit(cfg.LoginLimitClient), Account: tokenstore.Limit(cfg.LoginLimitAccount),
 				Address: tokenstore.Limit(cfg.LoginLimitAddress),
 			},
-			DeviceKey: deviceKey,
+			DeviceKey: deviceKey, RevocationsToken: cfg.RevocationsToken.Reveal(),
 		},
 	})
 	if err != nil {
 		return nil, err
 	}
-	r := &replica{cfg: cfg, log: logger, rdb: rdb, store: store, keys: keys, follower: follower}
+	r := &replica{cfg: cfg, log: logger, rdb: rdb, store: store, keys: keys, follower: follower, feed: feed}
 	r.setState(errStarting)
 	r.api = server(api, logger)
+	r.api.RegisterOnShutdown(feed.Close) // streams do not end by themselves
 	r.admin = server(handlers.NewAdmin(handlers.AdminOptions{Metrics: metrics, Ready: r.ready, PProf: cfg.PProf}), logger)
 	if cfg.PProf {
 		r.admin.WriteTimeout = 2 * time.Minute // a profile is collected while its request waits
@@ -227,6 +232,7 @@ func (r *replica) run(ctx context.Context) error {
 	defer func() {
 		r.closeServers()
 		stop(nil)
+		r.feed.Close()
 		wg.Wait() // the follower says goodbye: Redis is needed until then
 		_ = r.rdb.Close()
 	}()

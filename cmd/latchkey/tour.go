@@ -62,7 +62,7 @@ func (t *tour) steps() []tourStep {
 		},
 		{
 			title: "Show the access token to replica " + replicaName(b),
-			why:   "No replica keeps anything of its own: the one that logged you in may be gone by now.",
+			why:   "All replicas sign with one key, kept sealed in Redis. The one that logged you in may be gone.",
 			calls: []tourCall{{at: b, method: http.MethodGet, path: "/users/me", bearer: true}},
 			want:  http.StatusOK, check: t.isDemoUser,
 		},

@@ -52,8 +52,9 @@ func (a Algorithm) method() jwt.SigningMethod {
 	}
 }
 
-// Key is a signing key. It is immutable. Every way of printing it (fmt, slog, JSON
-// and other text encodings) shows its algorithm and kid alone.
+// Key is a signing key, or the public half of one, which only verifies. It is
+// immutable. Every way of printing it (fmt, slog, JSON and other text encodings)
+// shows its algorithm and kid alone.
 type Key struct {
 	id     string
 	alg    Algorithm
@@ -66,7 +67,8 @@ type Key struct {
 	material func() material
 }
 
-// material is what the signing method wants: the same bytes twice for HS256.
+// material is what the signing method wants: the same bytes twice for HS256, no
+// private half in a key that only verifies.
 type material struct {
 	private, public any
 }
@@ -105,39 +107,46 @@ func Generate(alg Algorithm, random io.Reader) (*Key, error) {
 // *rsa.PrivateKey, or []byte for HS256. The algorithm follows from the type, so a
 // key can never serve two (RFC 8725 section 3.1).
 func newKey(private any) (*Key, error) {
-	k := &Key{}
+	var alg Algorithm
 	var public crypto.PublicKey
 	switch p := private.(type) {
 	case ed25519.PrivateKey:
-		k.alg, public = EdDSA, p.Public()
+		alg, public = EdDSA, p.Public()
 	case *ecdsa.PrivateKey:
 		if p.Curve != elliptic.P256() {
 			return nil, fmt.Errorf("%w: curve is not P-256", ErrKey)
 		}
-		k.alg, public = ES256, &p.PublicKey
+		alg, public = ES256, &p.PublicKey
 	case *rsa.PrivateKey:
 		if p.N.BitLen() < minRSABits {
 			return nil, fmt.Errorf("%w: RSA modulus below %d bits", ErrKey, minRSABits)
 		}
-		k.alg, public = RS256, &p.PublicKey
+		alg, public = RS256, &p.PublicKey
 	case []byte:
 		if len(p) < hmacKeySize {
 			return nil, fmt.Errorf("%w: HMAC key below %d bytes", ErrKey, hmacKeySize)
 		}
-		// The id is one more output of a one-way function of the key, so it can
-		// be shown. A plain hash would do as much; the label keeps it apart from
-		// any other use.
-		id, err := hkdf.Key(sha256.New, p, nil, "latchkey HS256 key id v1", sha256.Size)
-		if err != nil {
-			return nil, fmt.Errorf("accesstoken: HS256 key id: %w", err)
-		}
-		k.alg, public = HS256, p
-		k.id = base64.RawURLEncoding.EncodeToString(id)
+		alg, public = HS256, p
 	default:
 		return nil, fmt.Errorf("%w: %T", ErrKey, private)
 	}
-	if k.alg != HS256 {
-		jwk, err := newJWK(public)
+	return keyOf(alg, material{private: private, public: public})
+}
+
+// keyOf makes a key of material that suits alg.
+func keyOf(alg Algorithm, m material) (*Key, error) {
+	k := &Key{alg: alg, material: func() material { return m }}
+	if secret, ok := m.public.([]byte); ok && alg == HS256 {
+		// The id is one more output of a one-way function of the key, so it can
+		// be shown. A plain hash would do as much; the label keeps it apart from
+		// any other use.
+		id, err := hkdf.Key(sha256.New, secret, nil, "latchkey HS256 key id v1", sha256.Size)
+		if err != nil {
+			return nil, fmt.Errorf("accesstoken: HS256 key id: %w", err)
+		}
+		k.id = base64.RawURLEncoding.EncodeToString(id)
+	} else {
+		jwk, err := newJWK(m.public)
 		if err != nil {
 			return nil, err
 		}
@@ -154,8 +163,6 @@ func newKey(private any) (*Key, error) {
 		return nil, fmt.Errorf("accesstoken: encode header: %w", err)
 	}
 	k.header = base64.RawURLEncoding.EncodeToString(head)
-	m := material{private: private, public: public}
-	k.material = func() material { return m }
 	return k, nil
 }
 
@@ -166,6 +173,9 @@ func (k *Key) ID() string { return k.id }
 
 // Algorithm returns the one algorithm the key signs with.
 func (k *Key) Algorithm() Algorithm { return k.alg }
+
+// VerifiesOnly tells that the key has no private half.
+func (k *Key) VerifiesOnly() bool { return k.material().private == nil }
 
 // PublicJWK returns the public half of the key for a key set (RFC 7517), and false
 // for HS256, which has none.

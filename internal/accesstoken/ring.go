@@ -44,11 +44,11 @@ func (r *Ring) Add(k *Key) {
 }
 
 // Activate makes the key kid sign from now on, and returns [ErrNoKey] if the ring
-// does not have it.
+// does not have it, or only its public half.
 func (r *Ring) Activate(kid string) error {
 	var err error
 	r.change(func(s *ringState) {
-		if k := s.keys[kid]; k != nil {
+		if k := s.keys[kid]; k != nil && !k.VerifiesOnly() {
 			s.active = k
 		} else {
 			err = ErrNoKey

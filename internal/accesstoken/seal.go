@@ -68,6 +68,9 @@ func NewSealer(secrets ...[]byte) (*Sealer, error) {
 // does not open.
 func (s *Sealer) Seal(k *Key) ([]byte, error) {
 	private := k.material().private
+	if private == nil {
+		return nil, fmt.Errorf("%w: it only verifies", ErrKey)
+	}
 	plain := append([]byte(k.alg), 0)
 	if secret, ok := private.([]byte); ok {
 		plain = append(plain, secret...)

@@ -36,7 +36,11 @@ func (k *Key) sign(encodedHeader string, payload []byte) (string, error) {
 	token = append(token, encodedHeader...)
 	token = append(token, '.')
 	token = base64.RawURLEncoding.AppendEncode(token, payload)
-	signature, err := k.alg.method().Sign(string(token), k.material().private)
+	private := k.material().private
+	if private == nil {
+		return "", fmt.Errorf("%w: it only verifies", ErrKey)
+	}
+	signature, err := k.alg.method().Sign(string(token), private)
 	if err != nil {
 		return "", fmt.Errorf("accesstoken: sign: %w", err)
 	}

@@ -1,0 +1,34 @@
+package handlers
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/json"
+	"net/http"
+	"time"
+
+	"github.com/gin-gonic/gin"
+)
+
+// keySet is GET /.well-known/jwks.json, the public keys under which access tokens
+// verify (RFC 7517 section 5). A replica that has no keys yet does not say that
+// there are none: the answer may be kept for five minutes.
+func (a *api) keySet(c *gin.Context) error {
+	set, err := a.Signer.Public()
+	if err != nil {
+		return err
+	}
+	text, err := json.Marshal(set)
+	if err != nil {
+		return err
+	}
+	sum := sha256.Sum256(text)
+	h := c.Writer.Header()
+	h.Set("Content-Type", "application/jwk-set+json")
+	h.Set("Cache-Control", "public, max-age=300")
+	h.Set("ETag", `"`+base64.RawURLEncoding.EncodeToString(sum[:16])+`"`)
+	// It answers If-None-Match.
+	http.ServeContent(c.Writer, c.Request, "", time.Time{}, bytes.NewReader(text))
+	return nil
+}
