@@ -23,24 +23,31 @@ func bearer(r *http.Request) (string, error) {
 	}
 }
 
-// caller is who an accepted access token speaks for.
+// authenticate accepts the request's access token. Errors: errNoToken and
+// those of [edge.Verifier.Verify].
+func (a *api) authenticate(c *gin.Context) (edge.Claims, error) {
+	token, err := bearer(c.Request)
+	if err != nil {
+		return edge.Claims{}, err
+	}
+	if token == "" {
+		return edge.Claims{}, errNoToken
+	}
+	return a.Verifier.Verify(c.Request.Context(), token)
+}
+
+// caller is who an accepted access token speaks for, with the ids that the store
+// knows them by.
 type caller struct {
 	edge.Claims
 	sid tokenstore.ID
 	uid tokenstore.ID
 }
 
-// authenticate accepts the request's access token. Errors: errNoToken and
-// those of [edge.Verifier.Verify].
-func (a *api) authenticate(c *gin.Context) (caller, error) {
-	token, err := bearer(c.Request)
-	if err != nil {
-		return caller{}, err
-	}
-	if token == "" {
-		return caller{}, errNoToken
-	}
-	claims, err := a.Verifier.Verify(c.Request.Context(), token)
+// caller accepts the request's access token, for an endpoint that acts on its
+// session. Errors: those of authenticate.
+func (a *api) caller(c *gin.Context) (caller, error) {
+	claims, err := a.authenticate(c)
 	if err != nil {
 		return caller{}, err
 	}

@@ -27,7 +27,7 @@ func (a *api) logoutAll(c *gin.Context) error {
 	if err != nil {
 		return err
 	}
-	caller, err := a.authenticate(c)
+	caller, err := a.caller(c)
 	if err != nil {
 		return err
 	}

@@ -21,7 +21,7 @@ type meResponse struct {
 
 // me is GET /users/me.
 func (a *api) me(c *gin.Context) error {
-	caller, err := a.authenticate(c)
+	caller, err := a.caller(c)
 	if err != nil {
 		return err
 	}

@@ -23,7 +23,7 @@ func (a *api) changePassword(c *gin.Context) error {
 	if err != nil {
 		return err
 	}
-	caller, err := a.authenticate(c)
+	caller, err := a.caller(c)
 	if err != nil {
 		return err
 	}
