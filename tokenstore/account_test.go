@@ -124,6 +124,13 @@ func TestAccountLifecycle(t *testing.T) {
 		}
 		err := f.CreateAccount(ctx, tokenstore.Account{Username: "alice", Hash: "other"})
 		is(t, "the username is taken", err, tokenstore.ErrAccountExists)
+		if _, err := f.SetDisabled(ctx, "alice", true); err != nil {
+			t.Fatal(err)
+		}
+		is(t, "the same hash does not enable again", f.CreateAccount(ctx, a), tokenstore.ErrAccountExists)
+		if _, err := f.SetDisabled(ctx, "alice", false); err != nil {
+			t.Fatal(err)
+		}
 
 		for range 2 {
 			if _, err := f.SetPassword(ctx, "alice", "h1", "h2"); err != nil {

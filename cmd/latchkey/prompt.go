@@ -2,12 +2,14 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/term"
 
 	"github.com/latchkey-auth/latchkey/internal/credential"
 )
@@ -15,19 +17,18 @@ import (
 var (
 	errPasswordArgument = errors.New("a password is never an argument, where other users of this machine and the shell's history could read it: " +
 		"leave it out and type it when asked, or write it to standard input")
-	errPasswordLines = errors.New("standard input holds more than one line; write the password once, on one line")
-	errTerminal      = errors.New("write the password to standard input, as in: latchkey user passwd NAME < password.txt")
+	errPasswordsDiffer = errors.New("the two passwords differ; run the command again")
+	errPasswordLines   = errors.New("standard input holds more than one line; write the password once, on one line")
+	errInterrupted     = errors.New("interrupted; nothing was changed")
 )
 
-// readPassword reads a new password from standard input, less one trailing
-// newline. It is one that [credential.ValidatePassword] accepts. A terminal,
-// which would show what is typed, is refused.
-func readPassword(cmd *cobra.Command, _ string) (string, error) {
+// readPassword asks for a new password, twice, where standard input is a
+// terminal. Else it is what standard input holds, less one trailing newline.
+// The password is one that [credential.ValidatePassword] accepts.
+func readPassword(cmd *cobra.Command, username string) (string, error) {
 	in := cmd.InOrStdin()
-	if f, ok := in.(*os.File); ok {
-		if info, err := f.Stat(); err == nil && info.Mode()&os.ModeCharDevice != 0 {
-			return "", errTerminal
-		}
+	if f, ok := in.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
+		return promptPassword(cmd.Context(), f, cmd.ErrOrStderr(), username)
 	}
 	// One byte more than a password and its line end may have tells that it is too long.
 	b, err := io.ReadAll(io.LimitReader(in, credential.MaxPassword+3))
@@ -41,6 +42,58 @@ func readPassword(cmd *cobra.Command, _ string) (string, error) {
 		return "", errPasswordLines
 	}
 	return string(b), credential.ValidatePassword(string(b))
+}
+
+func promptPassword(ctx context.Context, terminal *os.File, w io.Writer, username string) (string, error) {
+	first, err := readHidden(ctx, terminal, w, "New password of "+printable(username)+": ")
+	if err != nil {
+		return "", err
+	}
+	if err := credential.ValidatePassword(first); err != nil {
+		return "", err
+	}
+	second, err := readHidden(ctx, terminal, w, "The same again: ")
+	if err != nil {
+		return "", err
+	}
+	if first != second {
+		return "", errPasswordsDiffer
+	}
+	return first, nil
+}
+
+// readHidden reads one line that the terminal does not show. When ctx ends, the
+// terminal gets its echo back; the read then goes on in the background, since
+// nothing can end it, until the program exits.
+func readHidden(ctx context.Context, terminal *os.File, w io.Writer, prompt string) (string, error) {
+	fd := int(terminal.Fd())
+	before, err := term.GetState(fd)
+	if err != nil {
+		return "", fmt.Errorf("the terminal: %w", err)
+	}
+	fmt.Fprint(w, prompt)
+	defer fmt.Fprintln(w) // the newline that was typed is not shown either
+	type answer struct {
+		line []byte
+		err  error
+	}
+	read := make(chan answer, 1)
+	go func() {
+		line, err := term.ReadPassword(fd)
+		read <- answer{line, err}
+	}()
+	select {
+	case a := <-read:
+		if errors.Is(a.err, io.EOF) {
+			return "", credential.ErrPasswordEmpty
+		}
+		if a.err != nil {
+			return "", fmt.Errorf("the terminal: %w", a.err)
+		}
+		return string(a.line), nil
+	case <-ctx.Done():
+		return "", errors.Join(errInterrupted, term.Restore(fd, before))
+	}
 }
 
 // refusePasswordFlag gives a command the flags under which other programs take

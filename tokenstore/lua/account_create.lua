@@ -4,11 +4,17 @@
 -- ARGV 1 sub  2 password hash  3 disabled ('1' or '')  4 scopes  5 claims
 -- Returns {0, now} made   {1, now} the username is taken
 --
--- A hash's salt is random, so the same hash is the same request sent again.
+-- An account that is there and alike in everything is the same request, sent
+-- again: a hash's salt is random. It is left as it is.
 local now = now_ms()
-local hash = redis.call('HGET', KEYS[1], 'hash')
-if hash and hash ~= ARGV[2] then
-  return {1, now}
+local have = redis.call('HMGET', KEYS[1], 'sub', 'hash', 'off', 'scopes', 'claims')
+if have[2] then
+  for i = 1, 5 do
+    if have[i] ~= ARGV[i] then
+      return {1, now}
+    end
+  end
+  return {0, now}
 end
 redis.call('HSET', KEYS[1], 'sub', ARGV[1], 'hash', ARGV[2], 'off', ARGV[3], 'scopes', ARGV[4], 'claims', ARGV[5], 'cre', now)
 return {0, now}

@@ -11,8 +11,15 @@
 local now = now_ms()
 local h = open_head(KEYS[4], KEYS[5], ARGV[1], now)
 
-if ARGV[5] ~= '' and redis.call('HGET', KEYS[1], 'sub') ~= ARGV[5] then
-  return {1, now}
+local uid = string.match(KEYS[2], '([^:]+)$')
+local entry = redis.call('GET', KEYS[3])
+if ARGV[5] ~= '' then
+  -- A session that is over has no sub any more; its denial tells whose it was.
+  local sub = redis.call('HGET', KEYS[1], 'sub')
+  local was = entry and string.match(entry, '([^:]*)$')
+  if sub ~= ARGV[5] and (sub or was ~= uid) then
+    return {1, now}
+  end
 end
 
 -- The DEL goes first: a Redis out of memory then lets the rest through.
@@ -22,7 +29,6 @@ stretch(KEYS[4], h, tonumber(ARGV[3]), 0)
 local keep = h[2] + tonumber(ARGV[4])
 
 local seq, chain
-local entry = redis.call('GET', KEYS[3])
 if entry then
   seq, chain = string.match(entry, '^(%d+):(%x*)')
   seq = tonumber(seq)
@@ -30,7 +36,7 @@ if entry then
   redis.call('PEXPIRE', KEYS[3], keep)
 else
   seq, chain = append_log(KEYS[4], KEYS[5], now, keep, 'sid', ARGV[2], now + keep, '', '')
-  entry = string.format('%.0f:%s', seq, chain)
+  entry = string.format('%.0f:%s:%s', seq, chain, uid)
   redis.call('SET', KEYS[3], entry, 'PX', keep)
 end
 if KEYS[7] then
