@@ -5,17 +5,21 @@
 TOOLS   := bin/tools/$(shell cat tools/go.mod tools/go.sum tools/actionlint/go.mod tools/actionlint/go.sum | cksum | cut -d ' ' -f 1)
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 IMAGE   ?= latchkey:$(VERSION)
+ZERO_FOR ?= 5m
 
 export GOWORK = off
 
 .DEFAULT_GOAL := help
-.PHONY: help test lint fmt bench bench-memory dev build image generate tidy-check test-needs
+.PHONY: help test zero lint fmt bench bench-memory dev build image generate tidy-check test-needs
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 
 test: test-needs ## all tests, with the race detector, on real Redis
 	go test -race -count=1 -parallel 8 -timeout 15m ./...
+
+zero: test-needs ## after a logout nothing is accepted: five minutes of faults (ZERO_FOR, ZERO_SEED)
+	ZERO_FOR=$(ZERO_FOR) ZERO_SEED=$(ZERO_SEED) go test ./internal/zero -run TestZero -v -count=1 -timeout 60m
 
 lint: $(TOOLS)/built ## format, golangci-lint, import directions, workflow files
 	@unformatted=$$($(TOOLS)/gofumpt -l .); if [ -n "$$unformatted" ]; then \

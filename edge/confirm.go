@@ -24,6 +24,7 @@ type Confirmer struct {
 	silent time.Duration // S x (1 + drift)
 	clock  func() instant
 	shards []*waiting
+	beside *Follower // of this process; nil for none
 }
 
 // NewConfirmer returns a Confirmer for followers with a lease of S. All replicas
@@ -33,6 +34,18 @@ func NewConfirmer(store *tokenstore.Store, lease time.Duration) *Confirmer {
 	for i := range store.Shards() {
 		c.shards = append(c.shards, newWaiting(i, c.silent))
 	}
+	return c
+}
+
+// Beside makes the Confirmer take note of the follower of the same process, nil
+// for none, and returns it.
+//
+// A Redis that comes back empty has lost the table of followers too, and their
+// leases may hold for a while yet. The follower tells: it must have found, since
+// the revocation, that Redis has the history that it has been following for at
+// least one lease. Without one, the table is believed.
+func (c *Confirmer) Beside(f *Follower) *Confirmer {
+	c.beside = f
 	return c
 }
 
@@ -46,6 +59,35 @@ func silence(lease time.Duration) time.Duration {
 // round trip where nobody follows. Error: [ErrUnavailable], and then the
 // revocation is to be asked for again: it may not be everywhere, or be lost.
 func (c *Confirmer) Confirm(ctx context.Context, r tokenstore.Revocation) error {
+	if c.beside == nil {
+		return c.everywhere(ctx, r)
+	}
+	after := c.beside.clock().mono
+	if err := c.everywhere(ctx, r); err != nil {
+		return err
+	}
+	return c.whole(ctx, c.beside.shards[r.Shard], after)
+}
+
+// whole waits until the table that was read after a moment is known to be whole.
+func (c *Confirmer) whole(ctx context.Context, s *shard, after time.Duration) error {
+	const first, most = 200 * time.Microsecond, 10 * time.Millisecond
+	until := c.clock().mono + 2*c.silent
+	for wait := first; !s.trusts(after, c.beside.clock().mono, c.silent); wait = min(2*wait, most) {
+		if c.clock().mono >= until {
+			return fmt.Errorf("%w: not confirmed: the follower of this process does not follow", ErrUnavailable)
+		}
+		pause(ctx, wait)
+		if ctx.Err() != nil {
+			return fmt.Errorf("%w: confirm: %w", ErrUnavailable, ctx.Err())
+		}
+	}
+	return nil
+}
+
+// everywhere waits until every follower in the table has applied a revocation,
+// or is silent.
+func (c *Confirmer) everywhere(ctx context.Context, r tokenstore.Revocation) error {
 	w := c.shards[r.Shard]
 	t := w.enter(r, c.clock())
 	if t == nil {

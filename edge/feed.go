@@ -421,7 +421,7 @@ func (f *Feed) page(ctx context.Context, shard int, after uint64) (tokenstore.Vi
 // relay sends the rounds as they come.
 func (f *Feed) relay(ctx context.Context, out *output, s *stream) error {
 	// Streams that began together do not end together.
-	age := time.NewTimer(f.o.MaxAge - rand.N(f.o.MaxAge/5+1))
+	age := time.NewTimer(f.o.MaxAge - rand.N(f.o.MaxAge/5+1)) //nolint:gosec // nothing is at stake
 	defer age.Stop()
 	for {
 		select {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
+	"net"
 	"testing"
 	"time"
 
@@ -47,6 +48,8 @@ type nodeOptions struct {
 	strict     bool
 	timeout    time.Duration
 	storeTweak func(*tokenstore.Options)
+	clock      func() instant                                          // of the follower
+	dial       func(context.Context, string, string) (net.Conn, error) // to Redis
 }
 
 func defaultLife() tokenstore.Lifetimes {
@@ -69,6 +72,7 @@ func newNode(t testing.TB, url string, ring *accesstoken.Ring, o nodeOptions) *n
 	opt.ReadTimeout, opt.DialTimeout, opt.MaxRetries, opt.ContextTimeoutEnabled = o.timeout, o.timeout, 1, true
 	opt.DialerRetries, opt.Protocol, opt.DisableIdentity = 1, 2, true
 	opt.PoolSize = 64
+	opt.Dialer = o.dial
 	n := &node{t: t, rdb: redis.NewClient(opt), ring: ring, ended: make(chan struct{})}
 	so := tokenstore.Options{Shards: 16, Lifetimes: o.life, Timeout: 3 * o.timeout, WaitReplicas: o.wait}
 	if o.storeTweak != nil {
@@ -84,6 +88,9 @@ func newNode(t testing.TB, url string, ring *accesstoken.Ring, o nodeOptions) *n
 	n.signer = accesstoken.NewSigner(ring)
 	if !o.strict {
 		n.follower = NewFollower(FollowerOptions{Store: n.store, Lease: o.lease, MaxDenied: o.maxDenied})
+		if o.clock != nil {
+			n.follower.clock = o.clock
+		}
 	}
 	n.verifier, err = New(Options{
 		Store: n.store, Ring: ring, Issuer: issuer, Audience: audience, Follower: n.follower, ServeStale: o.stale,
@@ -95,7 +102,7 @@ func newNode(t testing.TB, url string, ring *accesstoken.Ring, o nodeOptions) *n
 	if lease == 0 {
 		lease = defaultLease
 	}
-	n.confirm = NewConfirmer(n.store, lease)
+	n.confirm = NewConfirmer(n.store, lease).Beside(n.follower)
 	ctx, cancel := context.WithCancel(context.Background())
 	n.stop = cancel
 	go func() {

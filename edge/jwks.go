@@ -95,7 +95,7 @@ func (k *Keys) Run(ctx context.Context) {
 			wait = min(wait, keysRetry)
 		}
 		// A fleet that was started together does not ask together for ever.
-		pause(ctx, wait-rand.N(wait/10+1))
+		pause(ctx, wait-rand.N(wait/10+1)) //nolint:gosec // nothing is at stake
 	}
 }
 

@@ -14,7 +14,7 @@ var (
 	ErrNoToken = errors.New("no access token was sent")
 	// ErrTwoTokens says that a request carries Authorization more than once: what
 	// is in front of this server may have read the other one.
-	ErrTwoTokens = errors.New("Authorization was sent twice") //nolint:staticcheck,revive // the name of a header
+	ErrTwoTokens = errors.New("Authorization was sent twice") //nolint:staticcheck // the name of a header
 	// ErrScope says that the token is good but does not allow this.
 	ErrScope = errors.New("the access token lacks a scope")
 )

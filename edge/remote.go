@@ -72,9 +72,9 @@ type remoteState struct {
 
 // remoteShard is one shard as a RemoteFollower knows it.
 type remoteShard struct {
-	version atomic.Uint64 // counts the changes of deny
-	history atomic.Pointer[string]
-	full    atomic.Bool // deny lacks some
+	version atomic.Uint64          // counts the changes of deny
+	history atomic.Pointer[string] // changes under mu, together with deny
+	full    atomic.Bool            // deny lacks some
 
 	mu   sync.RWMutex
 	deny *denylist
@@ -142,7 +142,7 @@ func (f *RemoteFollower) Run(ctx context.Context) {
 		if errors.Is(err, errWire) {
 			f.lastID = "" // all over again
 		}
-		pause(ctx, wait/2+rand.N(wait))
+		pause(ctx, wait/2+rand.N(wait)) //nolint:gosec // nothing is at stake
 		wait = min(2*wait, lastRetry)
 	}
 	f.granted.Store(nil)
@@ -292,7 +292,7 @@ func (r *reading) hello(w wireHello) error {
 }
 
 // shard takes the name of a shard's history. Under another one than before the
-// follower has to hear all of it first; what is denied stays denied.
+// follower has to hear all of it first; sessions that are denied stay denied.
 func (r *reading) shard(w wireShard, reset bool) error {
 	if w.Shard < 0 || w.Shard >= len(r.named) || r.named[w.Shard] || w.Epoch == "" {
 		return fmt.Errorf("%w: a shard", errWire)
@@ -301,16 +301,19 @@ func (r *reading) shard(w wireShard, reset bool) error {
 	r.left--
 	s := r.state.shards[w.Shard]
 	old := s.history.Load()
-	if reset || (old != nil && *old != w.Epoch) {
+	if other := old == nil || *old != w.Epoch; other || reset {
 		r.f.granted.Store(nil)
-		r.f.resets.Add(1)
+		if old != nil {
+			r.f.resets.Add(1)
+		}
+		if other {
+			s.mu.Lock()
+			s.history.Store(&w.Epoch)
+			s.deny.forgetUsers() // their epochs count from the start again
+			s.version.Add(1)
+			s.mu.Unlock()
+		}
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if old != nil && *old != w.Epoch {
-		s.deny.forgetUsers() // their epochs count from the start again
-	}
-	s.history.Store(&w.Epoch)
 	return nil
 }
 
@@ -403,8 +406,11 @@ func (f *RemoteFollower) judge(t *verified, stale time.Duration) error {
 	s := st.shards[number]
 	// In this order: what a grant stands for was applied before it was given, and
 	// so is seen by who looks after having read it; a new history is named only
-	// once the grant for the old one is gone.
+	// once the grant for the old one is gone, and all of this must be of one history.
 	history := s.history.Load()
+	if history == nil {
+		return errNews
+	}
 	end := f.until(stale)
 	if version := s.version.Load() + 1; version != t.good.Load() { // 0 is "never"
 		s.mu.RLock()
@@ -416,7 +422,7 @@ func (f *RemoteFollower) judge(t *verified, stale time.Duration) error {
 		t.good.Store(version)
 	}
 	switch {
-	case !f.clock().before(end) || history == nil:
+	case !f.clock().before(end) || s.history.Load() != history:
 		return errNews
 	case s.full.Load():
 		return errFull

@@ -34,6 +34,9 @@ type shard struct {
 	beat        uint64
 	lastGrant   instant // when the last lease ended or will: for a bounded serve-stale
 	heal        *healing
+	// Since when this history is followed, and when the last renewal was sent that
+	// found it to be Redis's: what [Confirmer.Beside] needs to know.
+	bootedAt, foundAt time.Duration
 }
 
 // healing is what a follower knew before it had to boot again.
@@ -120,6 +123,7 @@ func (s *shard) renewed(r sent, v tokenstore.View, now instant) outcome {
 	case !ours && s.mark.Seq <= at.Seq:
 		return s.lost() // what the tail brought is not in this history
 	}
+	s.foundAt = max(s.foundAt, r.at.mono)
 	s.grant(r.at, now)
 	return out
 }
@@ -164,6 +168,7 @@ func (s *shard) bootFrom(r sent, v tokenstore.View, now instant) outcome {
 	epoch := v.Head.Epoch
 	s.history.Store(&epoch)
 	out.restore = s.missing(v.Head.Epoch)
+	s.bootedAt, s.foundAt = now.mono, r.at.mono
 	s.grant(r.at, now)
 	return out
 }
@@ -296,6 +301,15 @@ func (s *shard) stale(now instant, bound time.Duration) bool {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	return s.lastGrant != instant{} && now.before(s.lastGrant.add(bound))
+}
+
+// trusts reports whether a table of followers that was read after a moment is
+// known to be whole: Redis still has, after it, the history that has been
+// followed here for so long that no lease of another is left.
+func (s *shard) trusts(after, now, silent time.Duration) bool {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.boot && s.foundAt >= after && now-s.bootedAt >= silent
 }
 
 // applied returns how far the log was applied, and whether there was a boot.

@@ -1,7 +1,6 @@
 package handlers
 
 import (
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -9,6 +8,7 @@ import (
 	"net/http"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/gin-contrib/cors"
@@ -33,6 +33,7 @@ type Settings struct {
 	TrustedProxies []netip.Prefix // whose X-Forwarded-For is believed
 	Limits         tokenstore.AttemptLimits
 	DeviceKey      []byte // authenticates the cookie of a known device
+	AccessCookie   string // the cookie that also carries the access token; "" for none
 	// RevocationsToken lets an API follow GET /revocations.
 	RevocationsToken []byte
 }
@@ -58,7 +59,6 @@ type Dependencies struct {
 type api struct {
 	Dependencies
 	crossOrigin *http.CrossOriginProtection
-	requestIDs  requestIDs
 }
 
 // maxBody is the largest request body, in bytes. The largest honest one is a
@@ -69,7 +69,6 @@ const maxBody = 16 << 10
 func New(d Dependencies) (http.Handler, error) {
 	gin.SetMode(gin.ReleaseMode)
 	a := &api{Dependencies: d, crossOrigin: http.NewCrossOriginProtection()}
-	a.requestIDs.process = rand.Text()[:12]
 	engine := gin.New()
 	engine.HandleMethodNotAllowed = true
 	engine.RedirectTrailingSlash = false
@@ -93,7 +92,7 @@ func New(d Dependencies) (http.Handler, error) {
 
 	engine.Use(a.identify, a.measure, a.recover, harden, shared)
 	engine.NoRoute(a.serve(func(*gin.Context) error { return errNotFound }))
-	engine.NoMethod(a.serve(func(*gin.Context) error { return errMethod }))
+	engine.NoMethod(a.serve(a.otherMethod))
 
 	// Cookies come along with a request that another site made: the endpoints
 	// that act on one refuse such requests.
@@ -104,8 +103,8 @@ func New(d Dependencies) (http.Handler, error) {
 	engine.POST("/auth/logout-all", own, a.serve(a.logoutAll))
 	engine.GET("/auth/sessions", a.serve(a.listSessions))
 	engine.DELETE("/auth/sessions/:sid", own, a.serve(a.endSession))
-	engine.GET("/auth/verify", a.serve(a.verify))
-	engine.HEAD("/auth/verify", a.serve(a.verify))
+	engine.Any(verifyPath, a.serve(a.verify))
+	engine.Any(verifyUnder, a.serve(a.verify))
 	engine.GET("/users/me", a.serve(a.me))
 	engine.POST("/users/me/password", own, a.serve(a.changePassword))
 	engine.GET("/.well-known/jwks.json", a.serve(a.keySet))
@@ -136,6 +135,11 @@ func share(origins []string) (gin.HandlerFunc, error) {
 	}
 	allow := cors.New(config)
 	return func(c *gin.Context) {
+		if c.Request.Method == http.MethodOptions && strings.HasPrefix(c.Request.URL.Path, verifyPath) {
+			// A proxy asks about somebody else's preflight. To answer it here, with
+			// a 204, would be to let it through without a token.
+			return
+		}
 		if slices.Contains(origins, c.GetHeader("Origin")) {
 			allow(c)
 		}

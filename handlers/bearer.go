@@ -1,6 +1,7 @@
 package handlers
 
 import (
+	"context"
 	"errors"
 	"net/http"
 
@@ -23,17 +24,33 @@ func bearer(r *http.Request) (string, error) {
 	}
 }
 
-// authenticate accepts the request's access token. Errors: errNoToken and
-// those of [edge.Verifier.Verify].
-func (a *api) authenticate(c *gin.Context) (edge.Claims, error) {
-	token, err := bearer(c.Request)
+// shownToken is an access token as a request shows it.
+type shownToken struct {
+	token    string
+	byCookie bool
+}
+
+// shownToken finds the request's access token: in the Authorization header, or
+// else, where the setting allows it, in a cookie. Errors: errNoToken; a
+// [requestError]; [edge.ErrInvalid].
+func (a *api) shownToken(r *http.Request) (shownToken, error) {
+	token, err := bearer(r)
 	if err != nil {
-		return edge.Claims{}, err
+		return shownToken{}, err
 	}
-	if token == "" {
-		return edge.Claims{}, errNoToken
+	if token != "" {
+		return shownToken{token: token}, nil
 	}
-	return a.Verifier.Verify(c.Request.Context(), token)
+	cookies := a.accessCookies(r)
+	switch len(cookies) {
+	case 0:
+		return shownToken{}, errNoToken
+	case 1:
+		return shownToken{token: cookies[0], byCookie: true}, nil
+	}
+	// One of them was planted, by a neighbouring host or path perhaps, and the
+	// browser does not say which.
+	return shownToken{}, edge.ErrInvalid
 }
 
 // caller is who an accepted access token speaks for, with the ids that the store
@@ -45,9 +62,22 @@ type caller struct {
 }
 
 // caller accepts the request's access token, for an endpoint that acts on its
-// session. Errors: those of authenticate.
+// session. Errors: those of shownToken and admit, and errCrossSite.
 func (a *api) caller(c *gin.Context) (caller, error) {
-	claims, err := a.authenticate(c)
+	shown, err := a.shownToken(c.Request)
+	if err != nil {
+		return caller{}, err
+	}
+	if shown.byCookie {
+		// A cookie comes along with what another site's page had the browser
+		// send. Whoever uses this gets that checked, also on a route that forgot
+		// sameOrigin; requests that change nothing pass.
+		if err := a.crossOrigin.Check(c.Request); err != nil {
+			a.note(c, EventCrossSite)
+			return caller{}, errCrossSite
+		}
+	}
+	claims, err := a.admit(c.Request.Context(), shown.token, nil)
 	if err != nil {
 		return caller{}, err
 	}
@@ -56,4 +86,17 @@ func (a *api) caller(c *gin.Context) (caller, error) {
 		return caller{}, edge.ErrInvalid
 	}
 	return caller{Claims: claims, sid: sid, uid: a.Store.UserID(claims.Subject)}, nil
+}
+
+// admit accepts a token to which the demanded scopes were granted. Errors: a
+// [scopeError] and those of [edge.Verifier.Verify].
+func (a *api) admit(ctx context.Context, token string, demanded []string) (edge.Claims, error) {
+	claims, err := a.Verifier.Verify(ctx, token)
+	if err != nil {
+		return edge.Claims{}, err
+	}
+	if !claims.HasScope(demanded...) {
+		return edge.Claims{}, &scopeError{demanded}
+	}
+	return claims, nil
 }

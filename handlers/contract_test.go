@@ -187,7 +187,7 @@ func TestAnswers(t *testing.T) {
 		{"GET of login", "GET", "/auth/token", nil, method("POST")},
 		{"PUT of refresh", "PUT", "/auth/refresh", nil, method("POST")},
 		{"DELETE of logout", "DELETE", "/auth/logout", nil, method("POST")},
-		{"POST of verify", "POST", "/auth/verify", nil, method("GET, HEAD")},
+		{"POST of the sessions", "POST", "/auth/sessions", nil, method("GET")},
 		{"GET of a session", "GET", "/auth/sessions/x", nil, method("DELETE")},
 		{"POST of me", "POST", "/users/me", nil, method("GET")},
 		{"another method", "PROPFIND", "/users/me", nil, method("GET")},

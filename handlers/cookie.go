@@ -49,10 +49,13 @@ func (a *api) setCookie(c *gin.Context, name, value, path string, maxAge int) {
 }
 
 // refreshCookies are the distinct values of the refresh cookie that came along.
-func refreshCookies(r *http.Request) []string {
+func refreshCookies(r *http.Request) []string { return cookieValues(r, refreshCookie) }
+
+// cookieValues are the distinct values of a cookie that came along.
+func cookieValues(r *http.Request, name string) []string {
 	var values []string
 	seen := map[string]bool{}
-	for _, cookie := range r.CookiesNamed(refreshCookie) {
+	for _, cookie := range r.CookiesNamed(name) {
 		if cookie.Value != "" && !seen[cookie.Value] {
 			seen[cookie.Value] = true
 			values = append(values, cookie.Value)

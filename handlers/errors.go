@@ -1,6 +1,7 @@
 package handlers
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -24,7 +25,7 @@ type problem struct {
 	code        string // error: the RFC's code where there is one
 	detail      string // the short line
 	description string // error_description; the detail if empty
-	challenge   string // what follows Bearer in WWW-Authenticate, on a 401
+	challenge   string // what follows Bearer in WWW-Authenticate, on a 401 or a 403 that a token brought about
 }
 
 var (
@@ -89,32 +90,38 @@ const retryAfter = 1
 // fail answers with the problem that an error is.
 func (a *api) fail(c *gin.Context, err error) {
 	p, known := problemOf(err)
-	header := c.Writer.Header()
+	p.explain(err, c.Writer.Header())
+	if !known || (p.status == http.StatusServiceUnavailable && !errors.Is(err, context.Canceled)) {
+		a.logger(c).LogAttrs(c.Request.Context(), slog.LevelError, "request failed",
+			slog.String("route", c.FullPath()), slog.Int("status", p.status), slog.String("cause", err.Error()))
+	}
+	c.AbortWithStatusJSON(p.status, p.body())
+}
+
+// explain sets the headers that go with the problem that err is.
+func (p problem) explain(err error, header http.Header) {
 	var throttled *throttledError
 	switch {
 	case errors.As(err, &throttled):
 		header.Set("Retry-After", strconv.Itoa(int(math.Ceil(throttled.wait.Seconds()))))
 	case p.status == http.StatusServiceUnavailable:
 		header.Set("Retry-After", strconv.Itoa(retryAfter))
-	case p.status == http.StatusUnauthorized:
+	case p.status == http.StatusUnauthorized, p.challenge != "":
 		header.Set("WWW-Authenticate", challenge(p.challenge))
 	case p.status == http.StatusRequestEntityTooLarge:
 		header.Set("Connection", "close") // the rest of the body is not wanted
 	}
-	if !known || (p.status == http.StatusServiceUnavailable && !errors.Is(err, context.Canceled)) {
-		a.logger(c).LogAttrs(c.Request.Context(), slog.LevelError, "request failed",
-			slog.String("route", c.FullPath()), slog.Int("status", p.status), slog.String("cause", err.Error()))
-	}
-	if p.description == "" {
-		p.description = p.detail
-	}
-	c.AbortWithStatusJSON(p.status, gin.H{"error": p.code, "error_description": p.description, "detail": p.detail})
+}
+
+func (p problem) body() gin.H {
+	return gin.H{"error": p.code, "error_description": cmp.Or(p.description, p.detail), "detail": p.detail}
 }
 
 func problemOf(err error) (p problem, known bool) {
 	var request *requestError
 	var throttled *throttledError
 	var large *http.MaxBytesError
+	var scope *scopeError
 	for _, row := range problems {
 		if errors.Is(err, row.is) {
 			return row.problem, true
@@ -123,6 +130,8 @@ func problemOf(err error) (p problem, known bool) {
 	switch {
 	case errors.As(err, &request):
 		return problem{http.StatusBadRequest, request.code, request.description, "", ""}, true
+	case errors.As(err, &scope):
+		return problem{http.StatusForbidden, "insufficient_scope", "Insufficient scope", "The access token lacks a scope", scope.challenge()}, true
 	case errors.As(err, &throttled):
 		return problem{http.StatusTooManyRequests, "too_many_requests", "Too many failed attempts", "Wait as long as Retry-After says.", ""}, true
 	case errors.As(err, &large):

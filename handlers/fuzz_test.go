@@ -84,6 +84,14 @@ func FuzzDevice(f *testing.F) {
 	})
 }
 
+// A long header is cut in one step, not character by character.
+func TestDeviceOfALongHeader(t *testing.T) {
+	long := strings.Repeat("ä", 8<<10)
+	if n := testing.AllocsPerRun(1, func() { device(long) }); n > 100 {
+		t.Errorf("%v allocations", n)
+	}
+}
+
 // The longest header that the server lets through is described in no time: each
 // login would pay for it.
 func BenchmarkDeviceOfALongHeader(b *testing.B) {

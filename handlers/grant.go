@@ -38,6 +38,7 @@ func (a *api) issue(c *gin.Context, g tokenstore.Grant, t refreshtoken.Token, in
 		answer.RefreshToken = a.Refresh.Encode(t)
 	} else {
 		a.setRefreshCookie(c, a.Refresh.Encode(t), g.RefreshExpiry.Sub(g.Now))
+		a.setAccessCookie(c, access)
 	}
 	return answer, nil
 }

@@ -352,7 +352,8 @@ func (a answer) proper() {
 		a.f.Errorf("%s: no X-Request-Id", a.what)
 	}
 	challenge := a.header.Get("WWW-Authenticate")
-	if (a.status == http.StatusUnauthorized) != strings.HasPrefix(challenge, `Bearer realm="latchkey"`) {
+	challenged := a.status == http.StatusUnauthorized || a.status == http.StatusForbidden && strings.Contains(a.text, "insufficient_scope")
+	if challenged != strings.HasPrefix(challenge, `Bearer realm="latchkey"`) {
 		a.f.Errorf("%s: %d with WWW-Authenticate %q", a.what, a.status, challenge)
 	}
 	retry := a.header.Get("Retry-After")

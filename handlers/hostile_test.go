@@ -270,14 +270,13 @@ func TestHostileInputs(t *testing.T) {
 	f.alive(s.access)
 	f.refresh(0, s)
 	// The user agent is kept and shown: as a harmless text.
-	for name, v := range nasty {
+	for _, v := range nasty {
 		u := strings.Map(printable, v)
 		if u == "" {
 			continue
 		}
 		f.post(1, "/auth/token", header("User-Agent", u), form("username", alice, "password", password)).is(http.StatusOK)
 		f.post(1, "/auth/token", header("User-Agent", "Mozilla/5.0 "+u), form("username", alice, "password", password)).is(http.StatusOK)
-		_ = name
 	}
 	for _, e := range f.sessions(s.access) {
 		if len(e.Device) > 64 {

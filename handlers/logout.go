@@ -4,6 +4,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/gin-gonic/gin"
@@ -47,6 +48,7 @@ func (a *api) logout(c *gin.Context) error {
 		a.note(c, EventLogout, slog.String("sid", end.SID.String()))
 	}
 	a.clearRefreshCookie(c)
+	a.clearAccessCookie(c)
 	if len(refreshCookies(c.Request)) > 1 {
 		a.expireStrays(c)
 	}
@@ -57,17 +59,26 @@ func (a *api) logout(c *gin.Context) error {
 // sessionsShown are the sessions that the request's tokens name, each once.
 func (a *api) sessionsShown(c *gin.Context, inBody string) ([]tokenstore.SessionEnd, error) {
 	var ends []tokenstore.SessionEnd
+	add := func(end tokenstore.SessionEnd) {
+		if !slices.ContainsFunc(ends, func(e tokenstore.SessionEnd) bool { return e.SID == end.SID }) {
+			ends = append(ends, end)
+		}
+	}
 	access, err := bearer(c.Request)
 	if err != nil {
 		return nil, err
 	}
+	shownAccess := a.accessCookies(c.Request) // all of them: to end too much is safer than too little
 	if access != "" {
+		shownAccess = append([]string{access}, shownAccess...)
+	}
+	for _, access := range shownAccess {
 		claims, err := a.Verifier.Authentic(c.Request.Context(), access)
 		switch {
 		case errors.Is(err, edge.ErrUnavailable):
 			return nil, err
 		case err == nil:
-			ends = append(ends, a.endOf(claims))
+			add(a.endOf(claims))
 		}
 	}
 	shown := refreshCookies(c.Request)
@@ -75,9 +86,7 @@ func (a *api) sessionsShown(c *gin.Context, inBody string) ([]tokenstore.Session
 		shown = append(shown, inBody)
 	}
 	for _, token := range a.families(shown) {
-		if len(ends) == 0 || ends[0].SID != token.SID {
-			ends = append(ends, tokenstore.SessionEnd{SID: token.SID, UID: token.UID})
-		}
+		add(tokenstore.SessionEnd{SID: token.SID, UID: token.UID})
 	}
 	return ends, nil
 }

@@ -48,6 +48,7 @@ func (a *api) logoutAll(c *gin.Context) error {
 	a.note(c, EventLogoutAll, slog.String("sub", caller.Subject), slog.Bool("except_current", exceptCurrent))
 	if !exceptCurrent {
 		a.clearRefreshCookie(c)
+		a.clearAccessCookie(c)
 	}
 	c.JSON(http.StatusOK, message{"Successfully logged out everywhere"})
 	return nil

@@ -1,14 +1,14 @@
 package handlers
 
 import (
+	"crypto/rand"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
 	"runtime"
 	"runtime/debug"
-	"strconv"
-	"sync/atomic"
 	"time"
 
 	"github.com/gin-gonic/gin"
@@ -21,7 +21,7 @@ const headerRequestID = "X-Request-Id" // in its canonical form, as all header n
 func (a *api) identify(c *gin.Context) {
 	id := c.Request.Header.Get(headerRequestID)
 	if !harmless(id) {
-		id = a.requestIDs.next()
+		id = newRequestID()
 	}
 	c.Writer.Header()[headerRequestID] = []string{id}
 }
@@ -29,18 +29,12 @@ func (a *api) identify(c *gin.Context) {
 // requestID is the id of a request under way.
 func requestID(c *gin.Context) string { return c.Writer.Header().Get(headerRequestID) }
 
-// requestIDs makes ids that no other replica makes: a random part for the
-// process, and a count.
-type requestIDs struct {
-	process string
-	count   atomic.Uint64
-}
-
-func (r *requestIDs) next() string {
-	b := make([]byte, 0, 32)
-	b = append(b, r.process...)
-	b = append(b, '-')
-	return string(strconv.AppendUint(b, r.count.Add(1), 36))
+// newRequestID returns 80 random bits. A count would tell each client how much
+// traffic a replica has.
+func newRequestID() string {
+	var b [10]byte
+	_, _ = rand.Read(b[:]) // it does not fail: the program would end
+	return base64.RawURLEncoding.EncodeToString(b[:])
 }
 
 // harmless reports whether an id is 1 to 64 characters that mean nothing to a

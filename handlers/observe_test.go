@@ -340,7 +340,7 @@ func (o outOfRange) Read(p []byte) (int, error) {
 	return rand.Read(p)
 }
 
-// A handler that gives up a connection on purpose is let do so.
+// Without randomness there is no login, and the log says why.
 func TestRandomnessThatFails(t *testing.T) {
 	t.Parallel()
 	armed := &atomic.Bool{}

@@ -2,7 +2,6 @@ package handlers_test
 
 import (
 	"context"
-	"fmt"
 	"net/http"
 	"strings"
 	"sync"
@@ -303,5 +302,5 @@ func TestLogoutsAcrossAKill(t *testing.T) {
 			t.Errorf("%s: %d", a.what, a.status)
 		}
 	}
-	t.Log(fmt.Sprint(count))
+	t.Logf("answers by status: %v", count)
 }

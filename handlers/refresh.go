@@ -88,6 +88,9 @@ func (a *api) families(shown []string) []refreshtoken.Token {
 // rotate exchanges a refresh token for its successor. Every way in which a
 // token is not valid is errRefreshToken outside; log and metric tell them apart.
 func (a *api) rotate(c *gin.Context, token refreshtoken.Token) (refreshtoken.Token, tokenstore.Grant, error) {
+	if err := a.Signer.Ready(); err != nil {
+		return token, tokenstore.Grant{}, err // before the rotation, which a retry might find too old
+	}
 	next, err := a.Refresh.Next(token)
 	if err != nil {
 		return next, tokenstore.Grant{}, errRefreshToken

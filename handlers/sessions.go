@@ -68,6 +68,7 @@ func (a *api) endSession(c *gin.Context) error {
 	a.note(c, EventSessionEnded, slog.String("sub", caller.Subject), slog.String("sid", sid.String()))
 	if sid == caller.sid {
 		a.clearRefreshCookie(c)
+		a.clearAccessCookie(c)
 	}
 	c.Status(http.StatusNoContent)
 	return nil

@@ -1,25 +1,138 @@
 package handlers
 
 import (
+	"fmt"
 	"net/http"
+	"net/url"
+	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/gin-gonic/gin"
+
+	"github.com/latchkey-auth/latchkey/edge"
 )
 
-// verify is GET /auth/verify, which proxies ask before they let a request
-// through: 204 and who it is, or 401 and why not.
+const (
+	// verifyPath is what proxies ask before they let a request through.
+	verifyPath = "/auth/verify"
+	// verifyUnder is the same for those that append the path of the request they
+	// ask about (Envoy's ext_authz over HTTP).
+	verifyUnder = verifyPath + "/*path"
+)
+
+// verify answers a proxy that asks about a request of its own: 204 and who it
+// is, or 401, 403 or 503 and why not. It answers every method alike, since some
+// proxies ask with the method of the request they ask about.
+//
+// The query's scope, "a b" or given repeatedly, names what the token must have
+// been granted. What a proxy appends to the path is the client's, query and all,
+// and demands nothing.
+//
+// The request's body is never read: a proxy may announce one that it keeps to
+// itself.
 func (a *api) verify(c *gin.Context) error {
-	claims, err := a.authenticate(c)
+	h := c.Writer.Header()
+	if c.Request.ContentLength != 0 {
+		// A body that never comes would have the server wait for it before the
+		// answer, and then take the connection's next request for it.
+		h.Set("Connection", "close")
+	}
+	var demanded []string
+	if q := c.Request.URL.RawQuery; q != "" && c.Request.URL.Path == verifyPath {
+		var err error
+		if demanded, err = demandedScope(q); err != nil {
+			return err
+		}
+	}
+	shown, err := a.shownToken(c.Request)
+	if err != nil {
+		return err
+	}
+	if shown.byCookie {
+		if err := a.ownForwarded(c.Request); err != nil {
+			a.note(c, EventCrossSite)
+			return err
+		}
+	}
+	claims, err := a.admit(c.Request.Context(), shown.token, demanded)
 	if err != nil {
 		return err
 	}
 	// The names are in their canonical form and the values share one array: this
-	// is the path that every request of a protected API takes.
-	v := &[...]string{claims.Subject, claims.SessionID, claims.Scope, strconv.FormatInt(claims.ExpiresAt, 10)}
-	h := c.Writer.Header()
-	h["X-Auth-Subject"], h["X-Auth-Session"] = v[0:1:1], v[1:2:2]
-	h["X-Auth-Scope"], h["X-Auth-Expires"] = v[2:3:3], v[3:4:4]
+	// is the path that every request of a protected API takes. All four are always
+	// set, be it to nothing: what is not, a proxy might leave as the client sent it.
+	v := identity(claims)
+	h[headerSubject], h[headerSession] = v[0:1:1], v[1:2:2]
+	h[headerScope], h[headerExpires] = v[2:3:3], v[3:4:4]
 	c.Status(http.StatusNoContent)
 	return nil
+}
+
+// otherMethod answers methods that no endpoint has: verify has them all.
+func (a *api) otherMethod(c *gin.Context) error {
+	path := c.Request.URL.Path
+	if path != verifyPath && !strings.HasPrefix(path, verifyPath+"/") {
+		return errMethod
+	}
+	c.Writer.Header().Del("Allow")
+	return a.verify(c)
+}
+
+// The headers that tell a service behind a proxy whose request it is.
+const (
+	headerSubject = "X-Auth-Subject"
+	headerSession = "X-Auth-Session"
+	headerScope   = "X-Auth-Scope"
+	headerExpires = "X-Auth-Expires" // Unix seconds
+)
+
+// identity is what those headers say, in that order.
+func identity(claims edge.Claims) *[4]string {
+	return &[...]string{claims.Subject, claims.SessionID, claims.Scope, strconv.FormatInt(claims.ExpiresAt, 10)}
+}
+
+// scopeError says that the token is good but lacks a scope.
+type scopeError struct{ demanded []string }
+
+func (e *scopeError) Error() string { return "the access token lacks a scope" }
+
+// challenge is the rest of WWW-Authenticate (RFC 6750 section 3.1). The names
+// are scope-tokens, which need no escape in a quoted string.
+func (e *scopeError) challenge() string {
+	return fmt.Sprintf(`error="insufficient_scope", error_description="The access token lacks a scope", scope="%s"`, strings.Join(e.demanded, " "))
+}
+
+// demandedScope reads the scope parameters of a query. Others are of no
+// interest, and may be the client's; but one that cannot be read, or is empty, is
+// an error: a demand that got lost must not let anybody through.
+func demandedScope(query string) ([]string, error) {
+	var list []string
+	for pair := range strings.SplitSeq(query, "&") {
+		name, value, _ := strings.Cut(pair, "=")
+		if name, err := url.QueryUnescape(name); err != nil || name != "scope" {
+			continue
+		}
+		value, err := url.QueryUnescape(value)
+		if err != nil {
+			return nil, badRequest("scope is malformed")
+		}
+		names, err := scopeNames(value)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, names...)
+	}
+	return list, nil
+}
+
+// scopeNames splits a scope, which must not be empty (RFC 6749 section 3.3).
+func scopeNames(scope string) ([]string, error) {
+	names := strings.Split(scope, " ")
+	for _, name := range names {
+		if name == "" || slices.ContainsFunc([]byte(name), func(b byte) bool { return b <= ' ' || b >= 0x7f || b == '"' || b == '\\' }) {
+			return nil, badRequest("scope is one or more names with one space between them")
+		}
+	}
+	return names, nil
 }

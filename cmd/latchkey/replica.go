@@ -39,8 +39,10 @@ type replica struct {
 	feed     *edge.Feed
 	api      *http.Server
 	admin    *http.Server
-	listen   net.Listener // of the API
-	watch    net.Listener // of the admin listener; nil for none
+	extAuthz *handlers.ExtAuthz // nil for none
+	listen   net.Listener       // of the API
+	ask      net.Listener       // of extAuthz; nil for none
+	watch    net.Listener       // of the admin listener; nil for none
 	state    atomic.Pointer[error]
 }
 
@@ -99,13 +101,13 @@ func newReplica(ctx context.Context, cfg *config.Config, logger *slog.Logger) (*
 	feed := edge.NewFeed(edge.FeedOptions{Store: store, Lease: cfg.EdgeLease, Failed: func(err error) {
 		logger.LogAttrs(context.WithoutCancel(ctx), slog.LevelWarn, "the log of revocations cannot be read for GET /revocations", slog.String("cause", err.Error()))
 	}})
-	api, err := handlers.New(handlers.Dependencies{
+	dependencies := handlers.Dependencies{
 		Store: store, Verifier: verifier, Confirmer: edge.NewConfirmer(store, cfg.EdgeLease),
 		Signer: accesstoken.NewSigner(ring), Refresh: codec, Passwords: passwords,
 		Metrics: metrics, Log: logger, Rand: rand.Reader, Revocations: feed,
 		Settings: handlers.Settings{
 			Issuer: cfg.Issuer, Audience: cfg.Audience, ClientID: cfg.ClientID,
-			CookieSecure: cfg.CookieSecure, CookieDomain: cfg.CookieDomain, CookiePath: cfg.CookiePath,
+			CookieSecure: cfg.CookieSecure, CookieDomain: cfg.CookieDomain, CookiePath: cfg.CookiePath, AccessCookie: cfg.AccessCookie,
 			AllowedOrigins: cfg.AllowedOrigins, TrustedProxies: cfg.TrustedProxies,
 			Limits: tokenstore.AttemptLimits{
 				Client: tokenstore.Limit(cfg.LoginLimitClient), Account: tokenstore.Limit(cfg.LoginLimitAccount),
@@ -113,11 +115,17 @@ func newReplica(ctx context.Context, cfg *config.Config, logger *slog.Logger) (*
 			},
 			DeviceKey: deviceKey, RevocationsToken: cfg.RevocationsToken.Reveal(),
 		},
-	})
+	}
+	api, err := handlers.New(dependencies)
 	if err != nil {
 		return nil, err
 	}
 	r := &replica{cfg: cfg, log: logger, rdb: rdb, store: store, keys: keys, follower: follower, feed: feed}
+	if cfg.ExtAuthzAddr != "" {
+		if r.extAuthz, err = handlers.NewExtAuthz(dependencies); err != nil {
+			return nil, err
+		}
+	}
 	r.setState(errStarting)
 	r.api = server(api, logger)
 	r.api.RegisterOnShutdown(feed.Close) // streams do not end by themselves
@@ -175,11 +183,18 @@ func (r *replica) open(ctx context.Context) error {
 	if r.listen, err = lc.Listen(ctx, "tcp", r.cfg.Addr); err != nil {
 		return errors.Join(fmt.Errorf("LATCHKEY_ADDR: %w", err), r.rdb.Close())
 	}
+	if r.extAuthz != nil {
+		if r.ask, err = lc.Listen(ctx, "tcp", r.cfg.ExtAuthzAddr); err != nil {
+			r.close()
+			return fmt.Errorf("LATCHKEY_EXTAUTHZ_ADDR: %w", err)
+		}
+	}
 	if r.cfg.AdminAddr == "" {
 		return nil
 	}
 	if r.watch, err = lc.Listen(ctx, "tcp", r.cfg.AdminAddr); err != nil {
-		return errors.Join(fmt.Errorf("LATCHKEY_ADMIN_ADDR: %w", err), r.listen.Close(), r.rdb.Close())
+		r.close()
+		return fmt.Errorf("LATCHKEY_ADMIN_ADDR: %w", err)
 	}
 	return nil
 }
@@ -195,10 +210,23 @@ func (r *replica) adminAddr() string {
 	return r.watch.Addr().String()
 }
 
+// extAuthzAddr is where ext_authz listens, "" for nowhere.
+func (r *replica) extAuthzAddr() string {
+	if r.ask == nil {
+		return ""
+	}
+	return r.ask.Addr().String()
+}
+
 // ready tells why the replica should get no requests now, or nil.
 func (r *replica) ready() error { return *r.state.Load() }
 
-func (r *replica) setState(err error) { r.state.Store(&err) }
+func (r *replica) setState(err error) {
+	r.state.Store(&err)
+	if r.extAuthz != nil {
+		r.extAuthz.SetReady(err == nil)
+	}
+}
 
 // check asks Redis whether it answers, and brings the record of K and the keys
 // up to date: after Redis lost its data this is what restores them.
@@ -256,12 +284,20 @@ func (r *replica) run(ctx context.Context) error {
 	}
 	serve(r.api, r.listen)
 	serve(r.admin, r.watch)
+	if r.extAuthz != nil {
+		wg.Go(func() {
+			if err := r.extAuthz.Serve(r.ask); err != nil {
+				stop(err)
+			}
+		})
+	}
 	wg.Go(func() { r.watchRedis(serving) })
 	if r.follower != nil {
 		wg.Go(func() { r.follower.Run(serving) })
 	}
 	r.log.LogAttrs(ctx, slog.LevelInfo, "serving",
-		slog.String("address", r.addr()), slog.String("admin", r.adminAddr()), slog.String("version", buildVersion()))
+		slog.String("address", r.addr()), slog.String("admin", r.adminAddr()), slog.String("ext_authz", r.extAuthzAddr()),
+		slog.String("version", buildVersion()))
 
 	select {
 	case <-ctx.Done():
@@ -308,7 +344,17 @@ func (r *replica) drain(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, r.cfg.ShutdownTimeout)
 	defer cancel()
-	if err := r.api.Shutdown(ctx); err != nil {
+	// Together: each may need all of the time.
+	asked := make(chan error, 1)
+	go func() {
+		if r.extAuthz == nil {
+			asked <- nil
+			return
+		}
+		asked <- r.extAuthz.Shutdown(ctx)
+	}()
+	err := r.api.Shutdown(ctx)
+	if err := errors.Join(err, <-asked); err != nil {
 		return fmt.Errorf("requests were still under way after LATCHKEY_SHUTDOWN_TIMEOUT: %w", err)
 	}
 	return nil
@@ -320,6 +366,10 @@ func (r *replica) closeServers() {
 	_ = r.api.Close()
 	_ = r.admin.Close()
 	_ = r.listen.Close()
+	if r.ask != nil {
+		r.extAuthz.Close()
+		_ = r.ask.Close()
+	}
 	if r.watch != nil {
 		_ = r.watch.Close()
 	}

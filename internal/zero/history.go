@@ -1,0 +1,284 @@
+package zero
+
+import (
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/anishathalye/porcupine"
+)
+
+// Answer is what a replica said of a token.
+type Answer uint8
+
+// The answers. Whoever gave none, or could not tell, said nothing that binds.
+const (
+	Silent Answer = iota
+	Accepted
+	Refused
+)
+
+// History is what was asked and answered, and when, by one monotonic clock. It
+// is safe for concurrent use.
+type History struct {
+	start time.Time
+
+	mu      sync.Mutex
+	checks  [][]Check // by session
+	logouts [][]Logout
+}
+
+// Check is one question whether a session's token is accepted.
+type Check struct {
+	Session           int
+	Replica           int
+	Asked, AnsweredAt time.Duration // by [History.Now]
+	Answer            Answer
+}
+
+// Logout is one request to end a session. One that was not confirmed may have
+// happened, may yet happen, or never.
+type Logout struct {
+	Session           int
+	Asked, AnsweredAt time.Duration
+	Confirmed         bool
+}
+
+// NewHistory returns an empty history that begins now.
+func NewHistory() *History { return &History{start: time.Now()} }
+
+// Now is how long the history has lasted.
+func (h *History) Now() time.Duration { return time.Since(h.start) }
+
+// Session returns the number of a session that nobody has named yet.
+func (h *History) Session() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.checks, h.logouts = append(h.checks, nil), append(h.logouts, nil)
+	return len(h.checks) - 1
+}
+
+// Checked records answers to checks.
+func (h *History) Checked(checks ...Check) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, c := range checks {
+		h.checks[c.Session] = append(h.checks[c.Session], c)
+	}
+}
+
+// LoggedOut records the answer to a logout.
+func (h *History) LoggedOut(l Logout) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.logouts[l.Session] = append(h.logouts[l.Session], l)
+}
+
+// Verdict is what a history comes to.
+type Verdict struct {
+	Sessions     int
+	Confirmed    int // logouts that were answered
+	Unconfirmed  int // logouts of which it is unknown whether they happened
+	Checks       int // answered, and asked after the session's logout had answered
+	Earlier      int // answered, and asked before
+	Silent       int // not answered, or with "unknown"
+	Accepted     int // of Checks: none is right
+	FalseLogouts int // refused before anybody had asked for a logout: none is right
+	// Straddled is how many sessions one answer refused and a later one accepted
+	// while their logout was under way. Nothing is promised of that time; it is
+	// counted for interest.
+	Straddled int
+	// Impossible are the sessions whose history porcupine finds no order for.
+	Impossible []int
+	// Undecided are those for which porcupine found neither in time.
+	Undecided []int
+	// Examples describes a few of the violations.
+	Examples []string
+}
+
+// Violated reports whether a promise was broken.
+func (v Verdict) Violated() bool {
+	return v.Accepted > 0 || v.FalseLogouts > 0 || len(v.Impossible) > 0 || len(v.Undecided) > 0
+}
+
+func (v Verdict) String() string {
+	var b strings.Builder
+	row := func(name string, value any) { fmt.Fprintf(&b, "%-46s %10v\n", name, value) }
+	row("sessions", v.Sessions)
+	row("logouts confirmed", v.Confirmed)
+	row("logouts unknown", v.Unconfirmed)
+	row("checks answered before the logout", v.Earlier)
+	row("checks answered after the logout", v.Checks)
+	row("checks with no answer", v.Silent)
+	row("accepted after the logout", v.Accepted)
+	row("false logouts", v.FalseLogouts)
+	row("refused, then accepted, during the logout", v.Straddled)
+	verdict := "linearizable"
+	if n := len(v.Impossible); n > 0 {
+		verdict = fmt.Sprintf("ILLEGAL in %d", n)
+	}
+	if n := len(v.Undecided); n > 0 {
+		verdict += fmt.Sprintf(", undecided in %d", n)
+	}
+	row("porcupine", verdict)
+	for _, e := range v.Examples {
+		b.WriteString(e + "\n")
+	}
+	return b.String()
+}
+
+// patience is how long porcupine may think about one session.
+const patience = 2 * time.Second
+
+// maxExamples is how many violations a verdict describes.
+const maxExamples = 10
+
+// Judge judges the history as it is now.
+func (h *History) Judge() Verdict {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	v := Verdict{Sessions: len(h.checks)}
+	for session := range h.checks {
+		h.count(session, &v)
+		switch porcupine.CheckOperationsTimeout(oneSession(), operations(h.checks[session], h.logouts[session]), patience) {
+		case porcupine.Illegal:
+			v.Impossible = append(v.Impossible, session)
+		case porcupine.Unknown:
+			v.Undecided = append(v.Undecided, session)
+		case porcupine.Ok:
+		}
+	}
+	return v
+}
+
+// count counts one session's answers, without any model.
+func (h *History) count(session int, v *Verdict) {
+	const never = time.Duration(1<<63 - 1)
+	begun, over := never, never
+	for _, l := range h.logouts[session] {
+		begun = min(begun, l.Asked)
+		if l.Confirmed {
+			over = min(over, l.AnsweredAt)
+			v.Confirmed++
+		} else {
+			v.Unconfirmed++
+		}
+	}
+	refused := never
+	for _, c := range h.checks[session] {
+		if c.Answer == Refused {
+			refused = min(refused, c.AnsweredAt)
+		}
+	}
+	straddled := 0
+	example := func(format string, args ...any) {
+		if len(v.Examples) < maxExamples {
+			v.Examples = append(v.Examples, fmt.Sprintf(format, args...))
+		}
+	}
+	for _, c := range h.checks[session] {
+		switch {
+		case c.Answer == Silent:
+			v.Silent++
+			continue
+		case c.Asked > over:
+			v.Checks++
+		default:
+			v.Earlier++
+		}
+		switch {
+		case c.Answer == Accepted && c.Asked > over:
+			v.Accepted++
+			example("session %d: accepted by replica %d, asked %v after the logout was answered (at %v)", session, c.Replica, c.Asked-over, over)
+		case c.Answer == Accepted && c.Asked > refused:
+			straddled = 1
+		case c.Answer == Refused && c.AnsweredAt < begun:
+			v.FalseLogouts++
+			example("session %d: refused by replica %d at %v, before any logout", session, c.Replica, c.AnsweredAt)
+		}
+	}
+	v.Straddled += straddled
+}
+
+// step is what an operation does in the model.
+type step uint8
+
+const (
+	logoutBegins step = iota
+	logoutEnds
+	checkAccepts
+	checkRefuses
+)
+
+// state is that of one session.
+type state uint8
+
+const (
+	alive state = iota
+	// ending: a logout was asked for. Replicas come to know of it one by one, and
+	// until it is answered nothing is promised.
+	ending
+	dead
+)
+
+// oneSession is the model: alive until a logout begins, dead when one has ended.
+func oneSession() porcupine.Model {
+	return porcupine.Model{
+		Init: func() any { return alive },
+		Step: func(s, in, _ any) (bool, any) {
+			now, _ := s.(state)
+			does, _ := in.(step)
+			switch does {
+			case logoutBegins:
+				return true, max(now, ending)
+			case logoutEnds:
+				return now != alive, dead
+			case checkAccepts:
+				return now != dead, now
+			default:
+				return now != alive, now
+			}
+		},
+	}
+}
+
+// operations are one session's history as porcupine reads it. A logout begins
+// when it is asked for and ends when it is answered; one that was not confirmed
+// only begins. A check without an answer says nothing.
+func operations(checks []Check, logouts []Logout) []porcupine.Operation {
+	ops := make([]porcupine.Operation, 0, len(checks)+2*len(logouts))
+	add := func(does step, from, to time.Duration) {
+		ops = append(ops, porcupine.Operation{Input: does, Call: int64(from), Return: int64(to)})
+	}
+	for _, l := range logouts {
+		add(logoutBegins, l.Asked, l.Asked)
+		if l.Confirmed {
+			add(logoutEnds, l.Asked, l.AnsweredAt)
+		}
+	}
+	// Of those that were asked for at one moment and answered alike, the first
+	// answer binds most: what explains it explains the others. Without this,
+	// porcupine would try all their orders before it finds a history impossible.
+	type alike struct {
+		asked  time.Duration
+		answer Answer
+	}
+	first := map[alike]time.Duration{}
+	for _, c := range checks {
+		k := alike{c.Asked, c.Answer}
+		if at, ok := first[k]; !ok || c.AnsweredAt < at {
+			first[k] = c.AnsweredAt
+		}
+	}
+	for k, at := range first {
+		switch k.answer {
+		case Accepted:
+			add(checkAccepts, k.asked, at)
+		case Refused:
+			add(checkRefuses, k.asked, at)
+		case Silent:
+		}
+	}
+	return ops
+}

@@ -1,0 +1,50 @@
+package zero
+
+import (
+	"testing"
+	"time"
+)
+
+// The judge is judged first: a history with a fault must be found faulty.
+func TestTheJudge(t *testing.T) {
+	t.Parallel()
+	const ms = time.Millisecond
+	logout := Logout{Asked: 10 * ms, AnsweredAt: 20 * ms, Confirmed: true}
+	unknown := Logout{Asked: 10 * ms, AnsweredAt: 20 * ms}
+	check := func(from, to time.Duration, a Answer) Check { return Check{Asked: from, AnsweredAt: to, Answer: a} }
+	for name, tt := range map[string]struct {
+		logouts  []Logout
+		checks   []Check
+		violated bool
+	}{
+		"accepted, logged out, refused":              {[]Logout{logout}, []Check{check(1*ms, 2*ms, Accepted), check(21*ms, 22*ms, Refused)}, false},
+		"accepted after the logout":                  {[]Logout{logout}, []Check{check(21*ms, 22*ms, Accepted)}, true},
+		"accepted by an answer asked for before":     {[]Logout{logout}, []Check{check(19*ms, 90*ms, Accepted)}, false},
+		"no answer after the logout":                 {[]Logout{logout}, []Check{check(21*ms, 22*ms, Silent)}, false},
+		"refused while the logout is under way":      {[]Logout{logout}, []Check{check(11*ms, 12*ms, Refused), check(13*ms, 14*ms, Accepted)}, false},
+		"refused before any logout":                  {[]Logout{logout}, []Check{check(1*ms, 2*ms, Refused)}, true},
+		"refused without a logout":                   {nil, []Check{check(1*ms, 2*ms, Refused)}, true},
+		"accepted after a logout of unknown fate":    {[]Logout{unknown}, []Check{check(21*ms, 22*ms, Accepted)}, false},
+		"refused after a logout of unknown fate":     {[]Logout{unknown}, []Check{check(21*ms, 22*ms, Refused)}, false},
+		"sent again and confirmed, then accepted":    {[]Logout{unknown, {Asked: 30 * ms, AnsweredAt: 40 * ms, Confirmed: true}}, []Check{check(25*ms, 26*ms, Accepted), check(41*ms, 42*ms, Accepted)}, true},
+		"logged out twice, accepted between the two": {[]Logout{logout, {Asked: 30 * ms, AnsweredAt: 40 * ms, Confirmed: true}}, []Check{check(25*ms, 26*ms, Accepted)}, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h := NewHistory()
+			h.Session()
+			for _, l := range tt.logouts {
+				h.LoggedOut(l)
+			}
+			h.Checked(tt.checks...)
+			v := h.Judge()
+			if v.Violated() != tt.violated {
+				t.Errorf("violated = %v\n%s", v.Violated(), v)
+			}
+			// The two judges agree.
+			if (v.Accepted+v.FalseLogouts > 0) != (len(v.Impossible) > 0) {
+				t.Errorf("counting and porcupine disagree:\n%s", v)
+			}
+		})
+	}
+}
