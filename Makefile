@@ -3,6 +3,8 @@
 # Linters come from modules of their own and are built once for each set of
 # pinned versions: the folder is named by a checksum of what pins them.
 TOOLS   := bin/tools/$(shell cat tools/go.mod tools/go.sum tools/actionlint/go.mod tools/actionlint/go.sum | cksum | cut -d ' ' -f 1)
+# Caddy, which a test runs, likewise.
+CADDY   := bin/tools/caddy-$(shell cat tools/caddy/go.mod tools/caddy/go.sum | cksum | cut -d ' ' -f 1)/caddy
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 IMAGE   ?= latchkey:$(VERSION)
 ZERO_FOR ?= 5m
@@ -15,8 +17,8 @@ export GOWORK = off
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 
-test: test-needs ## all tests, with the race detector, on real Redis
-	go test -race -count=1 -parallel 8 -timeout 15m ./...
+test: test-needs $(CADDY) ## all tests, with the race detector, on real Redis and proxies
+	CADDY='$(CURDIR)/$(CADDY)' go test -race -count=1 -parallel 8 -timeout 15m ./...
 
 zero: test-needs ## after a logout nothing is accepted: five minutes of faults (ZERO_FOR, ZERO_SEED)
 	ZERO_FOR=$(ZERO_FOR) ZERO_SEED=$(ZERO_SEED) go test ./internal/zero -run TestZero -v -count=1 -timeout 60m
@@ -57,10 +59,12 @@ generate: ## rewrite the settings in README.md and deploy/latchkey.env.example
 tidy-check: ## fail when go.mod or go.sum is not tidy
 	go mod tidy -diff
 
-# The tests start redis-server themselves; the race detector needs a C compiler.
+# The tests start redis-server, nginx and haproxy themselves; the race detector needs a C compiler.
 test-needs:
-	@need=; \
+	@need=; PATH="$$PATH:/usr/sbin:/usr/local/sbin"; \
 	command -v redis-server >/dev/null || need="$$need redis-server"; \
+	command -v nginx >/dev/null || need="$$need nginx-light"; \
+	command -v haproxy >/dev/null || need="$$need haproxy"; \
 	command -v "$$(go env CC)" >/dev/null || need="$$need gcc libc6-dev"; \
 	[ -n "$$need" ] || exit 0; \
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
@@ -69,6 +73,11 @@ test-needs:
 	else \
 		echo "the tests need$$need; on Debian or Ubuntu: sudo apt-get install -y --no-install-recommends$$need" >&2; exit 1; \
 	fi
+
+$(CADDY):
+	@echo 'building Caddy, once: one to three minutes'
+	@mkdir -p $(dir $@)
+	CGO_ENABLED=0 go -C tools/caddy build -ldflags '-s -w' -o ../../$@ github.com/caddyserver/caddy/v2/cmd/caddy
 
 $(TOOLS)/built:
 	@echo 'building the linters, once: one to three minutes'

@@ -41,9 +41,10 @@ func NewConfirmer(store *tokenstore.Store, lease time.Duration) *Confirmer {
 // for none, and returns it.
 //
 // A Redis that comes back empty has lost the table of followers too, and their
-// leases may hold for a while yet. The follower tells: it must have found, since
-// the revocation, that Redis has the history that it has been following for at
-// least one lease. Without one, the table is believed.
+// leases may hold for a while yet. The follower tells: the revocation must be of
+// the history that it has been following for at least one lease. That is why the
+// first logouts of a process may take one lease. Without a follower, the table is
+// believed.
 func (c *Confirmer) Beside(f *Follower) *Confirmer {
 	c.beside = f
 	return c
@@ -66,21 +67,41 @@ func (c *Confirmer) Confirm(ctx context.Context, r tokenstore.Revocation) error 
 	if err := c.everywhere(ctx, r); err != nil {
 		return err
 	}
-	return c.whole(ctx, c.beside.shards[r.Shard], after)
+	waited, err := c.whole(ctx, r, after)
+	if err != nil || !waited {
+		return err
+	}
+	return c.still(ctx, r)
 }
 
-// whole waits until the table that was read after a moment is known to be whole.
-func (c *Confirmer) whole(ctx context.Context, s *shard, after time.Duration) error {
+// whole waits until it is known that the table of followers was whole, and
+// reports whether that took any time.
+func (c *Confirmer) whole(ctx context.Context, r tokenstore.Revocation, after time.Duration) (waited bool, err error) {
 	const first, most = 200 * time.Microsecond, 10 * time.Millisecond
+	s := c.beside.shards[r.Shard]
 	until := c.clock().mono + 2*c.silent
-	for wait := first; !s.trusts(after, c.beside.clock().mono, c.silent); wait = min(2*wait, most) {
+	for wait := first; !s.trusts(r.Mark, after, c.beside.clock().mono, c.silent); wait = min(2*wait, most) {
 		if c.clock().mono >= until {
-			return fmt.Errorf("%w: not confirmed: the follower of this process does not follow", ErrUnavailable)
+			return true, fmt.Errorf("%w: not confirmed: the follower of this process does not follow", ErrUnavailable)
 		}
 		pause(ctx, wait)
 		if ctx.Err() != nil {
-			return fmt.Errorf("%w: confirm: %w", ErrUnavailable, ctx.Err())
+			return true, fmt.Errorf("%w: confirm: %w", ErrUnavailable, ctx.Err())
 		}
+		waited = true
+	}
+	return waited, nil
+}
+
+// still looks whether Redis has a revocation yet: while it was waited for, a
+// failover may have lost it.
+func (c *Confirmer) still(ctx context.Context, r tokenstore.Revocation) error {
+	v, err := c.look(ctx, r.Shard, r.Mark.Seq)
+	if err != nil {
+		return fmt.Errorf("%w: not confirmed: %w", ErrUnavailable, err)
+	}
+	if _, ok := trailOf(r.Mark, v); !ok && !outlived(r.Mark, v) {
+		return fmt.Errorf("%w: %w", ErrUnavailable, errHistory)
 	}
 	return nil
 }
@@ -114,7 +135,7 @@ func (c *Confirmer) poll(w *waiting) {
 	defer timer.Stop()
 	for {
 		<-timer.C
-		view, err := c.look(w)
+		view, err := c.look(context.Background(), w.number, w.ask())
 		var left int
 		var strikes []tokenstore.Member
 		if err == nil {
@@ -138,19 +159,20 @@ func (c *Confirmer) poll(w *waiting) {
 	}
 }
 
-// look reads a shard's table, its head, and the entries since the oldest one
-// that somebody waits for.
-func (c *Confirmer) look(w *waiting) (tokenstore.View, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), c.silent)
+// look reads a shard's table, its head, and the entries after one.
+func (c *Confirmer) look(ctx context.Context, shard int, after uint64) (tokenstore.View, error) {
+	ctx, cancel := context.WithTimeout(ctx, c.silent)
 	defer cancel()
-	after := w.ask()
 	var all []tokenstore.Entry
 	for {
-		views, err := c.store.Renew(ctx, []tokenstore.Renewal{{Shard: w.number, After: after}})
+		views, err := c.store.Renew(ctx, []tokenstore.Renewal{{Shard: shard, After: after}})
 		if err != nil {
 			return tokenstore.View{}, err
 		}
 		v := views[0]
+		if len(v.Entries) == 0 && len(all) > 0 {
+			return tokenstore.View{}, errors.New("the log expired while it was read")
+		}
 		all = append(all, v.Entries...)
 		if n := len(v.Entries); n == 0 || v.Entries[n-1].Seq >= v.Head.Seq {
 			v.Entries = all
@@ -263,6 +285,10 @@ func (w *waiting) settle(v tokenstore.View, now instant) (left int, strikes []to
 		if !t.asked {
 			return true
 		}
+		if outlived(t.mark, v) {
+			t.done <- nil
+			return false
+		}
 		trail, ok := trailOf(t.mark, v)
 		if !ok {
 			t.done <- fmt.Errorf("%w: %w", ErrUnavailable, errHistory)
@@ -329,6 +355,17 @@ func (w *waiting) confirmed(t *ticket, members []tokenstore.Member, trail map[ui
 		all = false
 	}
 	return all, silent
+}
+
+// outlived reports whether what follows an entry has been trimmed from the log
+// already: it is then older than every token that it names. Nobody has to know
+// it any more. It cannot be one that a failover has lost: the history that has
+// replaced it would be as old.
+func outlived(from tokenstore.Mark, v tokenstore.View) bool {
+	if len(v.Entries) == 0 {
+		return v.Head.Seq > from.Seq
+	}
+	return v.Entries[0].Seq > from.Seq+1
 }
 
 // trailOf returns the chain at each seq from an entry to the head, or false if

@@ -11,6 +11,7 @@ import (
 type cutoff struct {
 	epoch  uint64
 	except tokenstore.ID
+	until  int64 // Unix milliseconds of Redis TIME, when the last token it names has expired
 }
 
 // generation is what was revoked during one width of time. Its maps hold no
@@ -41,21 +42,38 @@ func newDenylist(limit int, width time.Duration) *denylist {
 	return &denylist{current: newGeneration(), previous: newGeneration(), limit: limit, width: width}
 }
 
+// added is what became of an entry.
+type added int
+
+const (
+	remembered added = iota
+	full             // it did not fit
+	conflict         // what is remembered is of another history: the user's exception is void
+)
+
 // add remembers an entry.
-func (d *denylist) add(e tokenstore.Entry, now time.Duration) {
+func (d *denylist) add(e tokenstore.Entry, now time.Duration) added {
 	d.turn(now)
 	if d.len() >= d.limit {
 		d.missing = max(d.missing, now+d.width)
-		return
+		return full
 	}
 	switch e.Kind {
 	case tokenstore.KindSession:
 		d.current.sids[e.ID] = struct{}{}
 	case tokenstore.KindUser:
-		if old, ok := d.current.users[e.ID]; !ok || old.epoch < e.Epoch {
-			d.current.users[e.ID] = cutoff{e.Epoch, e.Except}
+		c := cutoff{epoch: e.Epoch, except: e.Except, until: e.Until.UnixMilli()}
+		switch old, ok := d.current.users[e.ID]; {
+		case !ok || old.epoch < c.epoch:
+			d.current.users[e.ID] = c
+		case old.epoch == c.epoch && old.except != c.except:
+			// A failover lost one of two that have the same number: the exception
+			// of either is none to the other.
+			d.current.users[e.ID] = cutoff{epoch: c.epoch, until: max(old.until, c.until)}
+			return conflict
 		}
 	}
+	return remembered
 }
 
 // turn drops the older generation once everything in it has been needed no more
@@ -71,10 +89,11 @@ func (d *denylist) turn(now time.Duration) {
 	d.began = now
 }
 
-// widen makes entries be kept for at least width from now on. An entry that was
-// added under a smaller width is kept for as long as it was promised, or longer.
+// widen makes entries be kept for at least width from now on, by whatever clock.
+// An entry that was added under a smaller width is kept for as long as it was
+// promised, or longer.
 func (d *denylist) widen(width time.Duration) {
-	d.width = max(d.width, width)
+	d.width = max(d.width, width+time.Duration(float64(width)*drift))
 }
 
 // forgetUsers drops what is known of users' epochs: they count from the start
@@ -105,6 +124,18 @@ func (d *denylist) denies(t *tokenstore.AccessToken, history string) bool {
 	return false
 }
 
+// names reports whether a session or a user is remembered.
+func (d *denylist) names(id tokenstore.ID) bool {
+	for _, g := range [...]*generation{&d.current, &d.previous} {
+		_, session := g.sids[id]
+		_, user := g.users[id]
+		if session || user {
+			return true
+		}
+	}
+	return false
+}
+
 // entries lists what is remembered, to be compared with what Redis still knows.
 func (d *denylist) entries() []tokenstore.Entry {
 	list := make([]tokenstore.Entry, 0, d.len())
@@ -113,7 +144,9 @@ func (d *denylist) entries() []tokenstore.Entry {
 			list = append(list, tokenstore.Entry{Kind: tokenstore.KindSession, ID: sid})
 		}
 		for uid, c := range g.users {
-			list = append(list, tokenstore.Entry{Kind: tokenstore.KindUser, ID: uid, Epoch: c.epoch, Except: c.except})
+			list = append(list, tokenstore.Entry{
+				Kind: tokenstore.KindUser, ID: uid, Epoch: c.epoch, Except: c.except, Until: time.UnixMilli(c.until),
+			})
 		}
 	}
 	return list

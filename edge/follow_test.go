@@ -53,7 +53,7 @@ func BenchmarkConfirmedLogout(b *testing.B) {
 			server, ring := startRedis(b), newRing(b)
 			nodes := make([]*node, replicas)
 			for i := range nodes {
-				nodes[i] = newNode(b, server.URL(), ring, nodeOptions{}).ready()
+				nodes[i] = newNode(b, server.URL(), ring, nodeOptions{}).ready().vouches()
 			}
 			var took []time.Duration
 			for b.Loop() {

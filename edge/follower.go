@@ -182,7 +182,11 @@ func (f *Follower) tail(ctx context.Context, group []*shard) {
 		var news map[int][]tokenstore.Entry
 		var err error
 		if len(after) > 0 {
-			news, err = f.store.Tail(ctx, after, tailBlock)
+			// A client waits for ten seconds more than Redis was asked to, and does
+			// not look whether it is still wanted.
+			reading, cancel := context.WithTimeout(ctx, tailBlock+f.lease)
+			news, err = f.store.Tail(reading, after, tailBlock)
+			cancel()
 		}
 		if err != nil {
 			f.failed(ctx, err)

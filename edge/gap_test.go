@@ -49,10 +49,10 @@ func TestNothingOfBeforeIsAcceptedOnceALossIsNoticed(t *testing.T) {
 func TestALogoutAfterALossWaitsForTheLeasesOfBefore(t *testing.T) {
 	t.Parallel()
 	server, ring := startRedis(t), newRing(t)
-	const lease = 3 * time.Second
-	a := newNode(t, server.URL(), ring, nodeOptions{lease: lease}).ready().leased()
-	b := newNode(t, server.URL(), ring, nodeOptions{lease: lease}).ready().leased()
-	for i := range 10 {
+	const lease = 600 * time.Millisecond
+	a := newNode(t, server.URL(), ring, nodeOptions{lease: lease}).ready().vouches()
+	b := newNode(t, server.URL(), ring, nodeOptions{lease: lease}).ready().vouches()
+	for i := range 6 {
 		s := a.login("user" + strconv.Itoa(i))
 		b.wants("before", s, nil)
 		if err := a.rdb.FlushAll(t.Context()).Err(); err != nil {
@@ -117,7 +117,7 @@ func TestWhatAFailoverLosesIsRevokedAgain(t *testing.T) {
 			}
 
 			// From here on the second knows nothing of what the primary does.
-			if err := second.Client().SlaveOf(t.Context(), "NO", "ONE").Err(); err != nil {
+			if err := second.Client().ReplicaOf(t.Context(), "NO", "ONE").Err(); err != nil {
 				t.Fatal(err)
 			}
 			for i, s := range gone {
@@ -221,7 +221,7 @@ func TestADeadMemberIsWaitedForOnce(t *testing.T) {
 	t.Parallel()
 	server, ring := startRedis(t), newRing(t)
 	const lease = 2 * time.Second
-	a := newNode(t, server.URL(), ring, nodeOptions{lease: lease}).ready().leased()
+	a := newNode(t, server.URL(), ring, nodeOptions{lease: lease}).ready().vouches()
 	dead := newNode(t, server.URL(), ring, nodeOptions{lease: lease}).ready().leased()
 	first, second := a.login("alice"), a.login("alice")
 	dead.wants("before", first, nil)
@@ -253,8 +253,8 @@ func TestADeadMemberIsWaitedForOnce(t *testing.T) {
 func TestAMemberThatLeavesDelaysNobody(t *testing.T) {
 	t.Parallel()
 	server, ring := startRedis(t), newRing(t)
-	const lease = 6 * time.Second
-	a := newNode(t, server.URL(), ring, nodeOptions{lease: lease}).ready().leased()
+	const lease = 3 * time.Second
+	a := newNode(t, server.URL(), ring, nodeOptions{lease: lease}).ready().vouches()
 	leaves := newNode(t, server.URL(), ring, nodeOptions{lease: lease}).ready().leased()
 	s := a.login("alice")
 	leaves.wants("before", s, nil)

@@ -149,7 +149,7 @@ func BenchmarkPropagation(b *testing.B) {
 	server, ring := startRedis(b), newRing(b)
 	nodes := make([]*node, 10)
 	for i := range nodes {
-		nodes[i] = newNode(b, server.URL(), ring, nodeOptions{}).ready().leased()
+		nodes[i] = newNode(b, server.URL(), ring, nodeOptions{}).ready().vouches()
 	}
 	var took []time.Duration
 	for i := 0; b.Loop(); i++ {

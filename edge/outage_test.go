@@ -31,9 +31,9 @@ func (c *handClock) read() instant {
 }
 
 // settled lets time pass until a follower may vouch for its history.
-func (c *handClock) settled(n *node) *node {
+func (c *handClock) settled(n *node) {
 	c.move(2*n.follower.lease, 2*n.follower.lease)
-	return n.leased()
+	n.leased()
 }
 
 // move moves both clocks, each by its own.
@@ -59,6 +59,21 @@ func eventually(t testing.TB, what string, ok func() bool) {
 func (n *node) leased() *node {
 	n.t.Helper()
 	eventually(n.t, "every shard has a lease", func() bool { return n.follower.Stats().Leased == n.store.Shards() })
+	return n
+}
+
+// vouches waits until a node may answer logouts without waiting for leases of before.
+func (n *node) vouches() *node {
+	n.t.Helper()
+	eventually(n.t, "every shard was followed for a lease", func() bool {
+		now := n.follower.clock().mono
+		for _, s := range n.follower.shards {
+			if !s.trusts(tokenstore.Mark{Seq: math.MaxUint64}, 0, now, silence(n.follower.lease)) {
+				return false
+			}
+		}
+		return true
+	})
 	return n
 }
 

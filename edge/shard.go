@@ -26,7 +26,7 @@ type shard struct {
 
 	mu    sync.RWMutex
 	deny  *denylist
-	mark  tokenstore.Mark // applied; meaningless until booted
+	mark  tokenstore.Mark // applied; while booting: of the head, as far as it was walked
 	boot  bool            // booted
 	after uint64          // while booting: entries up to here were read
 	// incarnation counts boots: what was asked for before one is not believed after.
@@ -34,16 +34,21 @@ type shard struct {
 	beat        uint64
 	lastGrant   instant // when the last lease ended or will: for a bounded serve-stale
 	heal        *healing
+	// owed was to be put back into Redis and has not been seen in its log yet:
+	// the next failover may have lost it again.
+	owed    map[tokenstore.ID]tokenstore.Entry
+	reminds time.Duration // when it was last asked for
 	// Since when this history is followed, and when the last renewal was sent that
 	// found it to be Redis's: what [Confirmer.Beside] needs to know.
 	bootedAt, foundAt time.Duration
+	// recent are the marks that were passed lately, each at its seq modulo their number.
+	recent [256]tokenstore.Mark
 }
 
-// healing is what a follower knew before it had to boot again.
+// healing is what a follower knew before it had to boot again, and what it has
+// read of the log since.
 type healing struct {
-	epoch string
-	known []tokenstore.Entry
-	found map[tokenstore.ID]uint64 // in the log since: user epoch, or 0 for a session
+	known, read []tokenstore.Entry
 }
 
 // sent is a renewal under way: what was shown, and when.
@@ -75,7 +80,7 @@ func (s *shard) renewal(member string, now instant) sent {
 // outcome is what a renewal came to.
 type outcome struct {
 	applied int                // entries
-	more    bool               // there are entries left: renew again at once
+	more    bool               // there are entries left, or to be shown: renew again at once
 	gap     bool               // this is not the history that was followed: boot again
 	restore []tokenstore.Entry // what Redis has lost
 	oldest  time.Time          // of the applied entries, when it was made; zero if none
@@ -88,7 +93,6 @@ func (s *shard) renewed(r sent, v tokenstore.View, now instant) outcome {
 	if r.incarnation != s.incarnation || r.booted != s.boot {
 		return outcome{more: true}
 	}
-	s.deny.widen(v.Longest)
 	if !s.boot {
 		return s.bootFrom(r, v, now)
 	}
@@ -110,7 +114,8 @@ func (s *shard) renewed(r sent, v tokenstore.View, now instant) outcome {
 		// whether it is the same one is not known.
 		s.apply(e, now, &out)
 		if ours {
-			s.mark = at
+			s.pass(at)
+			out.more = true // somebody may be waiting to see it applied
 		}
 		ours = ours || s.mark == at // from where the tail left off
 	}
@@ -125,67 +130,129 @@ func (s *shard) renewed(r sent, v tokenstore.View, now instant) outcome {
 	}
 	s.foundAt = max(s.foundAt, r.at.mono)
 	s.grant(r.at, now)
+	out.restore = append(out.restore, s.remind(now)...)
 	return out
 }
 
-// bootFrom takes a page of the whole retained log.
+// bootFrom takes a page of the whole retained log. What came before that log
+// cannot be checked, so the pages are tied together by the head that the first
+// one had: the others go on from it to theirs.
 func (s *shard) bootFrom(r sent, v tokenstore.View, now instant) outcome {
-	var out outcome
+	if r.After != s.after {
+		return outcome{more: true} // two were under way
+	}
 	expect := uint64(0)
-	if r.After > 0 {
-		expect = r.After + 1
-	}
-	if s.mark.Epoch != v.Head.Epoch {
-		if r.After > 0 {
-			return s.lost() // Redis was replaced between two pages
+	if s.after > 0 {
+		expect = s.after + 1
+	} else {
+		if s.mark.Epoch != v.Head.Epoch {
+			// All tokens of before are dead by that alone: nothing is to be put back.
+			s.deny.forgetUsers()
+			s.heal = nil
 		}
-		s.deny.forgetUsers()
-		s.mark = tokenstore.Mark{Epoch: v.Head.Epoch}
+		s.mark = v.Head
 	}
-	last := r.After
+	if v.Head.Epoch != s.mark.Epoch || v.Head.Seq < s.mark.Seq {
+		return s.lost()
+	}
+	var out outcome
+	last := s.after
 	for _, e := range v.Entries {
 		if expect != 0 && e.Seq != expect {
 			return s.lost()
 		}
 		expect, last = e.Seq+1, e.Seq
+		if e.Seq == s.mark.Seq+1 {
+			s.mark = s.mark.After(e)
+		}
 		s.apply(e, now, &out)
 		if s.heal != nil {
-			s.heal.found[e.ID] = max(s.heal.found[e.ID], e.Epoch)
+			s.heal.read = append(s.heal.read, e)
 		}
 	}
 	switch {
 	case len(v.Entries) > 0 && last < v.Head.Seq:
 		s.after, out.more = last, true
 		return out
-	case len(v.Entries) > 0 && last > v.Head.Seq:
-		return s.lost()
-	case len(v.Entries) == 0 && r.After > 0 && r.After != v.Head.Seq:
+	case len(v.Entries) == 0 && s.after > 0 && s.after != v.Head.Seq, s.mark != v.Head:
 		return s.lost()
 	}
 	// An empty log under a head that has counted is one whose entries have all
 	// outlived the tokens they name.
-	s.mark, s.boot, s.after = v.Head, true, 0
+	s.boot, s.after, out.more = true, 0, true
 	epoch := v.Head.Epoch
 	s.history.Store(&epoch)
-	out.restore = s.missing(v.Head.Epoch)
+	out.restore = append(out.restore, s.missing(v.Now, now)...)
 	s.bootedAt, s.foundAt = now.mono, r.at.mono
 	s.grant(r.at, now)
 	return out
 }
 
-// missing is what this follower knew and Redis no longer does. Under another
-// epoch Redis has lost everything: all tokens of before are dead by that alone.
-func (s *shard) missing(epoch string) []tokenstore.Entry {
+// missing is what this follower knew and Redis no longer does.
+func (s *shard) missing(at time.Time, now instant) []tokenstore.Entry {
 	h := s.heal
 	s.heal = nil
-	if h == nil || h.epoch != epoch {
+	if h == nil {
 		return nil
+	}
+	type fact struct {
+		id tokenstore.ID
+		cutoff
+	}
+	read := make(map[fact]bool, len(h.read))
+	latest := map[tokenstore.ID]cutoff{}
+	for _, e := range h.read {
+		c := cutoff{epoch: e.Epoch, except: e.Except}
+		read[fact{e.ID, c}] = true
+		if e.Kind == tokenstore.KindUser && c.epoch >= latest[e.ID].epoch {
+			latest[e.ID] = c
+		}
 	}
 	var list []tokenstore.Entry
 	for _, e := range h.known {
-		if found, ok := h.found[e.ID]; !ok || found < e.Epoch {
+		switch last, ok := latest[e.ID]; {
+		case read[fact{e.ID, cutoff{epoch: e.Epoch, except: e.Except}}]:
+		case e.Kind == tokenstore.KindSession:
+			list = append(list, e)
+		case !e.Until.After(at):
+		case last.epoch >= e.Epoch && (last.except == e.Except || last.except == tokenstore.ID{}):
+		case ok && last.except != e.Except:
+			e.Epoch = max(e.Epoch, last.epoch)
+			list = append(list, s.outbid(e, now))
+		default:
 			list = append(list, e)
 		}
+	}
+	for _, e := range list {
+		s.owe(e, now)
+	}
+	return list
+}
+
+// owe notes that an entry is to appear in the log.
+func (s *shard) owe(e tokenstore.Entry, now instant) {
+	if s.owed == nil {
+		s.owed = map[tokenstore.ID]tokenstore.Entry{}
+	}
+	if old, ok := s.owed[e.ID]; !ok || old.Epoch < e.Epoch {
+		s.owed[e.ID] = e
+	}
+	s.reminds = now.mono
+}
+
+// remind returns what has not appeared for a lease's time, and is still denied.
+func (s *shard) remind(now instant) []tokenstore.Entry {
+	if len(s.owed) == 0 || now.mono-s.reminds < s.lease {
+		return nil
+	}
+	s.reminds = now.mono
+	list := make([]tokenstore.Entry, 0, len(s.owed))
+	for id, e := range s.owed {
+		if !s.deny.names(id) {
+			delete(s.owed, id)
+			continue
+		}
+		list = append(list, e)
 	}
 	return list
 }
@@ -204,7 +271,7 @@ func (s *shard) tailed(entries []tokenstore.Entry, now instant) outcome {
 		case e.Seq <= s.mark.Seq:
 		case e.Seq == s.mark.Seq+1:
 			s.apply(e, now, &out)
-			s.mark = s.mark.After(e)
+			s.pass(s.mark.After(e))
 		default:
 			return s.lost()
 		}
@@ -213,14 +280,36 @@ func (s *shard) tailed(entries []tokenstore.Entry, now instant) outcome {
 }
 
 // apply remembers one revocation. The version moves after the entry is in: who
-// sees the old version began before.
+// sees the old version began before. One that does not fit ends the lease at
+// once: the next renewal shows it as applied, and then it may be answered.
 func (s *shard) apply(e tokenstore.Entry, now instant, out *outcome) {
-	s.deny.add(e, now.mono)
+	// An entry's own span is how long the tokens it names may live, whatever the
+	// lifetimes are set to here or now.
+	s.deny.widen(e.Until.Sub(e.At))
+	if owed, ok := s.owed[e.ID]; ok && owed.Epoch <= e.Epoch {
+		delete(s.owed, e.ID)
+	}
+	switch s.deny.add(e, now.mono) {
+	case full:
+		s.granted.Store(nil)
+	case conflict:
+		next := s.outbid(e, now)
+		s.owe(next, now)
+		out.restore = append(out.restore, next)
+	}
 	s.version.Add(1)
 	out.applied++
 	if out.oldest.IsZero() || e.At.Before(out.oldest) {
 		out.oldest = e.At
 	}
+}
+
+// outbid is a user's next cut-off, without an exception: of two that failovers
+// have set against each other, each excepts a session that the other has ended.
+func (s *shard) outbid(e tokenstore.Entry, now instant) tokenstore.Entry {
+	e.Epoch, e.Except = e.Epoch+1, tokenstore.ID{}
+	s.deny.add(e, now.mono)
+	return e
 }
 
 // grant lets the shard answer by itself for one lease, counted from before the
@@ -241,12 +330,7 @@ func (s *shard) grant(from, now instant) {
 // lost drops the lease and begins again. What is denied stays denied.
 func (s *shard) lost() outcome {
 	s.granted.Store(nil)
-	if s.heal == nil && s.boot {
-		s.heal = &healing{epoch: s.mark.Epoch}
-	}
-	if s.heal != nil {
-		s.heal.known, s.heal.found = s.deny.entries(), map[tokenstore.ID]uint64{}
-	}
+	s.heal, s.owed = &healing{known: s.deny.entries()}, nil
 	s.boot, s.after = false, 0
 	s.incarnation++
 	return outcome{gap: true, more: true}
@@ -272,9 +356,16 @@ const (
 
 // check judges a token whose signature was checked. seen is the version at which
 // it was last found good; the version it was found good at now is returned, to
-// be passed the next time. The clock is read last: an answer given by a lease is
-// given while it holds.
+// be passed the next time.
+//
+// The order matters. The lease is taken up first, then the denylist is looked at,
+// then the clock is read: all that the lease stands for was applied before it was
+// granted, and is seen; and the answer is given while the lease holds. A lease
+// that is granted after the look could stand for an entry that the look missed.
+// And all of it must be of one history: a boot meanwhile is seen at the end.
 func (s *shard) check(t *tokenstore.AccessToken, seen uint64, clock func() instant) (verdict, uint64) {
+	history := s.history.Load()
+	end := s.granted.Load()
 	version := s.version.Load() + 1 // 0 is "never"
 	if version != seen {
 		s.mu.RLock()
@@ -284,11 +375,10 @@ func (s *shard) check(t *tokenstore.AccessToken, seen uint64, clock func() insta
 			return refused, 0
 		}
 	}
-	end := s.granted.Load()
-	if end == nil || !clock().before(*end) {
+	if end == nil || !clock().before(*end) || s.history.Load() != history {
 		return unknown, version
 	}
-	if h := s.history.Load(); *h != t.LogEpoch {
+	if *history != t.LogEpoch {
 		// Issued under another history: before a loss of data, and then it is
 		// dead; or after one that this follower has not noticed. Redis knows.
 		return unknown, version
@@ -303,13 +393,22 @@ func (s *shard) stale(now instant, bound time.Duration) bool {
 	return s.lastGrant != instant{} && now.before(s.lastGrant.add(bound))
 }
 
-// trusts reports whether a table of followers that was read after a moment is
-// known to be whole: Redis still has, after it, the history that has been
-// followed here for so long that no lease of another is left.
-func (s *shard) trusts(after, now, silent time.Duration) bool {
+// pass moves the mark.
+func (s *shard) pass(to tokenstore.Mark) {
+	s.mark = to
+	s.recent[to.Seq%uint64(len(s.recent))] = to
+}
+
+// trusts reports whether the table of followers was whole when a revocation was
+// made: it continues the history that has been followed here, and for so long
+// that no lease from before is left. That it does so, its chain tells; for one
+// that was made long ago and is asked for again, a renewal that was sent after.
+func (s *shard) trusts(made tokenstore.Mark, after, now, silent time.Duration) bool {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	return s.boot && s.foundAt >= after && now-s.bootedAt >= silent
+	passed := s.recent[made.Seq%uint64(len(s.recent))]
+	ours := passed.Seq == made.Seq && passed.Chain == made.Chain && passed.Epoch == s.mark.Epoch
+	return s.boot && (ours || s.foundAt >= after) && now-s.bootedAt >= silent
 }
 
 // applied returns how far the log was applied, and whether there was a boot.

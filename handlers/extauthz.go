@@ -209,7 +209,7 @@ func (e *ExtAuthz) refuse(ctx context.Context, err error) (*authv3.CheckResponse
 	slices.SortFunc(options, func(a, b *corev3.HeaderValueOption) int { return cmp.Compare(a.Header.Key, b.Header.Key) })
 	body, _ := json.Marshal(p.body()) // three strings
 	return &authv3.CheckResponse{
-		Status: &rpcstatus.Status{Code: int32(rpcCode(p.status)), Message: p.code},
+		Status: &rpcstatus.Status{Code: rpcCode(p.status), Message: p.code},
 		HttpResponse: &authv3.CheckResponse_DeniedResponse{DeniedResponse: &authv3.DeniedHttpResponse{
 			Status:  &typev3.HttpStatus{Code: typev3.StatusCode(p.status)}, //nolint:gosec // three digits
 			Headers: options,
@@ -219,18 +219,18 @@ func (e *ExtAuthz) refuse(ctx context.Context, err error) (*authv3.CheckResponse
 }
 
 // rpcCode is the gRPC code of a refusal. Envoy asks only whether it is OK.
-func rpcCode(status int) codes.Code {
+func rpcCode(status int) int32 {
 	switch status {
 	case http.StatusUnauthorized:
-		return codes.Unauthenticated
+		return int32(codes.Unauthenticated)
 	case http.StatusForbidden:
-		return codes.PermissionDenied
+		return int32(codes.PermissionDenied)
 	case http.StatusBadRequest:
-		return codes.InvalidArgument
+		return int32(codes.InvalidArgument)
 	case http.StatusServiceUnavailable:
-		return codes.Unavailable
+		return int32(codes.Unavailable)
 	}
-	return codes.Internal
+	return int32(codes.Internal)
 }
 
 // overwrite sets a header whatever was there.

@@ -100,7 +100,7 @@ func (e *scopeError) Error() string { return "the access token lacks a scope" }
 // challenge is the rest of WWW-Authenticate (RFC 6750 section 3.1). The names
 // are scope-tokens, which need no escape in a quoted string.
 func (e *scopeError) challenge() string {
-	return fmt.Sprintf(`error="insufficient_scope", error_description="The access token lacks a scope", scope="%s"`, strings.Join(e.demanded, " "))
+	return fmt.Sprintf(`error="insufficient_scope", error_description="The access token lacks a scope", scope=%q`, strings.Join(e.demanded, " "))
 }
 
 // demandedScope reads the scope parameters of a query. Others are of no

@@ -106,7 +106,7 @@ func TestVerifyDemandsScope(t *testing.T) {
 			f.check(err)
 			names := strings.Join(values["scope"], " ")
 			a.hasHeader("WWW-Authenticate", fmt.Sprintf(
-				`Bearer realm="latchkey", error="insufficient_scope", error_description="The access token lacks a scope", scope="%s"`, names))
+				`Bearer realm="latchkey", error="insufficient_scope", error_description="The access token lacks a scope", scope=%q`, names))
 		}
 		if want != 400 { // who it is comes before what it may
 			f.get(0, "/auth/verify?"+query).fails(401, "unauthorized", "Not authenticated")
@@ -182,7 +182,8 @@ func TestAccessCookie(t *testing.T) {
 	f.get(2, "/auth/verify", bearer("x"), byCookie(s.access)).fails(401, "invalid_token", "")
 	// Of two that differ, one was planted.
 	f.get(2, "/auth/verify", byCookie(s.access), byCookie(other.access)).fails(401, "invalid_token", "")
-	f.get(2, "/auth/verify", byCookie(s.access), byCookie(s.access)).names(s.access)
+	twice := byCookie(s.access)
+	f.get(2, "/auth/verify", byCookie(s.access), twice).names(s.access)
 	f.get(2, "/auth/verify?scope=admin", byCookie(s.access)).fails(403, "insufficient_scope", "")
 
 	// A logout by this cookie alone ends its session, and the cookie.
@@ -250,7 +251,7 @@ func TestAccessCookieAcrossSites(t *testing.T) {
 		{"a neighbour of an old browser", []option{header("Origin", "https://blog.example.com")}, 204, 403},
 		{"a sandbox", []option{header("Origin", "null")}, 204, 403},
 	} {
-		t.Run(c.name, func(t *testing.T) {
+		t.Run(c.name, func(*testing.T) {
 			for method, want := range map[string]int{"GET": c.safe, "HEAD": c.safe, "POST": c.unsafe, "DELETE": c.unsafe, "PROPFIND": c.unsafe} {
 				with := append(forwarded(method), c.options...)
 				f.get(0, "/auth/verify", append(with, byCookie(s.access))...).is(want)

@@ -244,6 +244,23 @@ func newEntry(streamID string, field func(string) string) (Entry, error) {
 	return e, nil
 }
 
+// NewEntry returns e as a script logs it, so that [Mark.After] can go on from
+// it. Entries that Redis returned are so already: this is for models of the log.
+// Until and At are cut to milliseconds.
+func NewEntry(e Entry) Entry {
+	epoch, except := "", ""
+	if e.Kind == KindUser {
+		epoch = strconv.FormatUint(e.Epoch, 10)
+		if e.Except != (ID{}) {
+			except = e.Except.String()
+		}
+	}
+	until := e.Until.UnixMilli()
+	e.Until, e.At = time.UnixMilli(until), time.UnixMilli(e.At.UnixMilli())
+	e.line = strings.Join([]string{string(e.Kind), e.ID.String(), strconv.FormatInt(until, 10), epoch, except}, "|")
+	return e
+}
+
 // entries reads an XRANGE reply.
 func (r reply) entries(i int) ([]Entry, error) {
 	raw, _ := r[i].([]any)

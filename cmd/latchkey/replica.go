@@ -102,7 +102,7 @@ func newReplica(ctx context.Context, cfg *config.Config, logger *slog.Logger) (*
 		logger.LogAttrs(context.WithoutCancel(ctx), slog.LevelWarn, "the log of revocations cannot be read for GET /revocations", slog.String("cause", err.Error()))
 	}})
 	dependencies := handlers.Dependencies{
-		Store: store, Verifier: verifier, Confirmer: edge.NewConfirmer(store, cfg.EdgeLease),
+		Store: store, Verifier: verifier, Confirmer: edge.NewConfirmer(store, cfg.EdgeLease).Beside(follower),
 		Signer: accesstoken.NewSigner(ring), Refresh: codec, Passwords: passwords,
 		Metrics: metrics, Log: logger, Rand: rand.Reader, Revocations: feed,
 		Settings: handlers.Settings{

@@ -15,7 +15,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 )
@@ -31,7 +30,7 @@ type proxy struct {
 func TestProxies(t *testing.T) {
 	t.Parallel()
 	latchkey := filepath.Join(t.TempDir(), "latchkey")
-	built(t, "build", "-o", latchkey, "../../cmd/latchkey")
+	built(t, nil, "build", "-o", latchkey, "../../cmd/latchkey")
 	for _, p := range []proxy{
 		{name: "nginx", start: startNginx, down: 503, page: true},
 		{name: "HAProxy", start: startHAProxy, down: 503},
@@ -69,7 +68,11 @@ func (w *world) protects(p proxy) {
 	large := strings.Repeat("x", 200_000)
 	for _, method := range []string{"GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "PROPFIND"} {
 		for _, headers := range [][]string{
-			nil, {"Authorization: Bearer garbage"}, {"Authorization: Basic am9objpkb2U="}, {"Authorization:"}, {"X-Auth-Subject: admin"},
+			nil,
+			{"Authorization: Bearer garbage"},
+			{"Authorization: Basic am9objpkb2U="},
+			{"Authorization:"},
+			{"X-Auth-Subject: admin"},
 			{"Origin: https://evil.example", "Access-Control-Request-Method: DELETE"},
 		} {
 			a := w.refused(w.ask(method, "/orders?scope=read", "", headers...), http.StatusUnauthorized)
@@ -264,7 +267,7 @@ func (w *world) failsClosed(p proxy) {
 	again("Redis is back")
 
 	before := w.served.Load()
-	w.latchkey.signal(w.T, syscall.SIGSTOP) // frozen: connections open, and nothing comes
+	w.latchkey.freeze(w.T) // connections open, and nothing comes
 	start := time.Now()
 	w.refused(w.ask("GET", "/", "", good), p.down)
 	if took := time.Since(start); took > 10*time.Second {
@@ -273,7 +276,7 @@ func (w *world) failsClosed(p proxy) {
 	if n := w.served.Load(); n != before {
 		w.Errorf("%d requests reached the service", n-before)
 	}
-	w.latchkey.signal(w.T, syscall.SIGCONT)
+	w.latchkey.thaw(w.T)
 	again("Latchkey is back")
 
 	w.latchkey.kill()
@@ -309,9 +312,14 @@ func (w *world) configured(dir, file string, pairs ...string) string {
 func (w *world) addresses() []string {
 	w.front = net.JoinHostPort("127.0.0.1", freePort(w.T))
 	return []string{
-		"127.0.0.1:8080", "LATCHKEY", "127.0.0.1:3000", "SERVICE", "127.0.0.1:8000", w.front,
-		"LATCHKEY", w.api, "SERVICE", w.service.Listener.Addr().String(),
+		// In two steps, as a port of one may be the placeholder of another.
+		"127.0.0.1:8080", "LATCHKEY", "127.0.0.1:3000", "SERVICE", "LATCHKEY", w.api, "SERVICE", w.service.Listener.Addr().String(),
 	}
+}
+
+func port(addr string) string {
+	_, p, _ := net.SplitHostPort(addr)
+	return p
 }
 
 func startNginx(w *world) {
@@ -321,7 +329,7 @@ func startNginx(w *world) {
 	for _, name := range []string{"client_body", "proxy", "fastcgi", "uwsgi", "scgi"} {
 		places += "\t" + name + "_temp_path " + filepath.Join(dir, name) + ";\n"
 	}
-	conf := w.configured(dir, "nginx.conf", append(w.addresses(), "http {\n", places)...)
+	conf := w.configured(dir, "nginx.conf", append(w.addresses(), "127.0.0.1:8000", w.front, "http {\n", places)...)
 	w.configured(dir, "latchkey_headers.conf")
 	w.configured(dir, "latchkey_question.conf")
 	launch(w.T, nil, bin, "-p", dir, "-e", "stderr", "-c", conf,
@@ -331,16 +339,16 @@ func startNginx(w *world) {
 func startHAProxy(w *world) {
 	bin, dir := installed(w.T, "haproxy", "haproxy"), w.TempDir()
 	lua := w.configured(dir, "latchkey.lua")
-	launch(w.T, nil, bin, "-db", "-f", w.configured(dir, "haproxy.cfg", append(w.addresses(), "/etc/haproxy/latchkey.lua", lua)...))
+	launch(w.T, nil, bin, "-db", "-f", w.configured(dir, "haproxy.cfg", append(w.addresses(), "127.0.0.1:8000", w.front, "/etc/haproxy/latchkey.lua", lua)...))
 }
 
 func startCaddy(w *world) {
 	bin := os.Getenv("CADDY") // as `make test` builds it
 	if bin == "" {
-		bin = built(w.T, "-C", "../../tools/caddy", "tool", "-n", "caddy")
+		bin = built(w.T, []string{"CGO_ENABLED=0", "GOWORK=off"}, "-C", "../../tools/caddy", "tool", "-n", "caddy") // builds it, and says where
 	}
 	dir := w.TempDir()
-	conf := w.configured(dir, "Caddyfile", w.addresses()...)
+	conf := w.configured(dir, "Caddyfile", append(w.addresses(), "shop.example.com:8000", "shop.example.com:"+port(w.front))...)
 	text, err := os.ReadFile(conf)
 	w.check(err)
 	w.check(os.WriteFile(conf, append([]byte("{\n\tadmin off\n\tpersist_config off\n}\n"), text...), 0o600))

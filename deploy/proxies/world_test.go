@@ -6,11 +6,12 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
+	"math/big"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -100,9 +101,24 @@ func (p *process) kill() {
 	<-p.done
 }
 
-func (p *process) signal(t *testing.T, s syscall.Signal) {
+// freeze stops the process, and returns when it has stopped.
+func (p *process) freeze(t *testing.T) {
 	t.Helper()
-	if err := p.cmd.Process.Signal(s); err != nil {
+	if err := p.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	var status syscall.WaitStatus
+	for err := error(syscall.EINTR); errors.Is(err, syscall.EINTR); {
+		_, err = syscall.Wait4(p.cmd.Process.Pid, &status, syscall.WUNTRACED, nil)
+	}
+	if !status.Stopped() {
+		t.Fatalf("the process has not stopped: %v", status)
+	}
+}
+
+func (p *process) thaw(t *testing.T) {
+	t.Helper()
+	if err := p.cmd.Process.Signal(syscall.SIGCONT); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -119,13 +135,13 @@ func installed(t *testing.T, name, pkg string) string {
 	return ""
 }
 
-// built builds a program of this repository, or the pinned Caddy.
-func built(t *testing.T, args ...string) string {
+// built runs the go command, in this environment and env, to build a program.
+func built(t *testing.T, env []string, args ...string) string {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "go", args...)
-	cmd.Env = append(os.Environ(), "GOWORK=off")
+	cmd.Env = append(os.Environ(), env...)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
@@ -140,7 +156,11 @@ func built(t *testing.T, args ...string) string {
 func freePort(t *testing.T) string {
 	t.Helper()
 	for range 100 {
-		port := strconv.Itoa(10_000 + rand.IntN(6_000))
+		n, err := rand.Int(rand.Reader, big.NewInt(6_000))
+		if err != nil {
+			t.Fatal(err)
+		}
+		port := strconv.Itoa(10_000 + int(n.Int64()))
 		if l, err := net.Listen("tcp", "127.0.0.1:"+port); err == nil {
 			_ = l.Close()
 			return port

@@ -64,7 +64,7 @@ type replica struct {
 }
 
 // add starts a replica and returns when it serves.
-func (f *fleet) add() *replica {
+func (f *fleet) add() {
 	f.t.Helper()
 	r := &replica{number: f.next, done: make(chan struct{}), idle: make(chan *conn, 256)}
 	f.next++
@@ -114,7 +114,6 @@ func (f *fleet) add() *replica {
 	}
 	live := append(slices.Clone(f.all()), r)
 	f.live.Store(&live)
-	return r
 }
 
 // read keeps the log and finds the addresses in it.

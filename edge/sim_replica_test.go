@@ -1,0 +1,739 @@
+package edge
+
+import (
+	"bytes"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/latchkey-auth/latchkey/tokenstore"
+)
+
+// What the scripts and the store do today where the protocol leans on them.
+const (
+	// beatsOnlyRise: renew.lua never lets an older beat replace a newer one.
+	beatsOnlyRise = true
+	// redisTimeLags: Store.Now may be behind by as long as a reply was under way,
+	// or the machine suspended.
+	redisTimeLags = true
+)
+
+// replica is one process of the service: a follower, a confirmer and a verifier,
+// which do what follower.go, confirm.go and edge.go make them do.
+type replica struct {
+	w       *world
+	name    string
+	shard   *shard
+	waiting *waiting
+	access  time.Duration // its own setting
+	at      *server       // the primary, as far as it knows
+
+	rate  float64 // of its clocks
+	base  time.Duration
+	wall  int64
+	stood time.Duration // for how long the monotonic clock stood still
+
+	dead      bool
+	stopped   bool // executes nothing
+	suspended bool // nor does its monotonic clock go on
+	since     time.Duration
+	inbox     []func() // while stopped
+
+	good       map[*token]uint64
+	known      []fact // all that it was ever told
+	leases     []held
+	confirming []*confirming
+
+	redis    time.Time // TIME, as last read
+	redisAt  time.Duration
+	observed bool
+}
+
+// held is a lease and the write that it rests on.
+type held struct {
+	end instant
+	by  *writing
+}
+
+// confirming is a logout that waits for its confirmation.
+type confirming struct {
+	ticket  *ticket
+	request *request
+}
+
+// answer is what a script returns.
+type answer struct {
+	view       tokenstore.View
+	revocation tokenstore.Revocation
+	epoch      uint64
+	history    string
+	made       time.Duration
+	code       int
+}
+
+// join starts a process.
+func (w *world) join() {
+	r := &replica{
+		w: w, name: fmt.Sprintf("replica%d", len(w.replicas)+1), at: w.primary,
+		access: w.plan.access[w.rng.IntN(2)],
+		rate:   0.9951 + 0.0098*w.rng.Float64(), // any two within one percent
+		base:   w.between(0, time.Hour), wall: w.rng.Int64N(1 << 50),
+		good: map[*token]uint64{},
+	}
+	r.shard = newShard(0, simLease, w.plan.limit, r.access)
+	silent := silence(simLease)
+	if w.faults.silence != 0 {
+		silent = w.faults.silence
+	}
+	r.waiting = newWaiting(0, silent)
+	w.replicas = append(w.replicas, r)
+	if w.tracing {
+		w.logf("%s starts", r.name)
+	}
+	r.after(w.between(0, 5*time.Millisecond), r.tick)
+	r.after(w.between(0, 5*time.Millisecond), r.tail)
+}
+
+func (w *world) crash() {
+	alive := 0
+	for _, r := range w.replicas {
+		if !r.dead {
+			alive++
+		}
+	}
+	if alive < 2 || w.healthy {
+		return
+	}
+	r := w.anyReplica()
+	if w.tracing {
+		w.logf("%s crashes", r.name)
+	}
+	r.dead = true
+	if w.chance(0.8) {
+		w.after(w.between(0, 500*time.Millisecond), w.join)
+	}
+}
+
+func (w *world) pause(suspend bool) {
+	r := w.anyReplica()
+	if r.stopped || w.healthy {
+		return
+	}
+	d := w.between(5*time.Millisecond, 50*time.Millisecond) << w.rng.IntN(6)
+	if w.tracing {
+		w.logf("%s stops for %v (suspended: %v)", r.name, d, suspend)
+	}
+	r.stopped, r.suspended, r.since = true, suspend, w.now
+	w.after(d, func() {
+		if r.stopped && r.since+d <= w.now {
+			r.wake()
+		}
+	})
+}
+
+// wake goes on; what has come meanwhile is handled in any order.
+func (r *replica) wake() {
+	w := r.w
+	if w.tracing {
+		w.logf("%s goes on", r.name)
+	}
+	if r.suspended {
+		r.stood += w.now - r.since
+	}
+	r.stopped, r.suspended = false, false
+	waiting := r.inbox
+	r.inbox = nil
+	w.rng.Shuffle(len(waiting), func(i, j int) { waiting[i], waiting[j] = waiting[j], waiting[i] })
+	for i, run := range waiting {
+		r.after(time.Duration(i)*50*time.Microsecond, run)
+	}
+}
+
+// clock reads the clocks of its machine.
+func (r *replica) clock() instant {
+	i := instant{
+		mono: r.base + time.Duration(r.rate*float64(r.w.now-r.stood)),
+		wall: r.wall + int64(r.rate*float64(r.w.now)),
+	}
+	if r.w.faults.ignoreWall {
+		i.wall = r.wall + int64(i.mono)
+	}
+	return i
+}
+
+func (r *replica) deliver(run func()) {
+	switch {
+	case r.dead:
+	case r.stopped:
+		r.inbox = append(r.inbox, run)
+	default:
+		run()
+	}
+}
+
+func (r *replica) after(d time.Duration, run func()) {
+	r.w.after(d, func() { r.deliver(run) })
+}
+
+// call is one request to Redis and its answer.
+type call struct {
+	r        *replica
+	s        *server
+	started  time.Duration // by the replica's clock
+	deadline time.Duration
+	timeout  time.Duration
+	over     bool // done was called
+	armed    bool
+	exec     func(*server, *call) // the script; it ends in reply
+	done     func(*answer)        // called once: with nil if there is no answer in time
+	late     func(*answer)        // if not nil, called with an answer that comes later
+}
+
+// ask sends a request to the primary that the replica believes in.
+func (r *replica) ask(timeout time.Duration, exec func(*server, *call), done, late func(*answer)) {
+	w := r.w
+	c := &call{
+		r: r, s: r.at, started: r.clock().mono, deadline: w.now + timeout, timeout: timeout, exec: exec, done: done, late: late,
+	}
+	d := w.delay()
+	if w.dropped() {
+		c.arm()
+		return
+	}
+	if w.now+d > c.deadline {
+		c.arm()
+	}
+	w.after(d, c.arrive)
+	if !w.healthy && w.chance(w.plan.repeat) {
+		// The client sends again what it believes to be lost.
+		w.after(d+w.delay(), c.arrive)
+	}
+}
+
+// arm makes the request fail at its deadline.
+func (c *call) arm() {
+	if !c.armed {
+		c.armed = true
+		c.r.after(c.deadline-c.r.w.now, c.fail)
+	}
+}
+
+func (c *call) fail() {
+	if !c.over {
+		c.over = true
+		c.done(nil)
+	}
+}
+
+// arrive is the moment at which the request is at the server.
+func (c *call) arrive() {
+	switch {
+	case c.s.dead:
+		c.r.after(c.r.w.delay(), c.fail)
+	case c.s.frozen:
+		c.arm()
+		c.s.inbox = append(c.s.inbox, c.arrive)
+	default:
+		c.exec(c.s, c)
+	}
+}
+
+// reply sends an answer on its way; nil is an error.
+func (c *call) reply(a *answer) {
+	w := c.r.w
+	if w.dropped() {
+		c.arm()
+		return
+	}
+	d := w.delay()
+	if w.now+d > c.deadline {
+		c.arm()
+	}
+	if a == nil {
+		c.r.after(d, c.fail)
+		return
+	}
+	take := func() { c.take(a) }
+	c.r.after(d, take)
+	if !w.healthy && w.chance(w.plan.repeat) {
+		c.r.after(d+w.delay(), take)
+	}
+}
+
+// settle replies once what was written counts.
+func (c *call) settle(a *answer) {
+	c.s.settled(func(ok bool) {
+		if !ok {
+			a = nil
+		}
+		c.reply(a)
+	})
+}
+
+func (c *call) take(a *answer) {
+	switch {
+	case c.over:
+		if c.late != nil && !c.r.w.healthy {
+			c.late(a)
+		}
+	case c.r.clock().mono-c.started > c.timeout && c.r.w.chance(0.5):
+		c.fail()
+	default:
+		c.over = true
+		c.done(a)
+	}
+}
+
+// tick is one round of Follower.renewEvery.
+func (r *replica) tick() {
+	next := r.w.now + time.Duration(float64(simLease/3)/r.rate)
+	r.renew(func() { r.after(next-r.w.now, r.tick) })
+}
+
+// renew is Follower.renew.
+func (r *replica) renew(then func()) {
+	shown := r.shard.renewal(r.name, r.clock())
+	by := &writing{}
+	r.ask(simTimeout, func(s *server, c *call) {
+		c.settle(&answer{view: s.renew(shown.Renewal, r.access, by)})
+	}, func(a *answer) {
+		if a != nil && r.renewed(shown, a.view, by).more {
+			r.renew(then)
+			return
+		}
+		then()
+	}, func(a *answer) { r.renewed(shown, a.view, by) })
+}
+
+func (r *replica) renewed(shown sent, v tokenstore.View, by *writing) outcome {
+	f := &r.w.faults
+	r.observe(v.Now)
+	before := r.shard.granted.Load()
+	if f.leaseFromReply {
+		shown.at = r.clock()
+	}
+	if f.believeOldAnswers {
+		shown.incarnation = r.shard.incarnation
+	}
+	if f.skipChain && shown.booted {
+		at := shown.Mark
+		at.Epoch = shown.epoch
+		for _, e := range v.Entries {
+			at = at.After(e)
+		}
+		if at.Seq == v.Head.Seq && at.Epoch == v.Head.Epoch {
+			v.Head = at
+			r.shard.mark = shown.Mark
+			r.shard.mark.Epoch = shown.epoch
+		}
+	}
+	if f.widenNever {
+		v.Longest = 0
+	}
+	tailed := r.shard.mark.Seq
+	denied := r.shard.deny.entries
+	var had []tokenstore.Entry
+	if f.trustTail {
+		had = denied()
+	}
+	out := r.shard.renewed(shown, v, r.clock())
+	if f.trustTail && shown.booted && !out.gap {
+		r.unlearn(v.Entries, tailed, had)
+	}
+	r.learn(v.Entries)
+	r.took(out)
+	if now := r.shard.granted.Load(); now != before && now != nil {
+		r.leases = append(r.leases[max(0, len(r.leases)-7):], held{*now, by})
+	}
+	return out
+}
+
+// took is Follower.took.
+func (r *replica) took(out outcome) {
+	w := r.w
+	if out.gap {
+		w.tally.gaps++
+		if w.tracing {
+			w.logf("%s: gap", r.name)
+		}
+		if w.faults.forgetAtGap {
+			r.shard.deny = newDenylist(w.plan.limit, r.access)
+			r.shard.heal = nil
+		}
+	}
+	if w.faults.dropEarly {
+		r.shard.deny.width = 300 * time.Millisecond
+	}
+	if w.faults.skipRestore {
+		return
+	}
+	// In one order, for the schedule to replay.
+	slices.SortFunc(out.restore, func(a, b tokenstore.Entry) int { return bytes.Compare(a.ID[:], b.ID[:]) })
+	for _, e := range out.restore {
+		w.tally.restores++
+		if w.tracing {
+			w.logf("%s puts back %s %d (epoch %d)", r.name, e.Kind, e.ID[3]+e.ID[2], e.Epoch)
+		}
+		r.restore(e)
+	}
+}
+
+func (r *replica) restore(e tokenstore.Entry) {
+	r.ask(simTimeout, func(s *server, c *call) {
+		if e.Kind == tokenstore.KindSession {
+			s.revoke(e.ID, r.access)
+			c.settle(&answer{})
+			return
+		}
+		s.restoreEpoch(e, r.access)
+		c.reply(&answer{})
+	}, func(a *answer) {
+		if a == nil {
+			r.after(simLease/10, func() { r.restore(e) })
+		}
+	}, nil)
+}
+
+// unlearn takes back what was applied only because a view repeated what the
+// tail had brought.
+func (r *replica) unlearn(entries []tokenstore.Entry, tailed uint64, had []tokenstore.Entry) {
+	for _, e := range entries {
+		if e.Seq <= tailed && !slices.ContainsFunc(had, func(o tokenstore.Entry) bool { return o.ID == e.ID && o.Epoch == e.Epoch }) {
+			delete(r.shard.deny.current.sids, e.ID)
+			delete(r.shard.deny.current.users, e.ID)
+			r.shard.version.Add(1)
+		}
+	}
+}
+
+// learn notes what the replica now denies.
+func (r *replica) learn(entries []tokenstore.Entry) {
+	d := r.shard.deny
+	for _, e := range entries {
+		held := false
+		for _, g := range [...]*generation{&d.current, &d.previous} {
+			if e.Kind == tokenstore.KindSession {
+				_, ok := g.sids[e.ID]
+				held = held || ok
+			} else if c, ok := g.users[e.ID]; ok {
+				held = held || (c.epoch == e.Epoch && c.except == e.Except)
+			}
+		}
+		same := func(f fact) bool {
+			return f.Kind == e.Kind && f.ID == e.ID && f.Epoch == e.Epoch && f.Except == e.Except && f.history == r.shard.mark.Epoch
+		}
+		if held && !slices.ContainsFunc(r.known, same) {
+			r.known = append(r.known, fact{e, r.shard.mark.Epoch})
+		}
+	}
+}
+
+// knew reports whether the replica was ever told that a token is revoked.
+func (r *replica) knew(t *token) bool { return slices.ContainsFunc(r.known, t.revokedBy) }
+
+// leaseWasLost reports whether every lease that could hold now rests on a
+// renewal that a failover has lost.
+func (r *replica) leaseWasLost() bool {
+	now := r.clock()
+	for _, l := range r.leases {
+		if now.before(l.end) && !l.by.lost {
+			return false
+		}
+	}
+	return true
+}
+
+// tail is one round of Follower.tail.
+func (r *replica) tail() {
+	mark, ok := r.shard.applied()
+	if !ok {
+		r.after(simLease/10, r.tail)
+		return
+	}
+	r.ask(simLease+simTimeout, func(s *server, c *call) { s.tail(mark.Seq, c) }, func(a *answer) {
+		switch {
+		case a == nil:
+			r.after(simLease/10, r.tail)
+		case len(a.view.Entries) == 0:
+			r.tail()
+		default:
+			r.tailed(a.view.Entries)
+			r.renew(r.tail)
+		}
+	}, func(a *answer) { r.tailed(a.view.Entries) })
+}
+
+func (r *replica) tailed(entries []tokenstore.Entry) {
+	lease := r.shard.granted.Load()
+	out := r.shard.tailed(entries, r.clock())
+	r.learn(entries)
+	r.took(out)
+	if r.w.faults.acceptWhenFull && !out.gap {
+		r.shard.granted.Store(lease)
+	}
+}
+
+// observe is Store.observeTime.
+func (r *replica) observe(t time.Time) {
+	now := r.clock().mono
+	if r.observed && now-r.redisAt < time.Second {
+		return
+	}
+	r.redis, r.redisAt, r.observed = t, now, true
+}
+
+// redisNow is Store.Now. Before the first reply nothing was cached either.
+func (r *replica) redisNow() time.Time {
+	if !r.observed {
+		return r.w.primary.wall()
+	}
+	return r.redis.Add(r.clock().mono - r.redisAt)
+}
+
+// verify is Verifier.Verify of a token whose signature is good.
+func (r *replica) verify(t *token) {
+	began := r.w.now
+	if !r.redisNow().Before(t.ids.Expires) {
+		return
+	}
+	knew := r.knew(t)
+	switch r.ownVerdict(t, r.good[t]) {
+	case accepted:
+		r.w.accepted(r, t, began, knew, false)
+		return
+	case refused:
+		r.w.refusedToken(r, t)
+		return
+	}
+	r.w.tally.unknowns++
+	if r.w.plan.wait && !r.w.faults.strictWhenDurable {
+		r.renew(func() {
+			switch r.ownVerdict(t, 0) {
+			case accepted:
+				r.w.accepted(r, t, began, knew, false)
+			case refused:
+				r.w.refusedToken(r, t)
+			}
+		})
+		return
+	}
+	r.ask(simTimeout, func(s *server, c *call) {
+		c.reply(&answer{code: s.verify(t)})
+	}, func(a *answer) {
+		if a != nil && a.code == 0 {
+			r.w.accepted(r, t, began, knew, true)
+		}
+	}, nil)
+}
+
+func (r *replica) ownVerdict(t *token, seen uint64) verdict {
+	v, version := r.shard.check(&t.ids, seen, r.clock)
+	if r.w.faults.ignoreLease && v == unknown && r.shard.boot && !r.shard.deny.denies(&t.ids, t.ids.LogEpoch) {
+		return accepted
+	}
+	if v == accepted {
+		r.good[t] = version
+	}
+	return v
+}
+
+// logout is a handler: revoke, confirm, answer.
+func (r *replica) logout(q *request) {
+	w := r.w
+	if w.tracing {
+		w.logf("%v at %s", q, r.name)
+	}
+	w.nonces++
+	nonce := w.nonces // the client's library may send it twice
+	r.ask(simTimeout, func(s *server, c *call) {
+		if q.session != (tokenstore.ID{}) {
+			c.settle(s.revoke(q.session, r.access))
+			return
+		}
+		a := s.revokeUser(q.user, q.except, nonce, r.access)
+		if a.code != 0 {
+			c.reply(a)
+			return
+		}
+		c.settle(a)
+	}, func(a *answer) {
+		switch {
+		case a == nil:
+			w.tally.refusedAnswers++
+			q.done(false)
+		case a.code != 0: // no such session
+		default:
+			q.epoch, q.history, q.made = a.epoch, a.history, a.made
+			r.confirm(q, a.revocation)
+		}
+	}, nil)
+}
+
+const (
+	pollFirst = time.Millisecond
+	pollMost  = 100 * time.Millisecond
+)
+
+// confirm is Confirmer.Confirm, and Confirmer.everywhere to begin with.
+func (r *replica) confirm(q *request, rev tokenstore.Revocation) {
+	if r.w.faults.skipWait {
+		r.w.answered(q)
+		return
+	}
+	q.mark, q.after = rev.Mark, r.clock().mono
+	rev.Members = r.w.altered(rev.Members, map[uint64]string{rev.Mark.Seq: rev.Mark.Chain})
+	t := r.waiting.enter(rev, r.clock())
+	if t == nil {
+		r.whole(q, r.clock().mono+2*r.waiting.silent, pollFirst)
+		return
+	}
+	if r.w.faults.earlyLook {
+		t.asked = true
+	}
+	r.confirming = append(r.confirming, &confirming{t, q})
+	if t.first {
+		r.after(pollFirst, func() { r.poll(pollFirst) })
+	}
+}
+
+// whole is Confirmer.whole, and what follows it.
+func (r *replica) whole(q *request, until, pause time.Duration) {
+	now := r.clock().mono
+	fail := func() {
+		r.w.tally.refusedAnswers++
+		q.done(false)
+	}
+	switch {
+	case r.w.faults.believeTable:
+		r.w.answered(q)
+	case !r.shard.trusts(q.mark, q.after, now, silence(simLease)):
+		if now >= until {
+			fail()
+			return
+		}
+		r.after(pause, func() { r.whole(q, until, min(2*pause, pollMost)) })
+	case pause == pollFirst:
+		r.w.answered(q)
+	default: // Confirmer.still
+		r.look(r.w.now+r.waiting.silent, q.mark.Seq, nil, func(v tokenstore.View, ok bool) {
+			if _, found := trailOf(q.mark, v); ok && (found || outlived(q.mark, v)) {
+				r.w.answered(q)
+				return
+			}
+			fail()
+		})
+	}
+}
+
+// altered forges marks of another history, if that is the fault.
+func (w *world) altered(members []tokenstore.Member, trail map[uint64]string) []tokenstore.Member {
+	if w.faults.anyHistory {
+		for i, m := range members {
+			if chain, ok := trail[m.Mark.Seq]; ok {
+				members[i].Mark.Chain = chain
+			}
+		}
+	}
+	return members
+}
+
+// poll is one round of Confirmer.poll.
+func (r *replica) poll(pause time.Duration) {
+	asked := r.waiting.ask()
+	r.look(r.w.now+r.waiting.silent, asked, nil, func(v tokenstore.View, ok bool) {
+		left := 0
+		if ok {
+			if r.w.faults.anyHistory {
+				trail := map[uint64]string{}
+				at := tokenstore.Mark{}
+				for _, c := range r.confirming {
+					trail[c.ticket.mark.Seq] = c.ticket.mark.Chain
+					if at.Seq == 0 || c.ticket.mark.Seq < at.Seq {
+						at = c.ticket.mark
+					}
+				}
+				for _, e := range v.Entries {
+					if e.Seq == at.Seq+1 {
+						at = at.After(e)
+						trail[at.Seq] = at.Chain
+					}
+				}
+				r.w.altered(v.Members, trail)
+			}
+			var strikes []tokenstore.Member
+			left, strikes = r.waiting.settle(v, r.clock())
+			if r.w.faults.neverStrike {
+				strikes = nil
+			}
+			for _, m := range strikes {
+				if r.w.tracing {
+					r.w.logf("%s strikes %s", r.name, m.Name)
+				}
+				r.ask(simTimeout, func(s *server, c *call) {
+					s.strike(m)
+					c.reply(&answer{})
+				}, func(*answer) {}, nil)
+			}
+		} else {
+			left = r.waiting.expire(r.clock(), ErrUnavailable)
+		}
+		r.settled()
+		if left == 0 && r.waiting.rest() {
+			return
+		}
+		if left == 0 {
+			pause = pollFirst
+		}
+		r.after(pause, func() { r.poll(min(2*pause, pollMost)) })
+	})
+}
+
+// settled answers those whose ticket was answered.
+func (r *replica) settled() {
+	waiting := r.confirming
+	r.confirming = nil
+	for _, c := range waiting {
+		select {
+		case err := <-c.ticket.done:
+			if err == nil {
+				r.whole(c.request, r.clock().mono+2*r.waiting.silent, pollFirst)
+				continue
+			}
+			if r.w.tracing {
+				r.w.logf("%v: %v", c.request, err)
+			}
+			if !r.w.lossyYet {
+				r.w.refusedConfirmation(r, c, err)
+			}
+			r.w.tally.refusedAnswers++
+			c.request.done(false)
+		default:
+			r.confirming = append(r.confirming, c)
+		}
+	}
+}
+
+// look is Confirmer.look.
+func (r *replica) look(deadline time.Duration, after uint64, all []tokenstore.Entry, then func(tokenstore.View, bool)) {
+	r.ask(min(simTimeout, max(0, deadline-r.w.now)), func(s *server, c *call) {
+		// Nothing is written, so WAIT has nothing to wait for.
+		c.reply(&answer{view: s.renew(tokenstore.Renewal{After: after}, r.access, nil)})
+	}, func(a *answer) {
+		if a == nil {
+			then(tokenstore.View{}, false)
+			return
+		}
+		v := a.view
+		if len(v.Entries) == 0 && len(all) > 0 {
+			then(tokenstore.View{}, false)
+			return
+		}
+		all = append(all, v.Entries...)
+		if n := len(v.Entries); n == 0 || v.Entries[n-1].Seq >= v.Head.Seq {
+			v.Entries = all
+			then(v, true)
+			return
+		}
+		r.look(deadline, v.Entries[len(v.Entries)-1].Seq, all, then)
+	}, nil)
+}
