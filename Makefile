@@ -12,7 +12,7 @@ ZERO_FOR ?= 5m
 export GOWORK = off
 
 .DEFAULT_GOAL := help
-.PHONY: help test zero lint fmt bench bench-memory dev build image generate tidy-check test-needs
+.PHONY: help test zero lint fmt bench bench-floors bench-memory dev build image generate tidy-check test-needs
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -33,8 +33,13 @@ lint: $(TOOLS)/built ## format, golangci-lint, import directions, workflow files
 fmt: $(TOOLS)/built ## rewrite every Go file in gofumpt's format
 	$(TOOLS)/gofumpt -w .
 
-bench: test-needs ## all benchmarks, with allocations
-	go test -run '^$$' -bench . -benchmem -timeout 30m ./...
+bench: bench-floors ## all benchmarks, with allocations, after the table of ratios
+	go test -run '^$$' -bench . -skip 'Floors|MillionSessions' -benchmem -timeout 30m ./...
+
+bench-floors: test-needs ## Latchkey against bare Gin, Redis and the textbook handler, as ratios
+	@command -v wrk >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get update </dev/null && apt-get install -y --no-install-recommends wrk </dev/null; } || \
+		{ echo 'bench-floors needs wrk; on Debian or Ubuntu: sudo apt-get install -y wrk' >&2; exit 1; }
+	go test ./handlers -run '^$$' -bench Floors -benchtime 1x -timeout 10m
 
 bench-memory: test-needs ## bytes of Redis memory per session, at a million sessions
 	go test ./tokenstore -run '^$$' -bench BenchmarkMillionSessions -benchtime 1x -timeout 30m

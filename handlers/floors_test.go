@@ -25,7 +25,7 @@ import (
 	"time"
 
 	"github.com/gin-gonic/gin"
-	"github.com/golang-jwt/jwt/v5"
+	"github.com/golang-jwt/jwt/v5" //nolint:depguard // the textbook way is one of the contenders
 	"github.com/redis/go-redis/v9"
 
 	"github.com/latchkey-auth/latchkey/edge"

@@ -179,7 +179,7 @@ func (s *Store) Leave(ctx context.Context, member string) error {
 	start := time.Now()
 	pipe := s.rdb.Pipeline()
 	for i := range s.shards {
-		pipe.HDel(ctx, s.membersKey(byte(i)), member) //nolint:gosec // at most 255
+		pipe.HDel(ctx, s.membersKey(byte(i)), member)
 	}
 	_, err := pipe.Exec(ctx)
 	err = unavailable("leave", err)

@@ -145,6 +145,10 @@ func (w *world) through(a answer, token string) echo {
 			w.Errorf("%.200s: %s: the service got %q, want %q", a.what, name, e.Header[name], values)
 		}
 	}
+	// A server behind would drop what Connection names.
+	if hop := strings.ToLower(strings.Join(e.Header["Connection"], ",")); strings.Contains(hop, "x-auth") {
+		w.Errorf("%.200s: the service got Connection: %s", a.what, hop)
+	}
 	for name, values := range e.Header {
 		plain := strings.Map(func(r rune) rune {
 			if r >= 'a' && r <= 'z' || r >= '0' && r <= '9' {
