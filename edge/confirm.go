@@ -170,8 +170,8 @@ func (c *Confirmer) look(ctx context.Context, shard int, after uint64) (tokensto
 			return tokenstore.View{}, err
 		}
 		v := views[0]
-		if len(v.Entries) == 0 && len(all) > 0 {
-			return tokenstore.View{}, errors.New("the log expired while it was read")
+		if len(all) > 0 && (len(v.Entries) == 0 || v.Entries[0].Seq != after+1) {
+			return tokenstore.View{}, errors.New("the log was trimmed while it was read")
 		}
 		all = append(all, v.Entries...)
 		if n := len(v.Entries); n == 0 || v.Entries[n-1].Seq >= v.Head.Seq {

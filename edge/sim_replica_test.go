@@ -9,7 +9,7 @@ import (
 	"github.com/latchkey-auth/latchkey/tokenstore"
 )
 
-// What the scripts and the store do today where the protocol leans on them.
+// Where the protocol leans on what the scripts and the store do.
 const (
 	// beatsOnlyRise: renew.lua never lets an older beat replace a newer one.
 	beatsOnlyRise = true
@@ -35,6 +35,7 @@ type replica struct {
 
 	dead      bool
 	stopped   bool // executes nothing
+	cutOff    bool // from Redis
 	suspended bool // nor does its monotonic clock go on
 	since     time.Duration
 	inbox     []func() // while stopped
@@ -76,7 +77,7 @@ func (w *world) join() {
 	r := &replica{
 		w: w, name: fmt.Sprintf("replica%d", len(w.replicas)+1), at: w.primary,
 		access: w.plan.access[w.rng.IntN(2)],
-		rate:   0.9951 + 0.0098*w.rng.Float64(), // any two within one percent
+		rate:   []float64{0.9951, 0.9951 + 0.0098*w.rng.Float64(), 1.0049}[w.rng.IntN(3)], // any two within one percent
 		base:   w.between(0, time.Hour), wall: w.rng.Int64N(1 << 50),
 		good: map[*token]uint64{},
 	}
@@ -112,6 +113,20 @@ func (w *world) crash() {
 	if w.chance(0.8) {
 		w.after(w.between(0, 500*time.Millisecond), w.join)
 	}
+}
+
+// cutOff is a partition: the replica goes on, and no message comes through.
+func (w *world) cutOff() {
+	r := w.anyReplica()
+	if r.cutOff || w.healthy {
+		return
+	}
+	d := w.between(100*time.Millisecond, 2*time.Second)
+	if w.tracing {
+		w.logf("%s is cut off for %v", r.name, d)
+	}
+	r.cutOff = true
+	w.after(d, func() { r.cutOff = false })
 }
 
 func (w *world) pause(suspend bool) {
@@ -196,7 +211,7 @@ func (r *replica) ask(timeout time.Duration, exec func(*server, *call), done, la
 		r: r, s: r.at, started: r.clock().mono, deadline: w.now + timeout, timeout: timeout, exec: exec, done: done, late: late,
 	}
 	d := w.delay()
-	if w.dropped() {
+	if w.dropped() || r.cutOff {
 		c.arm()
 		return
 	}
@@ -241,7 +256,7 @@ func (c *call) arrive() {
 // reply sends an answer on its way; nil is an error.
 func (c *call) reply(a *answer) {
 	w := c.r.w
-	if w.dropped() {
+	if w.dropped() || c.r.cutOff {
 		c.arm()
 		return
 	}
@@ -312,9 +327,6 @@ func (r *replica) renewed(shown sent, v tokenstore.View, by *writing) outcome {
 	if f.leaseFromReply {
 		shown.at = r.clock()
 	}
-	if f.believeOldAnswers {
-		shown.incarnation = r.shard.incarnation
-	}
 	if f.skipChain && shown.booted {
 		at := shown.Mark
 		at.Epoch = shown.epoch
@@ -327,19 +339,7 @@ func (r *replica) renewed(shown sent, v tokenstore.View, by *writing) outcome {
 			r.shard.mark.Epoch = shown.epoch
 		}
 	}
-	if f.widenNever {
-		v.Longest = 0
-	}
-	tailed := r.shard.mark.Seq
-	denied := r.shard.deny.entries
-	var had []tokenstore.Entry
-	if f.trustTail {
-		had = denied()
-	}
 	out := r.shard.renewed(shown, v, r.clock())
-	if f.trustTail && shown.booted && !out.gap {
-		r.unlearn(v.Entries, tailed, had)
-	}
 	r.learn(v.Entries)
 	r.took(out)
 	if now := r.shard.granted.Load(); now != before && now != nil {
@@ -392,18 +392,6 @@ func (r *replica) restore(e tokenstore.Entry) {
 			r.after(simLease/10, func() { r.restore(e) })
 		}
 	}, nil)
-}
-
-// unlearn takes back what was applied only because a view repeated what the
-// tail had brought.
-func (r *replica) unlearn(entries []tokenstore.Entry, tailed uint64, had []tokenstore.Entry) {
-	for _, e := range entries {
-		if e.Seq <= tailed && !slices.ContainsFunc(had, func(o tokenstore.Entry) bool { return o.ID == e.ID && o.Epoch == e.Epoch }) {
-			delete(r.shard.deny.current.sids, e.ID)
-			delete(r.shard.deny.current.users, e.ID)
-			r.shard.version.Add(1)
-		}
-	}
 }
 
 // learn notes what the replica now denies.
@@ -581,7 +569,6 @@ func (r *replica) confirm(q *request, rev tokenstore.Revocation) {
 		return
 	}
 	q.mark, q.after = rev.Mark, r.clock().mono
-	rev.Members = r.w.altered(rev.Members, map[uint64]string{rev.Mark.Seq: rev.Mark.Chain})
 	t := r.waiting.enter(rev, r.clock())
 	if t == nil {
 		r.whole(q, r.clock().mono+2*r.waiting.silent, pollFirst)
@@ -625,41 +612,12 @@ func (r *replica) whole(q *request, until, pause time.Duration) {
 	}
 }
 
-// altered forges marks of another history, if that is the fault.
-func (w *world) altered(members []tokenstore.Member, trail map[uint64]string) []tokenstore.Member {
-	if w.faults.anyHistory {
-		for i, m := range members {
-			if chain, ok := trail[m.Mark.Seq]; ok {
-				members[i].Mark.Chain = chain
-			}
-		}
-	}
-	return members
-}
-
 // poll is one round of Confirmer.poll.
 func (r *replica) poll(pause time.Duration) {
 	asked := r.waiting.ask()
 	r.look(r.w.now+r.waiting.silent, asked, nil, func(v tokenstore.View, ok bool) {
 		left := 0
 		if ok {
-			if r.w.faults.anyHistory {
-				trail := map[uint64]string{}
-				at := tokenstore.Mark{}
-				for _, c := range r.confirming {
-					trail[c.ticket.mark.Seq] = c.ticket.mark.Chain
-					if at.Seq == 0 || c.ticket.mark.Seq < at.Seq {
-						at = c.ticket.mark
-					}
-				}
-				for _, e := range v.Entries {
-					if e.Seq == at.Seq+1 {
-						at = at.After(e)
-						trail[at.Seq] = at.Chain
-					}
-				}
-				r.w.altered(v.Members, trail)
-			}
 			var strikes []tokenstore.Member
 			left, strikes = r.waiting.settle(v, r.clock())
 			if r.w.faults.neverStrike {
@@ -724,7 +682,7 @@ func (r *replica) look(deadline time.Duration, after uint64, all []tokenstore.En
 			return
 		}
 		v := a.view
-		if len(v.Entries) == 0 && len(all) > 0 {
+		if len(all) > 0 && (len(v.Entries) == 0 || v.Entries[0].Seq != after+1) {
 			then(tokenstore.View{}, false)
 			return
 		}

@@ -33,14 +33,10 @@ type faults struct {
 	ignoreWall        bool          // the lease ends by the monotonic clock alone
 	acknowledgeHead   bool          // a renewal shows the head before it was read
 	skipChain         bool          // seq alone names a history
-	anyHistory        bool          // marks of another history count as applied
 	forgetAtGap       bool          // what was known is dropped when the history changed
 	skipRestore       bool          // what Redis has lost is not put back
-	trustTail         bool          // what the tail has brought is not applied again from the view
-	believeOldAnswers bool          // answers to what was asked before a gap count
 	silence           time.Duration // after which a follower is dead; 0 is the right one
 	dropEarly         bool          // generations are turned too early
-	widenNever        bool          // a longer access lifetime elsewhere is not noticed
 	acceptWhenFull    bool          // the lease goes on though a revocation did not fit
 	earlyLook         bool          // a table read before the revocation counts
 	believeTable      bool          // a table that Redis may have lost is believed
@@ -59,6 +55,7 @@ type plan struct {
 	active                                       time.Duration
 	loss, slow, repeat                           float64
 	pauses, suspensions, crashes, joins, freezes int
+	partitions                                   int
 	failovers                                    int
 	lossy, total, deposed                        bool
 	lag                                          time.Duration
@@ -94,11 +91,16 @@ func newPlan(rng *rand.Rand) plan {
 	if pick(4) {
 		p.freezes = 1
 	}
+	if pick(4) {
+		p.partitions = 1 + rng.IntN(2)
+	}
 	if pick(2) {
 		p.failovers = 1
 		p.lossy = !pick(4)
 		p.total = pick(10)
-		p.deposed = p.wait && pick(2)
+		if p.deposed = p.wait && pick(2); p.deposed {
+			p.active += simLease
+		}
 		if pick(4) {
 			p.failovers = 2
 		}
@@ -223,9 +225,13 @@ type origin struct {
 	until  int64
 }
 
-func newWorld(seed uint64, f faults, tracing bool) *world {
+func newWorld(seed uint64, f faults, adjust func(*plan), tracing bool) *world {
 	rng := rand.New(rand.NewPCG(seed, 0x1a7c4)) //nolint:gosec // a schedule has to replay
-	w := &world{plan: newPlan(rng), faults: f, rng: rng, tracing: tracing, origins: map[tokenstore.Mark]origin{}, queue: make([]happening, 0, 128)}
+	p := newPlan(rng)
+	if adjust != nil {
+		adjust(&p)
+	}
+	w := &world{plan: p, faults: f, rng: rng, tracing: tracing, origins: map[tokenstore.Mark]origin{}, queue: make([]happening, 0, 128)}
 	w.tally.schedules = 1
 	return w
 }
@@ -358,6 +364,7 @@ func (w *world) misfortunes() {
 	w.sometime(p.pauses, func() { w.pause(false) })
 	w.sometime(p.suspensions, func() { w.pause(true) })
 	w.sometime(p.crashes, w.crash)
+	w.sometime(p.partitions, w.cutOff)
 	w.sometime(p.joins, func() { w.join() })
 	w.sometime(p.freezes, w.freeze)
 	w.sometime(p.failovers, w.failover)
@@ -379,7 +386,7 @@ func (w *world) heal() {
 	}
 	w.primary.attach()
 	for _, r := range w.replicas {
-		r.at = w.primary
+		r.at, r.cutOff = w.primary, false
 		if r.stopped {
 			r.wake()
 		}
@@ -743,13 +750,15 @@ func (w *world) promote() {
 			next.attach()
 		}
 	})
+	notice := 400 * time.Millisecond
 	if w.plan.deposed {
-		w.after(w.between(0, 2*time.Second), func() { old.die() })
+		notice = 3 * simLease
+		w.after(w.between(0, notice), func() { old.die() })
 	} else {
 		old.die()
 	}
 	for _, r := range w.replicas {
-		w.after(w.between(0, 400*time.Millisecond), func() {
+		w.after(w.between(0, notice), func() {
 			if r.at == old {
 				r.at = w.primary
 			}
