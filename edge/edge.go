@@ -25,12 +25,16 @@
 //
 // Once a logout has been confirmed ([Confirmer], and every 200 of Latchkey's own
 // endpoints), no call of Verify that begins afterwards accepts a token of that
-// session, on any replica: in both modes, through crashes, pauses, partitions
-// and failovers of Redis, with one exception. A primary that was deposed and
-// still takes writes can renew the leases of those who are cut off together with
-// it, and answer their strict checks. Options.WaitReplicas of the store (all
-// promotable replicas) closes that too: revocations and renewals then count only
-// when the replicas have them, and outside the lease nothing is accepted.
+// session, on any replica: in both modes, through crashes, pauses and partitions
+// of replicas and outages and total losses of Redis, and through failovers with
+// these exceptions. After one that lost writes, until a follower that knew has put
+// them back: whoever never knew a lost revocation (a replica that has just come, or
+// asks Redis) may accept, and for up to one lease a follower whose last renewal was
+// itself lost. And a primary that was deposed and still takes writes can renew the
+// leases of those who are cut off together with it, and answer their checks.
+// WaitReplicas of the store (all promotable replicas), with a follower, closes all
+// of them: revocations and renewals then count only when the replicas have them,
+// and outside the lease nothing is accepted on one primary's word.
 //
 // The lease is counted by the monotonic clock from before its renewal was sent,
 // and ends early if the wall clock says so. No two clocks are compared: the only

@@ -146,7 +146,9 @@ func (s *Store) Now() time.Time {
 func (s *Store) observeTime(t time.Time) {
 	o := s.observed.Load()
 	now := time.Now()
-	if o != nil && now.Sub(o.at) < time.Second {
+	// One that is ahead of the estimate is always taken: it may be the first after
+	// the machine was suspended, and a clock that lags lets expired tokens pass.
+	if o != nil && now.Sub(o.at) < time.Second && !t.After(o.redis.Add(now.Sub(o.at))) {
 		return
 	}
 	s.observed.Store(&observedTime{redis: t, at: now})

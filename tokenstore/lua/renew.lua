@@ -13,7 +13,14 @@ local now = now_ms()
 local h = open_head(KEYS[2], KEYS[3], ARGV[1], now)
 stretch(KEYS[2], h, tonumber(ARGV[7]), 0)
 if ARGV[2] ~= '' then
-  redis.call('HSET', KEYS[1], ARGV[2], ARGV[3])
+  -- A renewal that comes late, or twice, must not replace a newer one: who saw the
+  -- older line before would take the member for silent ever since.
+  local line = redis.call('HGET', KEYS[1], ARGV[2])
+  local beat = line and tonumber(string.match(line, ':(%d+)$'))
+  if not beat or beat < tonumber(string.match(ARGV[3], ':(%d+)$')) then
+    redis.call('HSET', KEYS[1], ARGV[2], ARGV[3])
+  end
+  -- A write in any case, for a WAIT behind it.
   redis.call('PEXPIRE', KEYS[1], ARGV[6])
 end
 local head = redis.call('HMGET', KEYS[2], 'seq', 'chain')
