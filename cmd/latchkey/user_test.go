@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"strings"
@@ -366,7 +367,7 @@ func TestACommandThatWasCutOffIsRunAgain(t *testing.T) {
 // lives holds the command up, and its success back.
 func TestTheEndOfSessionsIsConfirmed(t *testing.T) {
 	c := newConsole(t)
-	t.Setenv("LATCHKEY_EDGE_LEASE", "100ms")
+	t.Setenv("LATCHKEY_EDGE_LEASE", "500ms") // longer than this test's follower may be held up
 	c.add("alice")
 	one := c.open("alice").access.SID
 	for _, args := range [][]string{
@@ -387,10 +388,11 @@ func TestTheEndOfSessionsIsConfirmed(t *testing.T) {
 func (c *console) fallBehind(shard int) (stop func()) {
 	ctx, cancel := context.WithCancel(c.t.Context())
 	started, done := make(chan struct{}), make(chan struct{})
+	name := rand.Text() // each its own: a beat that falls back is not taken
 	go func() {
 		defer close(done)
 		for beat := uint64(1); ctx.Err() == nil; beat++ {
-			_, err := c.store.Renew(ctx, []tokenstore.Renewal{{Shard: shard, Member: "behind", Beat: beat}})
+			_, err := c.store.Renew(ctx, []tokenstore.Renewal{{Shard: shard, Member: name, Beat: beat}})
 			if err != nil && ctx.Err() == nil {
 				c.t.Errorf("renew: %v", err)
 			}
