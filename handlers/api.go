@@ -59,6 +59,7 @@ type Dependencies struct {
 type api struct {
 	Dependencies
 	crossOrigin *http.CrossOriginProtection
+	noStore     []string // a value of Cache-Control; all responses share it
 }
 
 // maxBody is the largest request body, in bytes. The largest honest one is a
@@ -68,7 +69,7 @@ const maxBody = 16 << 10
 // New returns the API. The error names settings it cannot work with.
 func New(d Dependencies) (http.Handler, error) {
 	gin.SetMode(gin.ReleaseMode)
-	a := &api{Dependencies: d, crossOrigin: http.NewCrossOriginProtection()}
+	a := &api{Dependencies: d, crossOrigin: http.NewCrossOriginProtection(), noStore: []string{"no-store"}}
 	engine := gin.New()
 	engine.HandleMethodNotAllowed = true
 	engine.RedirectTrailingSlash = false
@@ -90,7 +91,14 @@ func New(d Dependencies) (http.Handler, error) {
 		return nil, fmt.Errorf("the API's settings: %w", err)
 	}
 
-	engine.Use(a.identify, a.measure, a.recover, harden, shared)
+	engine.Use(a.measure, a.recover, a.bound)
+	// Every request of a protected API is asked about here: an answer without a
+	// body does without what only a body, or a line in the log, has use for.
+	verify := append(slices.Clone(shared), a.serve(a.verify))
+	engine.Any(verifyPath, verify...)
+	engine.Any(verifyUnder, verify...)
+
+	engine.Use(append([]gin.HandlerFunc{identify, harden}, shared...)...)
 	engine.NoRoute(a.serve(func(*gin.Context) error { return errNotFound }))
 	engine.NoMethod(a.serve(a.otherMethod))
 
@@ -103,8 +111,6 @@ func New(d Dependencies) (http.Handler, error) {
 	engine.POST("/auth/logout-all", own, a.serve(a.logoutAll))
 	engine.GET("/auth/sessions", a.serve(a.listSessions))
 	engine.DELETE("/auth/sessions/:sid", own, a.serve(a.endSession))
-	engine.Any(verifyPath, a.serve(a.verify))
-	engine.Any(verifyUnder, a.serve(a.verify))
 	engine.GET("/users/me", a.serve(a.me))
 	engine.POST("/users/me/password", own, a.serve(a.changePassword))
 	engine.GET("/.well-known/jwks.json", a.serve(a.keySet))
@@ -118,9 +124,9 @@ func New(d Dependencies) (http.Handler, error) {
 // share lets pages of some origins read what the API answers (CORS). Of others
 // it takes no notice: their browsers keep the answer from them, and what they may
 // do is for sameOrigin to say.
-func share(origins []string) (gin.HandlerFunc, error) {
+func share(origins []string) ([]gin.HandlerFunc, error) {
 	if len(origins) == 0 {
-		return func(*gin.Context) {}, nil
+		return nil, nil
 	}
 	config := cors.Config{
 		AllowOrigins:     origins,
@@ -134,7 +140,7 @@ func share(origins []string) (gin.HandlerFunc, error) {
 		return nil, err
 	}
 	allow := cors.New(config)
-	return func(c *gin.Context) {
+	return []gin.HandlerFunc{func(c *gin.Context) {
 		if c.Request.Method == http.MethodOptions && strings.HasPrefix(c.Request.URL.Path, verifyPath) {
 			// A proxy asks about somebody else's preflight. To answer it here, with
 			// a 204, would be to let it through without a token.
@@ -143,7 +149,7 @@ func share(origins []string) (gin.HandlerFunc, error) {
 		if slices.Contains(origins, c.GetHeader("Origin")) {
 			allow(c)
 		}
-	}, nil
+	}}, nil
 }
 
 // endpoint is a handler that leaves its errors to the table.

@@ -55,7 +55,7 @@ const (
 	inJSON  = "Content-Type: application/json; charset=utf-8\n"
 	taken   = "Set-Cookie: refresh_token=; Path=/auth; Max-Age=0; HttpOnly; Secure; SameSite=Lax\n"
 	given   = "Set-Cookie: refresh_token=REFRESH; Path=/auth; Max-Age=604800; HttpOnly; Secure; SameSite=Lax\n"
-	device  = "Set-Cookie: known_device=DEVICE; Path=/auth; Max-Age=15552000; HttpOnly; Secure; SameSite=Lax\n"
+	device  = "Set-Cookie: known_device=DEVICE; Path=/; Max-Age=15552000; HttpOnly; Secure; SameSite=Lax\n"
 )
 
 func problem(status int, headers, code, detail, description string) string {
@@ -311,7 +311,7 @@ func TestCookieSettings(t *testing.T) {
 	a := f.post(0, "/auth/token", form("username", alice, "password", password))
 	want := []string{
 		"refresh_token=REFRESH; Path=/sso/auth; Domain=example.com; Max-Age=604800; HttpOnly; SameSite=Lax",
-		"known_device=DEVICE; Path=/sso/auth; Domain=example.com; Max-Age=15552000; HttpOnly; SameSite=Lax",
+		"known_device=DEVICE; Path=/; Domain=example.com; Max-Age=15552000; HttpOnly; SameSite=Lax",
 	}
 	got := slices.DeleteFunc(strings.Split(a.golden(), "\n"), func(l string) bool { return !strings.HasPrefix(l, "Set-Cookie: ") })
 	for i := range got {

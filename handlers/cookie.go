@@ -89,7 +89,8 @@ func (a *api) setDeviceCookie(c *gin.Context, username string) error {
 		return fmt.Errorf("read randomness: %w", err)
 	}
 	value := base64.RawURLEncoding.EncodeToString(append(id, a.deviceMAC(id, username)...))
-	a.setCookie(c, deviceCookie, value, a.Settings.CookiePath, int(deviceCookieAge/time.Second))
+	// Its path is /: a password change is no endpoint of the refresh cookie's.
+	a.setCookie(c, deviceCookie, value, "/", int(deviceCookieAge/time.Second))
 	return nil
 }
 

@@ -90,6 +90,8 @@ const retryAfter = 1
 // fail answers with the problem that an error is.
 func (a *api) fail(c *gin.Context, err error) {
 	p, known := problemOf(err)
+	identify(c)
+	harden(c)
 	p.explain(err, c.Writer.Header())
 	if !known || (p.status == http.StatusServiceUnavailable && !errors.Is(err, context.Canceled)) {
 		a.logger(c).LogAttrs(c.Request.Context(), slog.LevelError, "request failed",

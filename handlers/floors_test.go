@@ -16,6 +16,7 @@ import (
 	"os/exec"
 	"regexp"
 	"runtime"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
@@ -46,6 +47,7 @@ func BenchmarkFloors(b *testing.B) {
 	if err != nil {
 		b.Fatal("wrk is not installed, and it loads the servers: apt-get install -y wrk")
 	}
+	defer debug.SetGCPercent(debug.SetGCPercent(400)) // for all of them, as a replica with a memory limit has it
 	for b.Loop() {
 		f := newFloors(b)
 		verify := []contender{

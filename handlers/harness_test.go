@@ -347,9 +347,11 @@ func (f *fleet) try(replica int, method, path string, options ...option) (answer
 func (a answer) proper() {
 	a.f.Helper()
 	a.hasHeader("Cache-Control", "no-store")
-	a.hasHeader("X-Content-Type-Options", "nosniff")
-	if a.header.Get("X-Request-Id") == "" {
-		a.f.Errorf("%s: no X-Request-Id", a.what)
+	if a.status != http.StatusNoContent || !strings.Contains(a.what, "/auth/verify") {
+		a.hasHeader("X-Content-Type-Options", "nosniff")
+		if a.header.Get("X-Request-Id") == "" {
+			a.f.Errorf("%s: no X-Request-Id", a.what)
+		}
 	}
 	challenge := a.header.Get("WWW-Authenticate")
 	challenged := a.status == http.StatusUnauthorized || a.status == http.StatusForbidden && strings.Contains(a.text, "insufficient_scope")

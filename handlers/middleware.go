@@ -16,18 +16,23 @@ import (
 
 const headerRequestID = "X-Request-Id" // in its canonical form, as all header names here
 
-// identify gives every request an id: the caller's, if it is a harmless one. It
-// is kept in the header of the response, where the log finds it.
-func (a *api) identify(c *gin.Context) {
+// identify gives a request its id before anything is done for it.
+func identify(c *gin.Context) { requestID(c) }
+
+// requestID is the id of a request under way: the caller's, if it is a harmless
+// one. It is kept in the header of the response.
+func requestID(c *gin.Context) string {
+	header := c.Writer.Header()
+	if kept := header[headerRequestID]; kept != nil {
+		return kept[0]
+	}
 	id := c.Request.Header.Get(headerRequestID)
 	if !harmless(id) {
 		id = newRequestID()
 	}
-	c.Writer.Header()[headerRequestID] = []string{id}
+	header[headerRequestID] = []string{id}
+	return id
 }
-
-// requestID is the id of a request under way.
-func requestID(c *gin.Context) string { return c.Writer.Header().Get(headerRequestID) }
 
 // newRequestID returns 80 random bits. A count would tell each client how much
 // traffic a replica has.
@@ -106,15 +111,16 @@ func (a *api) recover(c *gin.Context) {
 	c.Next()
 }
 
-// harden bounds what a request may send and forbids keeping what it is answered.
-func harden(c *gin.Context) {
-	h := c.Writer.Header()
-	both := [...]string{"no-store", "nosniff"}
-	h["Cache-Control"], h["X-Content-Type-Options"] = both[0:1:1], both[1:2:2]
+// bound limits what a request may send and forbids keeping what it is answered.
+func (a *api) bound(c *gin.Context) {
+	c.Writer.Header()["Cache-Control"] = a.noStore
 	if c.Request.Body != http.NoBody {
 		c.Request.Body = http.MaxBytesReader(c.Writer, c.Request.Body, maxBody)
 	}
 }
+
+// harden has browsers take the body of an answer for what it says it is.
+func harden(c *gin.Context) { c.Writer.Header()["X-Content-Type-Options"] = []string{"nosniff"} }
 
 // sameOrigin refuses a request that a browser made for a page of another
 // origin, by Fetch metadata or else the Origin header. Other clients send neither.

@@ -116,6 +116,37 @@ func TestASessionOutlivesAnOutage(t *testing.T) {
 	is(t, "the access token from before", fam.verify(0), nil)
 }
 
+// What waits before a Redis that stands still is carried out when it goes on. A
+// rotation must then not be: its token would be a parent, and after the grace a theft.
+func TestARotationNobodyWaitsForChangesNothing(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	const timeout = 300 * time.Millisecond
+	s, err := tokenstore.New(dial(t, server.URL()), tokenstore.Options{Shards: 16, Lifetimes: lifetimes(), Timeout: timeout})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := &fixture{Store: s, t: t, rdb: server.Client()}
+	eventually(t, func() error { return s.Open(t.Context()) })
+	fam := f.login("alice")
+	if _, err := fam.show(1); err != nil { // Redis knows the script from here on
+		t.Fatal(err)
+	}
+	server.Pause(t)
+	asked := s.Now()
+	_, err = fam.show(2)
+	is(t, "refresh at a Redis that stands still", err, tokenstore.ErrUnavailable)
+	for s.Now().Sub(asked) < 2*timeout { // until the last of its attempts is late
+		time.Sleep(timeout / 10)
+	}
+	server.Resume(t)
+	eventually(t, func() error { return s.Ping(t.Context()) })
+	g, err := fam.show(2)
+	if err != nil || g.Same {
+		t.Errorf("the same refresh token afterwards: same %v, %v", g.Same, err)
+	}
+}
+
 func TestACancelledCallerIsNotAbsence(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, backends()["redis"](t), lifetimes())

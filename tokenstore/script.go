@@ -19,6 +19,7 @@ var luaFiles embed.FS
 type script struct {
 	name string
 	lua  *redis.Script
+	hot  bool // called so often that it is worth sending in batches
 }
 
 type scripts struct {
@@ -62,6 +63,7 @@ func loadScripts() (scripts, error) {
 		strike:        load("strike"),
 		restoreEpoch:  load("restore_epoch", "head", "log"),
 	}
+	sc.rotate.hot, sc.verify.hot = true, true
 	return sc, errors.Join(errs...)
 }
 
@@ -71,13 +73,25 @@ func (s *Store) run(ctx context.Context, sc *script, keys []string, args ...any)
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
 	start := time.Now()
-	values, err := sc.lua.Run(ctx, s.rdb, keys, args...).Slice()
+	values, err := s.send(ctx, sc, keys, args)
 	err = unavailable(sc.name, err)
 	s.observe(sc.name, time.Since(start), err)
 	if err != nil {
 		return nil, err
 	}
 	return values, nil
+}
+
+// send sends a script, the hot ones in batches. What went wrong with a batch says
+// little of one script of it: that is sent once more, by itself.
+func (s *Store) send(ctx context.Context, sc *script, keys []string, args []any) ([]any, error) {
+	if sc.hot && s.batches != nil {
+		values, err := s.batches.run(ctx, sc, keys, args)
+		if err == nil || ctx.Err() != nil {
+			return values, err
+		}
+	}
+	return sc.lua.Run(ctx, s.rdb, keys, args...).Slice()
 }
 
 // runDurably calls a script and returns when the number of replicas that the

@@ -102,6 +102,9 @@ type Rotation struct {
 	Next [32]byte // SHA-256 of its successor's secret
 }
 
+// late is what rotate answers when it reached Redis after its caller had gone.
+const late = 7
+
 // Rotate makes the successor current. Errors: [ErrNoSession], [ErrRevoked],
 // [ErrSuperseded], [ErrReuse] and [ErrRollback], after which the session is
 // over; [ErrUnavailable], after which the same token may be shown again.
@@ -115,14 +118,24 @@ func (s *Store) Rotate(ctx context.Context, t Rotation) (Grant, Revocation, erro
 		return Grant{}, Revocation{}, err
 	}
 	shard := t.SID[0]
-	r, err := s.run(ctx, s.scripts.rotate,
-		[]string{s.rtKey(t.SID), s.userKey(t.UID), s.epochKey(t.UID), s.denyKey(t.SID), s.headKey(shard), s.logKey(shard), s.membersKey(shard)},
-		epoch, t.SID.String(), t.Gen, t.Hash[:], t.Next[:],
-		milliseconds(s.life.Refresh), milliseconds(s.life.Access), milliseconds(s.life.Grace), milliseconds(skewPad))
+	rotate := func() (reply, error) {
+		r, err := s.run(ctx, s.scripts.rotate,
+			[]string{s.rtKey(t.SID), s.userKey(t.UID), s.epochKey(t.UID), s.denyKey(t.SID), s.headKey(shard), s.logKey(shard), s.membersKey(shard)},
+			epoch, t.SID.String(), t.Gen, t.Hash[:], t.Next[:],
+			milliseconds(s.life.Refresh), milliseconds(s.life.Access), milliseconds(s.life.Grace), milliseconds(skewPad),
+			s.Now().Add(s.timeout).UnixMilli())
+		if err == nil {
+			s.observeTime(r.time(1))
+		}
+		return r, err
+	}
+	r, err := rotate()
+	if err == nil && r.int(0) == late {
+		r, err = rotate() // the estimate of Redis time was off, and is not any more
+	}
 	if err != nil {
 		return Grant{}, Revocation{}, err
 	}
-	s.observeTime(r.time(1))
 	switch code := r.int(0); code {
 	case 0, 1:
 		g := Grant{
@@ -145,6 +158,8 @@ func (s *Store) Rotate(ctx context.Context, t Rotation) (Grant, Revocation, erro
 		return s.endFamily(ctx, t, r, ErrReuse)
 	case 6:
 		return s.endFamily(ctx, t, r, ErrRollback)
+	case late:
+		return Grant{}, Revocation{}, fmt.Errorf("%w: rotate: it reached Redis too late", ErrUnavailable)
 	default:
 		return Grant{}, Revocation{}, fmt.Errorf("rotate: unknown reply %d", code)
 	}

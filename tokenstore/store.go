@@ -58,6 +58,7 @@ type Options struct {
 // Store is the one owner of the keys under "lk:". It is safe for concurrent use.
 type Store struct {
 	rdb          redis.UniversalClient
+	batches      *batches // nil: each script is sent by itself
 	shards       int
 	prefix       []string // by shard: "lk:{i}:"
 	life         Lifetimes
@@ -95,8 +96,12 @@ func New(rdb redis.UniversalClient, o Options) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
+	batches, err := newBatches(rdb)
+	if err != nil {
+		return nil, err
+	}
 	s := &Store{
-		rdb: rdb, shards: o.Shards, life: o.Lifetimes, timeout: o.Timeout,
+		rdb: rdb, batches: batches, shards: o.Shards, life: o.Lifetimes, timeout: o.Timeout,
 		waitReplicas: o.WaitReplicas, observe: o.Observe, rand: o.Rand, scripts: sc,
 	}
 	for i := range o.Shards {

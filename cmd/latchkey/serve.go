@@ -2,7 +2,9 @@ package main
 
 import (
 	"log/slog"
+	"math"
 	"os"
+	"runtime/debug"
 
 	"github.com/spf13/cobra"
 
@@ -24,6 +26,7 @@ the replica: what needs Redis is answered 503 until Redis is back.`,
 				return err
 			}
 			logger := newLogger(cfg, cmd.ErrOrStderr())
+			collectLess()
 			for _, warning := range cfg.Warnings() {
 				logger.LogAttrs(cmd.Context(), slog.LevelWarn, warning)
 			}
@@ -33,5 +36,14 @@ the replica: what needs Redis is answered 503 until Redis is back.`,
 			}
 			return r.run(cmd.Context())
 		},
+	}
+}
+
+// collectLess lets the heap grow to five times what is live before it is
+// collected, where GOMEMLIMIT bounds it: near the limit the collector works as
+// often as it must. GOGC has the last word.
+func collectLess() {
+	if os.Getenv("GOGC") == "" && debug.SetMemoryLimit(-1) != math.MaxInt64 {
+		debug.SetGCPercent(400)
 	}
 }

@@ -41,3 +41,10 @@ local function outlive(key, now, at)
     redis.call('PEXPIREAT', key, at)
   end
 end
+
+-- listed_until is how long a session that ends at expiry stays in its user's
+-- list: an eighth of its idle time longer than need be, so that few of its
+-- refreshes have to move it.
+local function listed_until(expiry, idle, abs)
+  return math.min(expiry + math.floor(idle / 8), abs)
+end

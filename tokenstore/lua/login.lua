@@ -24,7 +24,8 @@ local idle, max, access, pad = tonumber(ARGV[10]), tonumber(ARGV[11]), tonumber(
 local abs = now + max
 local expiry = math.min(now + idle, abs)
 
-local f = {'sub', ARGV[4], 'gen', 1, 'hash', ARGV[3], 'cre', now, 'rot', now, 'abs', abs, 'ue', epoch}
+local listed = listed_until(expiry, idle, abs)
+local f = {'sub', ARGV[4], 'gen', 1, 'hash', ARGV[3], 'cre', now, 'rot', now, 'abs', abs, 'ue', epoch, 'lst', listed}
 local optional = {user = ARGV[5], scope = ARGV[6], client = ARGV[7], dev = ARGV[8], ip = ARGV[9]}
 for name, value in pairs(optional) do
   if value ~= '' then
@@ -36,8 +37,8 @@ redis.call('HSET', KEYS[1], unpack(f))
 redis.call('PEXPIREAT', KEYS[1], expiry)
 
 redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now)
-redis.call('ZADD', KEYS[2], expiry, ARGV[2])
-outlive(KEYS[2], now, expiry)
+redis.call('ZADD', KEYS[2], listed, ARGV[2])
+outlive(KEYS[2], now, listed)
 
 stretch(KEYS[4], h, access, max)
 local all_dead = now + h[3] + h[2] + pad

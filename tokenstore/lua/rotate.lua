@@ -4,6 +4,7 @@
 -- ARGV 1 epoch for a new head  2 sid  3 gen shown  4 SHA-256 of the secret shown
 --      5 SHA-256 of its successor's secret
 --      6 idle ms  7 access ms  8 grace ms  9 pad ms
+--      10 time (ms) after which nobody waits for the answer
 -- Returns {code, now, refresh expiry, user epoch, log epoch, created, sub, username, scope, client}
 --   0 OK    the shown token was current; its successor is now
 --   1 SAME  the shown token is the current one's parent, within the grace:
@@ -15,10 +16,16 @@
 --         {code, now, seq, chain, members}, as revoke returns them
 --   5 REUSE     an older generation, or a wrong secret: the family is revoked
 --   6 ROLLBACK  a newer generation than Redis knows: the family is revoked
+--   7 LATE      {code, now}: nothing changed. A rotation whose answer nobody gets
+--               would make the token that the client still holds a parent, and
+--               after the grace a theft.
 local now = now_ms()
+if now > tonumber(ARGV[10]) then
+  return {7, now}
+end
 local h = open_head(KEYS[5], KEYS[6], ARGV[1], now)
 
-local s = redis.call('HMGET', KEYS[1], 'gen', 'hash', 'prev', 'rot', 'abs', 'ue', 'cre', 'sub', 'user', 'scope', 'client')
+local s = redis.call('HMGET', KEYS[1], 'gen', 'hash', 'prev', 'rot', 'abs', 'ue', 'cre', 'sub', 'user', 'scope', 'client', 'lst')
 if not s[1] then
   if redis.call('EXISTS', KEYS[4]) == 1 then
     return {3, now}
@@ -39,11 +46,16 @@ epoch = math.max(epoch, session_epoch)
 local gen, shown = tonumber(s[1]), tonumber(ARGV[3])
 local expiry
 if shown == gen and ARGV[4] == s[2] then
-  expiry = math.min(now + tonumber(ARGV[6]), tonumber(s[5]))
+  local idle, abs = tonumber(ARGV[6]), tonumber(s[5])
+  expiry = math.min(now + idle, abs)
   redis.call('HSET', KEYS[1], 'gen', gen + 1, 'hash', ARGV[5], 'prev', ARGV[4], 'rot', now)
   redis.call('PEXPIREAT', KEYS[1], expiry)
-  redis.call('ZADD', KEYS[2], expiry, ARGV[2])
-  outlive(KEYS[2], now, expiry)
+  if expiry > (tonumber(s[12]) or 0) then
+    local listed = listed_until(expiry, idle, abs)
+    redis.call('HSET', KEYS[1], 'lst', listed)
+    redis.call('ZADD', KEYS[2], listed, ARGV[2])
+    outlive(KEYS[2], now, listed)
+  end
   stretch(KEYS[5], h, tonumber(ARGV[7]), 0)
   return {0, now, expiry, epoch, h[1], s[7], s[8], s[9] or '', s[10] or '', s[11] or ''}
 end
