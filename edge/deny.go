@@ -19,6 +19,7 @@ type cutoff struct {
 type generation struct {
 	sids  map[tokenstore.ID]struct{}
 	users map[tokenstore.ID]cutoff
+	hint  hint // of what is in both
 }
 
 func newGeneration() generation {
@@ -61,11 +62,13 @@ func (d *denylist) add(e tokenstore.Entry, now time.Duration) added {
 	switch e.Kind {
 	case tokenstore.KindSession:
 		d.current.sids[e.ID] = struct{}{}
+		d.current.hint.add(e.ID, &d.current)
 	case tokenstore.KindUser:
 		c := cutoff{epoch: e.Epoch, except: e.Except, until: e.Until.UnixMilli()}
 		switch old, ok := d.current.users[e.ID]; {
 		case !ok || old.epoch < c.epoch:
 			d.current.users[e.ID] = c
+			d.current.hint.add(e.ID, &d.current)
 		case old.epoch == c.epoch && old.except != c.except:
 			// A failover lost one of two that have the same number: the exception
 			// of either is none to the other.
@@ -114,8 +117,13 @@ func (d *denylist) len() int { return d.current.len() + d.previous.len() }
 // of the same history only.
 func (d *denylist) denies(t *tokenstore.AccessToken, history string) bool {
 	for _, g := range [...]*generation{&d.current, &d.previous} {
-		if _, ok := g.sids[t.SID]; ok {
-			return true
+		if g.hint.may(t.SID) {
+			if _, ok := g.sids[t.SID]; ok {
+				return true
+			}
+		}
+		if !g.hint.may(t.UID) {
+			continue
 		}
 		if c, ok := g.users[t.UID]; ok && t.LogEpoch == history && t.UserEpoch < c.epoch && t.SID != c.except {
 			return true
