@@ -44,6 +44,7 @@ type replica struct {
 	ask      net.Listener       // of extAuthz; nil for none
 	watch    net.Listener       // of the admin listener; nil for none
 	state    atomic.Pointer[error]
+	setting  sync.Mutex // of state
 }
 
 var (
@@ -127,7 +128,7 @@ func newReplica(ctx context.Context, cfg *config.Config, logger *slog.Logger) (*
 		}
 	}
 	r.setState(errStarting)
-	r.api = server(api, logger)
+	r.api = server(r.leaving(api), logger)
 	r.api.RegisterOnShutdown(feed.Close) // streams do not end by themselves
 	r.admin = server(handlers.NewAdmin(handlers.AdminOptions{Metrics: metrics, Ready: r.ready, PProf: cfg.PProf}), logger)
 	if cfg.PProf {
@@ -221,7 +222,14 @@ func (r *replica) extAuthzAddr() string {
 // ready tells why the replica should get no requests now, or nil.
 func (r *replica) ready() error { return *r.state.Load() }
 
+// setState changes what ready tells. Draining is final: a look at Redis that was
+// under way when it began does not undo it.
 func (r *replica) setState(err error) {
+	r.setting.Lock()
+	defer r.setting.Unlock()
+	if before := r.state.Load(); before != nil && errors.Is(*before, errDraining) {
+		return
+	}
 	r.state.Store(&err)
 	if r.extAuthz != nil {
 		r.extAuthz.SetReady(err == nil)
@@ -358,6 +366,19 @@ func (r *replica) drain(ctx context.Context) error {
 		return fmt.Errorf("requests were still under way after LATCHKEY_SHUTDOWN_TIMEOUT: %w", err)
 	}
 	return nil
+}
+
+// leaving tells clients, while the replica drains, that each connection ends with
+// the answer on it (RFC 9112 section 9.6). A balancer that keeps connections open
+// has thereby given them up before the listener closes, instead of sending a
+// request into one that is just being closed.
+func (r *replica) leaving(api http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		if errors.Is(r.ready(), errDraining) {
+			w.Header().Set("Connection", "close")
+		}
+		api.ServeHTTP(w, q)
+	})
 }
 
 // closeServers ends what is left of the listeners, also where run never got so
