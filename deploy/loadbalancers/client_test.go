@@ -18,7 +18,8 @@ import (
 // client is a user of the service, at a replica or a balancer.
 type client struct{ *http.Client }
 
-// newClient connects from the loopback address given, "" for any.
+// newClient keeps connections, and makes them from the loopback address given, ""
+// for any.
 func newClient(t *testing.T, from string) client {
 	dialer := &net.Dialer{Timeout: 5 * time.Second}
 	if from != "" {
@@ -99,7 +100,7 @@ func (c client) verify(ctx context.Context, want int, base, access string) error
 	return err
 }
 
-// retryable tells whether a client may send the request again and is told so.
+// retryable tells whether a client is told that it may send the request again.
 func retryable(err error) bool {
 	var u *unexpected
 	return errors.As(err, &u) && u.status == http.StatusServiceUnavailable && u.header.Get("Retry-After") != "" && u.answer.Error == "temporarily_unavailable"
