@@ -316,7 +316,7 @@ func TestOnlyWhatMayBeRepeatedIsSentAgain(t *testing.T) {
 			}
 			file := b.file
 			if b.name == "nginx" { // each request finds all three
-				file = stacktest.Configured(t, t.TempDir(), file, "max_fails=1 ", "max_fails=0 ")
+				file = stacktest.Configured(t, t.TempDir(), file, "max_fails=3 ", "max_fails=0 ")
 			}
 			front, c := "http://"+b.start(t, file, backends), newClient(t, "")
 			c.Transport.(*http.Transport).DisableKeepAlives = true // see mute
@@ -366,7 +366,7 @@ func TestReplicasThatCannotBeReached(t *testing.T) {
 			}
 			file := b.file
 			if b.name == "nginx" { // and nor does nginx
-				file = stacktest.Configured(t, t.TempDir(), file, "max_fails=1 ", "max_fails=0 ")
+				file = stacktest.Configured(t, t.TempDir(), file, "max_fails=3 ", "max_fails=0 ")
 			} else {
 				file = stacktest.Configured(t, t.TempDir(), file, "expect status 200", "expect status 204")
 			}
