@@ -40,7 +40,7 @@ fmt: $(TOOLS)/built ## rewrite every Go file in gofumpt's format
 	$(TOOLS)/gofumpt -w .
 
 bench: bench-floors ## all benchmarks, with allocations, after the table of ratios
-	go test -run '^$$' -bench . -skip 'Floors|MillionSessions|Load|Scenarios' -benchmem -timeout 30m ./...
+	go test -run '^$$' -bench . -skip 'Floors|MillionSessions|Load|Scenarios|WrongService' -benchmem -timeout 30m ./...
 
 bench-floors: test-needs ## Latchkey against bare Gin, Redis and the textbook handler, as ratios
 	@command -v wrk >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get update </dev/null && apt-get install -y --no-install-recommends wrk </dev/null; } || \
@@ -59,7 +59,7 @@ load-short: load ## the same in 15 seconds
 
 load-all: test-needs $(K6) ## every other k6 scenario for some seconds, on the same stack
 	K6='$(CURDIR)/$(K6)' LOAD_OUT='$(CURDIR)/bin/load' \
-		go test ./deploy/k6 -run '^$$' -bench '^BenchmarkScenarios$$' -benchtime 1x -timeout 30m
+		go test ./deploy/k6 -run '^$$' -bench 'Scenarios|WrongService' -benchtime 1x -timeout 30m
 
 dev: ## three replicas on an embedded Redis, with a printed tour
 	go run ./cmd/latchkey dev

@@ -184,6 +184,7 @@ func (r *replica) open(ctx context.Context) error {
 	if r.listen, err = lc.Listen(ctx, "tcp", r.cfg.Addr); err != nil {
 		return errors.Join(fmt.Errorf("LATCHKEY_ADDR: %w", err), r.rdb.Close())
 	}
+	r.listen = gracious(r.listen)
 	if r.extAuthz != nil {
 		if r.ask, err = lc.Listen(ctx, "tcp", r.cfg.ExtAuthzAddr); err != nil {
 			r.close()

@@ -9,13 +9,13 @@ const p95 = __ENV.P95_VERIFY || 100
 const enough = (threshold) => [{ threshold, abortOnFail: true, delayAbortEval: '5s' }]
 
 export const options = of('breakpoint', {
-  executor: 'ramping-arrival-rate', startRate: 10, timeUnit: '1s', preAllocatedVUs: vus(100), maxVUs: vus(100) * 10,
+  executor: 'ramping-arrival-rate', startRate: 10, timeUnit: '1s', preAllocatedVUs: vus(100), maxVUs: vus(100),
   stages: [{ duration: duration('10m'), target: rate(20000) }],
 }, {
   'http_req_duration{op:verify}': enough(`p(95)<${p95}`),
   failed: enough('count==0'),
   dropped_iterations: enough('count<100'),
 })
-export const setup = prepare
+export const setup = () => prepare(vus(100))
 
 export default mix

@@ -64,7 +64,7 @@ export function seconds(text) {
 const length = __ENV.DURATION ? seconds(__ENV.DURATION) * 1000 : 0
 
 function phase() {
-  if (phases.length === 1) return phases[0].name
+  if (phases.length === 1 || exec.vu.idInTest === 0) return phases[0].name // 0: setup
   const share = (Date.now() - exec.scenario.startTime) / length
   return phases.findLast((p) => p.share <= share).name
 }
@@ -101,8 +101,10 @@ export function options(name, scenario, more) {
   }
 }
 
-// prepare is every scenario's setup: it fails at once what could not succeed.
-export function prepare() {
+// prepare is every scenario's setup: it fails at once what could not succeed, and
+// opens a session for each of n virtual users, one after another: that all log in at
+// once is what login-ramp is for.
+export function prepare(n) {
   const stop = (why) => exec.test.abort(why)
   if (!password) stop('PASSWORD is not set: -e PASSWORD=...')
   for (const url of [base, ...replicas]) {
@@ -112,7 +114,9 @@ export function prepare() {
   const s = login(0)
   if (!s) stop(`${prefix}0 cannot log in: see docs/load-testing.md for how the users are made`)
   end(s)
+  const opened = Array.from({ length: n }, (_, i) => login(i + 1))
   console.log('the scenario begins')
+  return opened
 }
 
 const again = [0, 502, 503, 504]
@@ -244,9 +248,14 @@ function over(all) {
 const own = []
 const weights = (__ENV.MIX || '1000:50:5:5').split(':').map(Number)
 
+let begun = false
+
 // mix does one operation: a check, a refresh, a login or a logout, in these weights.
-export function mix() {
+// opened are the sessions that prepare has opened.
+export function mix(opened) {
   const user = exec.vu.idInTest
+  if (!begun && opened[user - 1]) own.push(opened[user - 1])
+  begun = true
   if (own.length === 0) {
     const s = login(user)
     if (s) own.push(s)

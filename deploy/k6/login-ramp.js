@@ -7,10 +7,10 @@ import { duration, end, login, options as of, prepare, rate, vus } from './latch
 export { handleSummary } from './summary.js'
 
 export const options = of('login_ramp', {
-  executor: 'ramping-arrival-rate', startRate: 1, timeUnit: '1s', preAllocatedVUs: vus(40), maxVUs: vus(40) * 2,
+  executor: 'ramping-arrival-rate', startRate: 1, timeUnit: '1s', preAllocatedVUs: vus(40), maxVUs: vus(40),
   stages: [{ duration: duration('2m'), target: rate(20) }],
 })
-export const setup = prepare
+export const setup = () => prepare(0)
 
 export default function () {
   const s = login(exec.scenario.iterationInTest)

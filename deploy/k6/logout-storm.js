@@ -13,7 +13,7 @@ export const options = of('logout_storm', { executor: 'constant-vus', vus: vus(1
 export function setup() {
   // To log one user out everywhere is to end what another virtual user has of it.
   if (vus(10) > users) exec.test.abort(`VUS=${vus(10)} is more than USERS=${users}`)
-  prepare()
+  prepare(0)
 }
 
 export default function () {

@@ -7,7 +7,7 @@ import { base, end, endAll, login, options as of, prepare, refresh, sessions, st
 export { handleSummary } from './summary.js'
 
 export const options = of('smoke', { executor: 'per-vu-iterations', vus: 1, iterations: 5, maxDuration: '1m' }, { checks: ['rate==1'] })
-export const setup = prepare
+export const setup = () => prepare(0)
 
 export default function () {
   const user = users - 1

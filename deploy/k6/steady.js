@@ -6,8 +6,8 @@ export { handleSummary } from './summary.js'
 
 export const options = of('steady', {
   executor: 'constant-arrival-rate', rate: rate(200), timeUnit: '1s', duration: duration('5m'),
-  preAllocatedVUs: vus(30), maxVUs: vus(30) * 3,
+  preAllocatedVUs: vus(30), maxVUs: vus(30),
 }, { refused_after_logout: ['count>0'] })
-export const setup = prepare
+export const setup = () => prepare(vus(30))
 
 export default mix
