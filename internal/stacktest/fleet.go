@@ -40,10 +40,15 @@ type Replica struct {
 // waits until they are ready.
 func NewFleet(t testing.TB, bin string, n int, redisURL string, settings ...string) *Fleet {
 	t.Helper()
-	f := &Fleet{bin: bin, env: append([]string{
-		"LATCHKEY_SECRET=a secret of the tests of deployments, of 32 bytes and more", "LATCHKEY_REDIS_URL=" + redisURL,
-		"LATCHKEY_COOKIE_SECURE=false", "HOME=" + t.TempDir(),
-	}, settings...)}
+	return NewFleetOf(t, bin, n, append([]string{
+		"LATCHKEY_SECRET=a secret of the tests of deployments, of 32 bytes and more", "LATCHKEY_REDIS_URL=" + redisURL, "LATCHKEY_COOKIE_SECURE=false",
+	}, settings...)...)
+}
+
+// NewFleetOf is NewFleet with no settings but these and the listeners' addresses.
+func NewFleetOf(t testing.TB, bin string, n int, settings ...string) *Fleet {
+	t.Helper()
+	f := &Fleet{bin: bin, env: append([]string{"HOME=" + t.TempDir()}, settings...)}
 	for range n {
 		f.Replicas = append(f.Replicas, &Replica{
 			Addr: net.JoinHostPort("127.0.0.1", FreePort(t)), Admin: net.JoinHostPort("127.0.0.1", FreePort(t)),
