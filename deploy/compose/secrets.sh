@@ -21,6 +21,5 @@ random 48 | keep latchkey
 random 24 | keep grafana
 random 24 | keep redis
 printf 'redis://latchkey:%s@%s/0' "$(cat redis)" "$2" | keep redis_url
-# Latchkey's own keys alone, and nothing that an operator would do. The default user
-# is off, and has no empty password either, which protected mode would object to.
-printf 'user default off resetpass\nuser latchkey on >%s ~lk:* &* +@all -@admin -@dangerous +info\n' "$(cat redis)" | keep redis.acl
+# Latchkey's own keys alone, and nothing that an operator would do.
+printf 'user default off\nuser latchkey on >%s ~lk:* &* +@all -@admin -@dangerous +info\n' "$(cat redis)" | keep redis.acl
