@@ -28,7 +28,11 @@ func TestAnswersOfADrainingReplicaEndTheirConnection(t *testing.T) {
 	defer srv.Close()
 	ends := func() bool {
 		t.Helper()
-		resp, err := srv.Client().Get(srv.URL)
+		q, err := http.NewRequestWithContext(t.Context(), http.MethodGet, srv.URL, http.NoBody)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := srv.Client().Do(q)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -18,7 +18,7 @@ func TestAClosedListenerForgetsNobody(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer c.Close() //nolint:revive // each until the end
+		t.Cleanup(func() { _ = c.Close() })
 		if _, err := c.Write([]byte{byte(i)}); err != nil {
 			t.Fatal(err)
 		}

@@ -23,7 +23,7 @@ import { sleep } from 'k6'
 import { Counter } from 'k6/metrics'
 
 export const base = (__ENV.BASE_URL || 'http://127.0.0.1:8080').replace(/\/+$/, '')
-export const replicas = (__ENV.REPLICAS || base).split(',').map((url) => url.trim().replace(/\/+$/, ''))
+export const replicas = (__ENV.REPLICAS || base).split(',').map((url) => url.trim().replace(/\/+$/, '')).filter((url) => url)
 export const users = Number(__ENV.USERS || 20)
 const prefix = __ENV.USER_PREFIX || 'load-'
 const password = __ENV.PASSWORD

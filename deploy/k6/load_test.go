@@ -13,6 +13,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -262,6 +263,7 @@ func TestOperatorObjects(t *testing.T) {
 		APIVersion         string `yaml:"apiVersion"`
 		Kind               string
 		Namespace          string
+		Resources          []string
 		ConfigMapGenerator []struct {
 			Name    string
 			Files   []string
@@ -312,6 +314,39 @@ func TestOperatorObjects(t *testing.T) {
 		if !run[script] {
 			t.Errorf("%s has no object", script)
 		}
+	}
+}
+
+// TestDocumentedSettings: what docs/load-testing.md sets, some script reads.
+func TestDocumentedSettings(t *testing.T) {
+	scripts := ""
+	files, err := filepath.Glob("*.js")
+	if err != nil {
+		t.Fatal(err)
+	}
+	doc, err := os.ReadFile("../../docs/load-testing.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range files {
+		raw, err := os.ReadFile(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		scripts += string(raw)
+		if !strings.Contains(string(doc), f) && f != "summary.js" {
+			t.Errorf("%s is not documented", f)
+		}
+	}
+	settings := regexp.MustCompile("-e ([A-Z0-9_]+)=|`([A-Z][A-Z0-9_]+)`").FindAllStringSubmatch(string(doc), -1)
+	for _, m := range settings {
+		name := m[1] + m[2]
+		if !strings.HasPrefix(name, "LATCHKEY_") && !strings.HasPrefix(name, "LOAD_") && name != "DELETE" && !strings.Contains(scripts, "__ENV."+name) {
+			t.Errorf("no script reads %s", name)
+		}
+	}
+	if len(settings) < 10 {
+		t.Errorf("only %d settings are documented", len(settings))
 	}
 }
 
