@@ -52,7 +52,10 @@ type Dependencies struct {
 	// Revocations is what GET /revocations serves; there is no such path without
 	// it, or without Settings.RevocationsToken.
 	Revocations *edge.Feed
-	Settings    Settings
+	// Stalled tells whether a request read now may have waited for so long that its
+	// client has sent it elsewhere. Nil: never.
+	Stalled  func() bool
+	Settings Settings
 }
 
 // api is the dependencies, with what is derived from them once.

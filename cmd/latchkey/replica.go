@@ -37,6 +37,7 @@ type replica struct {
 	keys     *keyKeeper
 	follower *edge.Follower // nil in strict mode
 	feed     *edge.Feed
+	pulse    *pulse
 	api      *http.Server
 	admin    *http.Server
 	extAuthz *handlers.ExtAuthz // nil for none
@@ -102,8 +103,10 @@ func newReplica(ctx context.Context, cfg *config.Config, logger *slog.Logger) (*
 	feed := edge.NewFeed(edge.FeedOptions{Store: store, Lease: cfg.EdgeLease, Failed: func(err error) {
 		logger.LogAttrs(context.WithoutCancel(ctx), slog.LevelWarn, "the log of revocations cannot be read for GET /revocations", slog.String("cause", err.Error()))
 	}})
+	alive := newPulse(cfg.RefreshGrace)
 	dependencies := handlers.Dependencies{
-		Store: store, Verifier: verifier, Confirmer: edge.NewConfirmer(store, cfg.EdgeLease).Beside(follower),
+		Stalled: func() bool { return alive.stalled(time.Now()) },
+		Store:   store, Verifier: verifier, Confirmer: edge.NewConfirmer(store, cfg.EdgeLease).Beside(follower),
 		Signer: accesstoken.NewSigner(ring), Refresh: codec, Passwords: passwords,
 		Metrics: metrics, Log: logger, Rand: rand.Reader, Revocations: feed,
 		Settings: handlers.Settings{
@@ -121,7 +124,7 @@ func newReplica(ctx context.Context, cfg *config.Config, logger *slog.Logger) (*
 	if err != nil {
 		return nil, err
 	}
-	r := &replica{cfg: cfg, log: logger, rdb: rdb, store: store, keys: keys, follower: follower, feed: feed}
+	r := &replica{cfg: cfg, log: logger, rdb: rdb, store: store, keys: keys, follower: follower, feed: feed, pulse: alive}
 	if cfg.ExtAuthzAddr != "" {
 		if r.extAuthz, err = handlers.NewExtAuthz(dependencies); err != nil {
 			return nil, err
@@ -300,6 +303,8 @@ func (r *replica) run(ctx context.Context) error {
 			}
 		})
 	}
+	r.pulse.beat(time.Now())
+	wg.Go(func() { r.pulse.run(serving) })
 	wg.Go(func() { r.watchRedis(serving) })
 	if r.follower != nil {
 		wg.Go(func() { r.follower.Run(serving) })
