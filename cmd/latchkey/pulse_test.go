@@ -7,7 +7,7 @@ import (
 
 func TestPulse(t *testing.T) {
 	start := time.Now()
-	at := func(d time.Duration) time.Time { return start.Add(d) }
+	at := start.Add
 	p := newPulse(10 * time.Second)
 	p.beat(start)
 	for _, tt := range []struct {
