@@ -70,26 +70,29 @@ func newReplica(ctx context.Context, cfg *config.Config, logger *slog.Logger) (*
 	if err != nil {
 		return nil, err
 	}
-	secret := cfg.Secret.Reveal()
-	ring := accesstoken.NewRing()
-	sealer, err := accesstoken.NewSealer(secret)
+	secrets := rootSecrets(cfg)
+	sealer, err := accesstoken.NewSealer(secrets...)
 	if err != nil {
 		return nil, err
 	}
-	codec, err := refreshtoken.New(secret)
+	codec, err := refreshtoken.New(secrets...)
 	if err != nil {
 		return nil, err
 	}
-	deviceKey, err := hkdf.Key(sha256.New, secret, nil, "latchkey known device v1", 32)
+	deviceKeys, err := deviceKeys(secrets)
 	if err != nil {
 		return nil, err
 	}
-	keys := &keyKeeper{store: store, sealer: sealer, ring: ring, alg: accesstoken.Algorithm(cfg.Algorithm), log: logger}
+	keys := newKeyKeeper(cfg, store, sealer, logger)
+	ring := keys.ring
+	metrics.WatchKeys(keys.stats)
 
 	var follower *edge.Follower
 	if cfg.Verify == "follow" {
+		observe := metrics.EdgeObserver()
+		observe.Key = keys.wake
 		follower = edge.NewFollower(edge.FollowerOptions{
-			Store: store, Lease: cfg.EdgeLease, MaxDenied: cfg.EdgeMaxDenied, Observe: metrics.EdgeObserver(),
+			Store: store, Lease: cfg.EdgeLease, MaxDenied: cfg.EdgeMaxDenied, Observe: observe,
 		})
 	}
 	verifier, err := edge.New(edge.Options{
@@ -117,7 +120,7 @@ func newReplica(ctx context.Context, cfg *config.Config, logger *slog.Logger) (*
 				Client: tokenstore.Limit(cfg.LoginLimitClient), Account: tokenstore.Limit(cfg.LoginLimitAccount),
 				Address: tokenstore.Limit(cfg.LoginLimitAddress),
 			},
-			DeviceKey: deviceKey, RevocationsToken: cfg.RevocationsToken.Reveal(),
+			DeviceKey: deviceKeys[0], OlderDeviceKeys: deviceKeys[1:], JWKSMaxAge: cfg.JWKSMaxAge, RevocationsToken: cfg.RevocationsToken.Reveal(),
 		},
 	}
 	api, err := handlers.New(dependencies)
@@ -141,6 +144,27 @@ func newReplica(ctx context.Context, cfg *config.Config, logger *slog.Logger) (*
 		return nil, err
 	}
 	return r, nil
+}
+
+// rootSecrets are the secrets of LATCHKEY_SECRET, the one in use first.
+func rootSecrets(cfg *config.Config) [][]byte {
+	var secrets [][]byte
+	for _, s := range cfg.Secret.List() {
+		secrets = append(secrets, s.Reveal())
+	}
+	return secrets
+}
+
+// deviceKeys derives from each root secret the key of known devices' cookies.
+func deviceKeys(secrets [][]byte) ([][]byte, error) {
+	keys := make([][]byte, len(secrets))
+	for i, secret := range secrets {
+		var err error
+		if keys[i], err = hkdf.Key(sha256.New, secret, nil, "latchkey known device v1", 32); err != nil {
+			return nil, err
+		}
+	}
+	return keys, nil
 }
 
 // openStore connects the token store as the settings say.
@@ -321,7 +345,8 @@ func (r *replica) run(ctx context.Context) error {
 	return r.drain(context.WithoutCancel(ctx))
 }
 
-// watchRedis keeps what /readyz shows true, once a second.
+// watchRedis keeps what /readyz shows true, once a second, and the keys up to date:
+// at once, when one was revoked.
 func (r *replica) watchRedis(ctx context.Context) {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
@@ -330,6 +355,7 @@ func (r *replica) watchRedis(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
+		case <-r.keys.revoked:
 		}
 		err := cmp.Or(r.check(ctx), r.booted())
 		before := r.ready()

@@ -91,6 +91,7 @@ func (v *Verifier) Authentic(token string) (Claims, error) {
 	if err != nil {
 		return Claims{}, err
 	}
+	c.KeyID = k.id
 	// parseClaims lets no empty iss or aud through, so an empty expectation is never met.
 	if c.Issuer != v.options.Issuer {
 		return Claims{}, ErrIssuer
