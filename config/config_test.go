@@ -579,7 +579,7 @@ func FuzzLoad(f *testing.F) {
 }
 
 func TestASecretIsAList(t *testing.T) {
-	const second = "another secret of this test, long enough"
+	const second = "another secret of this test and long enough"
 	for _, tt := range []struct{ name, value string }{
 		{"comma", goodSecret + "," + second},
 		{"comma and space", goodSecret + ", " + second + " "},

@@ -190,7 +190,9 @@ func (k *keyKeeper) adopt(ctx context.Context, have tokenstore.KeyRing) error {
 			if err := k.ring.Activate(have.Active); err != nil {
 				return err
 			}
-			k.log.LogAttrs(ctx, slog.LevelInfo, "signing with another key", slog.String("kid", have.Active))
+			if own != nil {
+				k.log.LogAttrs(ctx, slog.LevelInfo, "signing with another key", slog.String("kid", have.Active))
+			}
 		}
 		k.signs = have.Active
 	}

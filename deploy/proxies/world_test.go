@@ -56,7 +56,7 @@ func newWorld(t *testing.T, latchkey string) *world {
 	t.Cleanup(w.service.Close)
 	w.account()
 	w.latchkey = stacktest.Launch(t, []string{
-		"LATCHKEY_SECRET=the proxies' tests' own secret, 32 bytes and more", "LATCHKEY_REDIS_URL=" + w.redis.URL(),
+		"LATCHKEY_SECRET=the proxies' tests' own secret of 32 bytes and more", "LATCHKEY_REDIS_URL=" + w.redis.URL(),
 		"LATCHKEY_ADDR=127.0.0.1:0", "LATCHKEY_ADMIN_ADDR=127.0.0.1:0", "LATCHKEY_EXTAUTHZ_ADDR=127.0.0.1:0",
 		"LATCHKEY_ACCESS_COOKIE=" + accessCookie, "LATCHKEY_COOKIE_SECURE=false", "LATCHKEY_EDGE_LEASE=3s",
 		"LATCHKEY_PASSWORD_MEMORY=7168", "LATCHKEY_PASSWORD_ITERATIONS=1", "HOME=" + t.TempDir(),
