@@ -135,8 +135,8 @@ func (v *Verifier) decode(dst *[MaxLength]byte, segment string) (int, error) {
 	var src [MaxLength]byte
 	n, err := v.enc.Decode(dst[:], src[:copy(src[:], segment)])
 	// The decoder skips CR and LF, even in strict mode. A segment that holds one
-	// comes out short.
-	if err != nil || n != v.enc.DecodedLen(len(segment)) {
+	// is longer than what it decodes to.
+	if err != nil || v.enc.EncodedLen(n) != len(segment) {
 		return 0, ErrMalformed
 	}
 	return n, nil
