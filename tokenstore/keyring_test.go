@@ -250,7 +250,7 @@ func TestARevokedSigningKeyIsGone(t *testing.T) {
 
 // Redis comes back empty: who has the keys puts them back, and the first signs.
 func TestLostSigningKeysComeBack(t *testing.T) {
-	onEachRing(t, func(t *testing.T, r ring) {
+	onEachRing(t, func(_ *testing.T, r ring) {
 		r.states("the first", r.offer("a", tokenstore.OfferLost), states{"a": active})
 		r.states("the second", r.offer("b", tokenstore.OfferLost), states{"a": active, "b": retiring})
 	})

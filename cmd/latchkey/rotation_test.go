@@ -299,7 +299,8 @@ func TestARevokedKeysTokensDieAtOnce(t *testing.T) {
 // kill ends the process at once.
 func (p *process) kill() {
 	_ = p.cmd.Process.Kill()
-	<-p.done
+	for range p.done { // until it is reaped
+	}
 }
 
 func keySetOf(t *testing.T, p *process) string {

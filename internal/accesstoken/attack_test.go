@@ -9,7 +9,7 @@ import (
 	"crypto/hmac"
 	"crypto/rand"
 	"crypto/rsa"
-	"crypto/sha1" //nolint:gosec // an attack uses it
+	"crypto/sha1"
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/base64"
@@ -351,7 +351,7 @@ func TestAttacksOnRS256(t *testing.T) {
 	if _, err := g.verifier.Verify(g.with(raise(pad(1, 0xff, full, good))), issued); err != nil {
 		t.Fatalf("the padding of the RFC is refused: %v", err)
 	}
-	weak := sha1.Sum([]byte(g.signingInput)) //nolint:gosec // the attack
+	weak := sha1.Sum([]byte(g.signingInput))
 	sha1Info := info(sha1OID, true, weak[:])
 	bare := info(sha256OID, false, hash)
 	holes := pad(1, 0xff, full, good)
