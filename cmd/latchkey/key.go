@@ -198,7 +198,9 @@ one if there is none. Who verifies by the published keys alone refuses its token
 the keys are fetched again; without haste, rotate first and revoke the old key later.
 
 Who verifies by the published keys alone also accepts the revoked key until the keys are
-fetched again; who follows GET /revocations refuses it within 5 seconds.`,
+fetched again; who follows GET /revocations refuses it within 5 seconds.
+
+A KID that begins with - goes behind --:  latchkey key revoke --now -- -KID`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			kid := args[0]

@@ -265,12 +265,12 @@ func TestARevokedKeysTokensDieAtOnce(t *testing.T) {
 	everywhere("the thief's before", forged, 204)
 
 	kid := claims.KeyID
-	if out, err := runKey(t, bin, server.URL(), nil, "key", "revoke", kid); err == nil || !strings.Contains(out, "signs now") {
+	if out, err := runKey(t, bin, server.URL(), nil, "key", "revoke", "--", kid); err == nil || !strings.Contains(out, "signs now") {
 		t.Errorf("the active key, without --now: %v\n%s", err, out)
 	}
 	everywhere("the token after a refused command", in.access(), 204)
 	for range 2 { // the second time completes a command that was cut off
-		if out, err := runKey(t, bin, server.URL(), nil, "key", "revoke", kid, "--now"); err != nil {
+		if out, err := runKey(t, bin, server.URL(), nil, "key", "revoke", "--now", "--", kid); err != nil {
 			t.Fatalf("key revoke: %v\n%s", err, out)
 		}
 		everywhere("the token", in.access(), 401)
@@ -434,7 +434,7 @@ func TestKeysFromAFolder(t *testing.T) {
 	if out, err := runKey(t, bin, server.URL(), []string{setting}, "key", "rotate"); err == nil || !strings.Contains(out, "LATCHKEY_KEYS_DIR") {
 		t.Errorf("key rotate: %v\n%s", err, out)
 	}
-	if out, err := runKey(t, bin, server.URL(), []string{setting}, "key", "revoke", b, "--now"); err != nil {
+	if out, err := runKey(t, bin, server.URL(), []string{setting}, "key", "revoke", "--now", "--", b); err != nil {
 		t.Errorf("key revoke: %v\n%s", err, out)
 	}
 	want(t, "a revoked key", ask(t, "GET", p.api+"/auth/verify", nil, after.access(), ""), 401)
