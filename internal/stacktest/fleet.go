@@ -41,7 +41,7 @@ type Replica struct {
 func NewFleet(t testing.TB, bin string, n int, redisURL string, settings ...string) *Fleet {
 	t.Helper()
 	return NewFleetOf(t, bin, n, append([]string{
-		"LATCHKEY_SECRET=a secret of the tests of deployments, of 32 bytes and more", "LATCHKEY_REDIS_URL=" + redisURL, "LATCHKEY_COOKIE_SECURE=false",
+		"LATCHKEY_SECRET=a secret of the tests of deployments of 32 bytes and more", "LATCHKEY_REDIS_URL=" + redisURL, "LATCHKEY_COOKIE_SECURE=false",
 	}, settings...)...)
 }
 
