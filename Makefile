@@ -5,6 +5,8 @@
 TOOLS   := bin/tools/$(shell cat tools/go.mod tools/go.sum tools/actionlint/go.mod tools/actionlint/go.sum | cksum | cut -d ' ' -f 1)
 # Caddy, which a test runs, likewise.
 CADDY   := bin/tools/caddy-$(shell cat tools/caddy/go.mod tools/caddy/go.sum | cksum | cut -d ' ' -f 1)/caddy
+# The Kubernetes tools, likewise.
+KUBE    := bin/tools/kube-$(shell cat tools/kubernetes/go.mod tools/kubernetes/go.sum tools/kubescore/go.mod tools/kubescore/go.sum | cksum | cut -d ' ' -f 1)
 K6      := bin/tools/k6-$(shell cat tools/k6/go.mod tools/k6/go.sum | cksum | cut -d ' ' -f 1)/k6
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 IMAGE   ?= latchkey:$(VERSION)
@@ -19,8 +21,12 @@ export GOWORK = off
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 
-test: test-needs $(CADDY) ## all tests, with the race detector, on real Redis and proxies
-	CADDY='$(CURDIR)/$(CADDY)' go test -race -count=1 -parallel 8 -timeout 15m ./...
+test: test-needs $(CADDY) $(KUBE)/built ## all tests, with the race detector, on real Redis and proxies
+	CADDY='$(CURDIR)/$(CADDY)' KUBE_TOOLS='$(CURDIR)/$(KUBE)' go test -race -count=1 -parallel 8 -timeout 15m ./...
+
+.PHONY: kube-test image-test
+kube-test: test-needs $(KUBE)/built ## the manifests and the chart: rendered, against schemas, linted
+	KUBE_TOOLS='$(CURDIR)/$(KUBE)' go test -count=1 -timeout 10m ./deploy/kubernetes
 
 # Without the race detector, which finds nothing in one goroutine a schedule and costs eight times as much.
 simulate: ## 100,000 schedules of the protocol, with faults, in virtual time
@@ -65,7 +71,19 @@ dev: ## three replicas on an embedded Redis, with a printed tour
 	go run ./cmd/latchkey dev
 
 build: ## the static binary, bin/latchkey
-	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/latchkey ./cmd/latchkey
+	CGO_ENABLED=0 go build -tags nomsgpack,grpcnotrace -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/latchkey ./cmd/latchkey
+
+# Needs root: it makes a root file system where the base image cannot be pulled.
+image-test: ## the image: built, under 30 MB, run confined, healthy; needs root, takes a minute
+	@need=; PATH="$$PATH:/usr/sbin:/usr/local/sbin"; for p in buildah podman runc redis-server; do command -v $$p >/dev/null || need="$$need $$p"; done; \
+	[ -n "$$need" ] || exit 0; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		export DEBIAN_FRONTEND=noninteractive; \
+		apt-get update </dev/null && apt-get install -y --no-install-recommends $$need </dev/null; \
+	else \
+		echo "image-test needs$$need; on Debian or Ubuntu: sudo apt-get install -y --no-install-recommends$$need" >&2; exit 1; \
+	fi
+	go test -tags image -count=1 -timeout 15m -v ./deploy/image
 
 # HEALTHCHECK exists in Docker's image format only, so buildah and podman are told to use it.
 image: ## the container image, by buildah, podman or docker
@@ -100,6 +118,13 @@ $(CADDY):
 	@echo 'building Caddy, once: one to three minutes'
 	@mkdir -p $(dir $@)
 	CGO_ENABLED=0 go -C tools/caddy build -ldflags '-s -w' -o ../../$@ github.com/caddyserver/caddy/v2/cmd/caddy
+
+$(KUBE)/built:
+	@echo 'building helm, kustomize, kubeconform and kube-score, once: two to four minutes'
+	@mkdir -p $(KUBE)
+	CGO_ENABLED=0 go -C tools/kubernetes build -ldflags '-s -w' -o ../../$(KUBE)/ tool
+	CGO_ENABLED=0 go -C tools/kubescore build -ldflags '-s -w' -o ../../$(KUBE)/ tool
+	@touch $@
 
 $(K6):
 	@echo 'building k6, once: one to three minutes'
