@@ -141,9 +141,7 @@ func newReplica(ctx context.Context, cfg *config.Config, logger *slog.Logger) (*
 
 // openStore connects the token store as the settings say.
 func openStore(cfg *config.Config, observe func(string, time.Duration, error)) (redis.UniversalClient, *tokenstore.Store, error) {
-	rdb, err := tokenstore.Dial(tokenstore.DialOptions{
-		URL: cfg.RedisURL.Reveal(), Timeout: cfg.RedisTimeout, PoolSize: cfg.RedisPoolSize,
-	})
+	rdb, err := tokenstore.Dial(dialOptions(cfg))
 	if err != nil {
 		return nil, nil, err
 	}
@@ -160,6 +158,18 @@ func openStore(cfg *config.Config, observe func(string, time.Duration, error)) (
 		return nil, nil, errors.Join(err, rdb.Close())
 	}
 	return rdb, store, nil
+}
+
+// dialOptions are the settings of the connection to Redis.
+func dialOptions(cfg *config.Config) tokenstore.DialOptions {
+	return tokenstore.DialOptions{
+		URL: cfg.RedisURL.Reveal(), Mode: tokenstore.Mode(cfg.RedisMode),
+		Username: cfg.RedisUsername, Password: string(cfg.RedisPassword.Reveal()),
+		TLS: tokenstore.TLSOptions{
+			CAFile: cfg.RedisTLSCAFile, CertFile: cfg.RedisTLSCertFile, KeyFile: cfg.RedisTLSKeyFile, ServerName: cfg.RedisTLSServerName,
+		},
+		Timeout: cfg.RedisTimeout, PoolSize: cfg.RedisPoolSize,
+	}
 }
 
 // server bounds what a client can hold up: Go's own default is no bound at all.
@@ -297,7 +307,7 @@ func (r *replica) run(ctx context.Context) error {
 	}
 	r.log.LogAttrs(ctx, slog.LevelInfo, "serving",
 		slog.String("address", r.addr()), slog.String("admin", r.adminAddr()), slog.String("ext_authz", r.extAuthzAddr()),
-		slog.String("version", buildVersion()))
+		slog.String("redis", dialOptions(r.cfg).Describe()), slog.String("version", buildVersion()))
 
 	select {
 	case <-ctx.Done():
