@@ -50,6 +50,9 @@ type DialOptions struct {
 	// PoolSize is the most connections a replica opens to a server, for single
 	// commands and for pipelines each; 0 means ten a CPU.
 	PoolSize int
+	// OnConnect, if set, is told of every new connection, Sentinels' included. It
+	// must not block.
+	OnConnect func()
 }
 
 const (
@@ -109,6 +112,7 @@ func (o DialOptions) dialStandalone(opt *redis.Options) (redis.UniversalClient, 
 	if opt.TLSConfig, err = o.TLS.config(opt.TLSConfig, true); err != nil {
 		return nil, err
 	}
+	opt.OnConnect = o.connected()
 	opt.Username, opt.Password = o.credentials(opt.Username, opt.Password)
 	opt.DialTimeout, opt.ReadTimeout, opt.WriteTimeout, opt.PoolTimeout = o.Timeout, o.Timeout, o.Timeout, o.Timeout
 	opt.ContextTimeoutEnabled = true
@@ -132,6 +136,7 @@ func (o DialOptions) dialSentinel(opt *redis.FailoverOptions) (redis.UniversalCl
 	if opt.TLSConfig, err = o.TLS.config(opt.TLSConfig, false); err != nil {
 		return nil, err
 	}
+	opt.OnConnect = o.connected()
 	opt.Username, opt.Password = o.credentials(opt.Username, opt.Password)
 	opt.DialTimeout, opt.ReadTimeout, opt.WriteTimeout, opt.PoolTimeout = o.Timeout, o.Timeout, o.Timeout, o.Timeout
 	opt.ContextTimeoutEnabled = true
@@ -150,6 +155,7 @@ func (o DialOptions) dialCluster(opt *redis.ClusterOptions) (redis.UniversalClie
 	if opt.TLSConfig, err = o.TLS.config(opt.TLSConfig, false); err != nil {
 		return nil, err
 	}
+	opt.OnConnect = o.connected()
 	opt.Username, opt.Password = o.credentials(opt.Username, opt.Password)
 	opt.DialTimeout, opt.ReadTimeout, opt.WriteTimeout, opt.PoolTimeout = o.Timeout, o.Timeout, o.Timeout, o.Timeout
 	opt.ContextTimeoutEnabled = true
@@ -166,6 +172,16 @@ func (o DialOptions) dialCluster(opt *redis.ClusterOptions) (redis.UniversalClie
 // noNotifications: go-redis would otherwise ask each server for them.
 func noNotifications() *maintnotifications.Config {
 	return &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
+}
+
+func (o DialOptions) connected() func(context.Context, *redis.Conn) error {
+	if o.OnConnect == nil {
+		return nil
+	}
+	return func(context.Context, *redis.Conn) error {
+		o.OnConnect()
+		return nil
+	}
 }
 
 // credentials are the options' own, or else the URL's.

@@ -12,9 +12,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/redis/go-redis/v9"
 	"github.com/latchkey-auth/latchkey/internal/redistest"
 	"github.com/latchkey-auth/latchkey/tokenstore"
+	"github.com/redis/go-redis/v9"
 )
 
 // lifetimes are the defaults of the product.

@@ -28,6 +28,7 @@ type scripts struct {
 	accountCreate, accountUpdate, accountDelete *script
 	meta, keysPut                               *script
 	renew, strike, restoreEpoch                 *script
+	probe                                       *script
 }
 
 // loadScripts reads the embedded files. Each script is its own file; the parts
@@ -62,6 +63,7 @@ func loadScripts() (scripts, error) {
 		renew:         load("renew", "head"),
 		strike:        load("strike"),
 		restoreEpoch:  load("restore_epoch", "head", "log"),
+		probe:         load("probe", "head"),
 	}
 	sc.rotate.hot, sc.verify.hot = true, true
 	return sc, errors.Join(errs...)
@@ -173,10 +175,13 @@ func (s *Store) pipeline(ctx context.Context, rdb redis.Cmdable, calls []call, w
 		if waitReplicas > 0 {
 			waited = pipe.Do(ctx, "WAIT", waitReplicas, milliseconds(s.timeout/2))
 		}
-		_, _ = pipe.Exec(ctx) // each command's own error is read below
+		_, exec := pipe.Exec(ctx)
 		for j, i := range indexes {
 			var values []any
 			values, errs[i] = cmds[j].Slice()
+			if errs[i] != nil && cmds[j].Err() == nil && exec != nil {
+				errs[i] = exec // no connection was had, and the command does not know
+			}
 			replies[i] = values
 			if redis.HasErrorPrefix(errs[i], "NOSCRIPT") && !load {
 				unseen = append(unseen, i)

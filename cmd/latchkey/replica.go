@@ -30,20 +30,21 @@ import (
 
 // replica is one instance of the service: what `serve` runs one of and `dev` three.
 type replica struct {
-	cfg      *config.Config
-	log      *slog.Logger
-	rdb      redis.UniversalClient
-	store    *tokenstore.Store
-	keys     *keyKeeper
-	follower *edge.Follower // nil in strict mode
-	feed     *edge.Feed
-	api      *http.Server
-	admin    *http.Server
-	extAuthz *handlers.ExtAuthz // nil for none
-	listen   net.Listener       // of the API
-	ask      net.Listener       // of extAuthz; nil for none
-	watch    net.Listener       // of the admin listener; nil for none
-	state    atomic.Pointer[error]
+	cfg       *config.Config
+	log       *slog.Logger
+	rdb       redis.UniversalClient
+	store     *tokenstore.Store
+	preflight *preflight
+	keys      *keyKeeper
+	follower  *edge.Follower // nil in strict mode
+	feed      *edge.Feed
+	api       *http.Server
+	admin     *http.Server
+	extAuthz  *handlers.ExtAuthz // nil for none
+	listen    net.Listener       // of the API
+	ask       net.Listener       // of extAuthz; nil for none
+	watch     net.Listener       // of the admin listener; nil for none
+	state     atomic.Pointer[error]
 }
 
 var (
@@ -64,10 +65,12 @@ func newReplica(ctx context.Context, cfg *config.Config, logger *slog.Logger) (*
 	}
 	metrics := handlers.NewMetrics(buildVersion(), runtime.Version(), passwords.Depth)
 
-	rdb, store, err := openStore(cfg, metrics.StoreCall)
+	look := &preflight{log: logger, allowEviction: cfg.RedisAllowEviction, off: cfg.Secret == config.DevSecret}
+	rdb, store, err := openStore(cfg, metrics.StoreCall, func() { look.connected.Store(true) })
 	if err != nil {
 		return nil, err
 	}
+	look.store = store
 	secret := cfg.Secret.Reveal()
 	ring := accesstoken.NewRing()
 	sealer, err := accesstoken.NewSealer(secret)
@@ -120,7 +123,7 @@ func newReplica(ctx context.Context, cfg *config.Config, logger *slog.Logger) (*
 	if err != nil {
 		return nil, err
 	}
-	r := &replica{cfg: cfg, log: logger, rdb: rdb, store: store, keys: keys, follower: follower, feed: feed}
+	r := &replica{cfg: cfg, log: logger, rdb: rdb, store: store, preflight: look, keys: keys, follower: follower, feed: feed}
 	if cfg.ExtAuthzAddr != "" {
 		if r.extAuthz, err = handlers.NewExtAuthz(dependencies); err != nil {
 			return nil, err
@@ -139,9 +142,12 @@ func newReplica(ctx context.Context, cfg *config.Config, logger *slog.Logger) (*
 	return r, nil
 }
 
-// openStore connects the token store as the settings say.
-func openStore(cfg *config.Config, observe func(string, time.Duration, error)) (redis.UniversalClient, *tokenstore.Store, error) {
-	rdb, err := tokenstore.Dial(dialOptions(cfg))
+// openStore connects the token store as the settings say. observe and connected
+// may be nil.
+func openStore(cfg *config.Config, observe func(string, time.Duration, error), connected func()) (redis.UniversalClient, *tokenstore.Store, error) {
+	dial := dialOptions(cfg)
+	dial.OnConnect = connected
+	rdb, err := tokenstore.Dial(dial)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -275,7 +281,11 @@ func (r *replica) run(ctx context.Context) error {
 		_ = r.rdb.Close()
 	}()
 
-	if err := r.check(ctx); errors.Is(err, tokenstore.ErrUnavailable) {
+	err := r.preflight.look(ctx)
+	if err == nil {
+		err = r.check(ctx)
+	}
+	if errors.Is(err, tokenstore.ErrUnavailable) {
 		r.log.LogAttrs(ctx, slog.LevelWarn, "waiting for Redis", slog.String("cause", err.Error()))
 	} else if err != nil {
 		return err
@@ -301,7 +311,11 @@ func (r *replica) run(ctx context.Context) error {
 			}
 		})
 	}
-	wg.Go(func() { r.watchRedis(serving) })
+	wg.Go(func() {
+		if err := r.watchRedis(serving); err != nil {
+			stop(err)
+		}
+	})
 	if r.follower != nil {
 		wg.Go(func() { r.follower.Run(serving) })
 	}
@@ -317,20 +331,29 @@ func (r *replica) run(ctx context.Context) error {
 	return r.drain(context.WithoutCancel(ctx))
 }
 
-// watchRedis keeps what /readyz shows true, once a second.
-func (r *replica) watchRedis(ctx context.Context) {
+// watchRedis keeps what /readyz shows true, once a second, and has Redis looked
+// at again when it may be another. It returns an error if this is the first look,
+// and the replica must not serve.
+func (r *replica) watchRedis(ctx context.Context) error {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	for {
 		select {
 		case <-ctx.Done():
-			return
+			return nil
 		case <-tick.C:
 		}
-		err := cmp.Or(r.check(ctx), r.booted())
 		before := r.ready()
+		err := r.check(ctx)
+		if err == nil && r.preflight.due(before != nil) {
+			if err = r.preflight.look(ctx); errors.Is(err, errPreflight) {
+				return err
+			}
+		}
+		err = cmp.Or(err, r.booted())
+		before = r.ready()
 		if errors.Is(before, errDraining) || ctx.Err() != nil {
-			return
+			return nil
 		}
 		r.setState(err)
 		switch {
