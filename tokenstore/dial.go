@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -138,7 +139,11 @@ func (o DialOptions) dialSentinel(opt *redis.FailoverOptions) (redis.UniversalCl
 	}
 	opt.OnConnect = o.connected()
 	opt.Username, opt.Password = o.credentials(opt.Username, opt.Password)
-	opt.DialTimeout, opt.ReadTimeout, opt.WriteTimeout, opt.PoolTimeout = o.Timeout, o.Timeout, o.Timeout, o.Timeout
+	opt.Dialer = o.sentinelDialer(slices.Clone(opt.SentinelAddrs), opt.TLSConfig)
+	// The time to find the primary, Sentinels that do not answer included; to
+	// connect to it is the dialer's, and one attempt's.
+	opt.DialTimeout = sentinelShare * o.Timeout
+	opt.ReadTimeout, opt.WriteTimeout, opt.PoolTimeout = o.Timeout, o.Timeout, o.Timeout
 	opt.ContextTimeoutEnabled = true
 	opt.MaxRetries, opt.MinRetryBackoff, opt.MaxRetryBackoff = retries, minBackoff, maxBackoff
 	opt.DialerRetries = 1

@@ -150,6 +150,23 @@ func (s *Sentinel) Failover(t testing.TB) *Server {
 	return s.AwaitPrimary(t, old)
 }
 
+// Consulted returns the Sentinel that most clients have subscribed to: whose word they go by.
+func (s *Sentinel) Consulted(t testing.TB) *Server {
+	t.Helper()
+	var most *Server
+	clients := 0
+	for _, w := range s.Sentinels {
+		list, err := w.command(t.Context(), "CLIENT", "LIST").Text()
+		if err != nil {
+			t.Fatalf("redistest: the clients of the Sentinel %s: %v", w.Addr(), err)
+		}
+		if n := strings.Count(list, " sub=2 "); n >= clients {
+			most, clients = w, n
+		}
+	}
+	return most
+}
+
 // AwaitSettled returns when there is one primary, every live node follows it, and every live Sentinel knows the others
 // and counts every live replica.
 func (s *Sentinel) AwaitSettled(t testing.TB) {
