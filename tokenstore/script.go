@@ -130,6 +130,48 @@ func (s *Store) runAll(ctx context.Context, calls []call, waitReplicas int) ([]r
 	if !ok {
 		return s.pipeline(ctx, s.rdb, calls, waitReplicas)
 	}
+	// The WAIT must follow its script on the same connection, so each node is
+	// asked by itself, and go-redis does not follow a slot that has moved.
+	for attempt := 1; ; attempt++ {
+		replies, err := s.onNodes(ctx, cluster, calls, waitReplicas)
+		if err == nil || attempt > redirects || !elsewhere(err) {
+			return replies, err
+		}
+		cluster.ReloadState(ctx)
+		backoff := time.NewTimer(min(maxClusterBackoff, time.Duration(attempt)*maxBackoff))
+		select {
+		case <-ctx.Done():
+			backoff.Stop()
+			return nil, err
+		case <-backoff.C:
+		}
+	}
+}
+
+// errFewReplicas says that the write is on the primary, and on too few replicas.
+var errFewReplicas = errors.New("too few replicas have the write")
+
+// elsewhere tells whether another attempt may find the shards where they are
+// served: they move, or their primary died, or is no primary any more.
+func elsewhere(err error) bool {
+	if errors.Is(err, errFewReplicas) || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return false
+	}
+	var said redis.Error
+	if !errors.As(err, &said) {
+		return true // the network
+	}
+	for _, prefix := range []string{"MOVED ", "ASK ", "TRYAGAIN ", "CLUSTERDOWN ", "READONLY ", "LOADING ", "MASTERDOWN "} {
+		if redis.HasErrorPrefix(said, prefix) {
+			return true
+		}
+	}
+	return false
+}
+
+// onNodes sends scripts to the nodes of a Cluster that own their slots, one
+// after the other.
+func (s *Store) onNodes(ctx context.Context, cluster *redis.ClusterClient, calls []call, waitReplicas int) ([]reply, error) {
 	byNode := map[*redis.Client][]int{}
 	for i, c := range calls {
 		node, err := cluster.MasterForKey(ctx, c.keys[0])
@@ -190,7 +232,7 @@ func (s *Store) pipeline(ctx context.Context, rdb redis.Cmdable, calls []call, w
 		if waited != nil {
 			n, err := waited.Int()
 			if err == nil && n < waitReplicas {
-				err = fmt.Errorf("%d of %d replicas have the write", n, waitReplicas)
+				err = fmt.Errorf("%w: %d of %d", errFewReplicas, n, waitReplicas)
 			}
 			wait = err
 		}
