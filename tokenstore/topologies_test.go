@@ -65,14 +65,7 @@ func (p *topology) take(t testing.TB) backend {
 	p.turn.Lock()
 	t.Cleanup(p.turn.Unlock)
 	p.once.Do(func() { p.dial, p.admin = p.start(&shared) })
-	empty := func(ctx context.Context, c *redis.Client) error { return c.FlushAll(ctx).Err() }
-	var err error
-	if cluster, ok := p.admin.(*redis.ClusterClient); ok {
-		err = cluster.ForEachMaster(t.Context(), empty)
-	} else {
-		err = p.admin.FlushAll(t.Context()).Err()
-	}
-	if err != nil {
+	if err := flushAll(t.Context(), p.admin); err != nil {
 		t.Fatal(err)
 	}
 	o := p.dial
@@ -83,4 +76,12 @@ func (p *topology) take(t testing.TB) backend {
 	}
 	t.Cleanup(func() { _ = c.Close() })
 	return backend{store: c, test: p.admin}
+}
+
+// flushAll empties every server.
+func flushAll(ctx context.Context, c redis.UniversalClient) error {
+	if cluster, ok := c.(*redis.ClusterClient); ok {
+		return cluster.ForEachMaster(ctx, func(ctx context.Context, c *redis.Client) error { return c.FlushAll(ctx).Err() })
+	}
+	return c.FlushAll(ctx).Err()
 }

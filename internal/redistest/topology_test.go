@@ -79,6 +79,7 @@ func TestSentinelFailsOver(t *testing.T) {
 			if got, err := second.Client().Get(t.Context(), "k").Result(); got != "v" || err != nil {
 				t.Errorf("on the new primary: %q, %v", got, err)
 			}
+			s.AwaitSettled(t)
 			first.Restart(t)
 			s.AwaitSettled(t)
 			third := s.Failover(t)
