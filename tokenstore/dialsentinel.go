@@ -31,7 +31,7 @@ func (o DialOptions) sentinelDialer(sentinels []string, config *tls.Config) func
 		case err != nil && sentinel:
 			return nil, err
 		case err != nil:
-			return &stillborn{addr: addr, err: err}, nil
+			return newStillborn(addr, err), nil
 		case sentinel:
 			return impatient{conn, o.Timeout / sentinelShare}, nil
 		default:
@@ -60,7 +60,7 @@ type impatient struct {
 	most time.Duration
 }
 
-// SetReadDeadline: none stays none, for subscriptions.
+// SetReadDeadline brings a deadline forward; none stays none, for subscriptions.
 func (c impatient) SetReadDeadline(t time.Time) error {
 	if soon := time.Now().Add(c.most); t.After(soon) {
 		t = soon
@@ -76,20 +76,28 @@ func (c impatient) SetReadDeadline(t time.Time) error {
 // connection that fails is discarded like any that broke, and the next attempt
 // asks the Sentinels anew.
 type stillborn struct {
-	addr string
-	err  error
+	net.Conn // one end of a pipe, for deadlines and Close
+	addr     net.Addr
+	err      error
 }
 
-func (c *stillborn) Read([]byte) (int, error)       { return 0, c.err }
-func (c *stillborn) Write([]byte) (int, error)      { return 0, c.err }
-func (*stillborn) Close() error                     { return nil }
-func (c *stillborn) LocalAddr() net.Addr            { return c }
-func (c *stillborn) RemoteAddr() net.Addr           { return c }
-func (*stillborn) SetDeadline(time.Time) error      { return nil }
-func (*stillborn) SetReadDeadline(time.Time) error  { return nil }
-func (*stillborn) SetWriteDeadline(time.Time) error { return nil }
-func (*stillborn) Network() string                  { return "tcp" }
-func (c *stillborn) String() string                 { return c.addr }
+func newStillborn(addr string, err error) *stillborn {
+	end, _ := net.Pipe()
+	return &stillborn{Conn: end, addr: named(addr), err: err}
+}
+
+func (c *stillborn) Read([]byte) (int, error)  { return 0, c.err }
+func (c *stillborn) Write([]byte) (int, error) { return 0, c.err }
+
+// RemoteAddr is whom it did not reach: the pool drops what is not the primary.
+func (c *stillborn) RemoteAddr() net.Addr { return c.addr }
 
 // SyscallConn is how the pool asks whether an idle connection is alive.
 func (c *stillborn) SyscallConn() (syscall.RawConn, error) { return nil, c.err }
+
+// named is an address that was not resolved.
+type named string
+
+// Network is tcp: Sentinels know no other.
+func (named) Network() string  { return "tcp" }
+func (a named) String() string { return string(a) }

@@ -34,7 +34,7 @@ each check.`,
 			defer func() { err = errors.Join(err, rdb.Close()) }()
 			findings, err := store.Preflight(cmd.Context(), cfg.RedisAllowEviction)
 			if errors.Is(err, tokenstore.ErrUnavailable) {
-				err = fmt.Errorf("Redis (%s) does not answer: %w", dialOptions(cfg).Describe(), err)
+				err = fmt.Errorf("no answer from Redis (%s): %w", dialOptions(cfg).Describe(), err)
 			}
 			return errors.Join(printFindings(cmd, dialOptions(cfg).Describe(), findings, asJSON), err)
 		},

@@ -42,7 +42,7 @@ func TestDoctorPrintsWhatItFinds(t *testing.T) {
 		t.Errorf("the override is not told:\n%s", out)
 	}
 	c.redis.Kill(t)
-	fails(t, "", []string{"doctor"}, "does not answer", c.redis.Addr())
+	fails(t, "", []string{"doctor"}, "no answer from Redis", c.redis.Addr())
 }
 
 // A Redis that may evict keeps a replica from starting; one that is found to after it was away is an error in the log,

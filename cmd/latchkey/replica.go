@@ -285,11 +285,12 @@ func (r *replica) run(ctx context.Context) error {
 	if err == nil {
 		err = r.check(ctx)
 	}
-	if errors.Is(err, tokenstore.ErrUnavailable) {
+	switch {
+	case errors.Is(err, tokenstore.ErrUnavailable):
 		r.log.LogAttrs(ctx, slog.LevelWarn, "waiting for Redis", slog.String("cause", err.Error()))
-	} else if err != nil {
+	case err != nil:
 		return err
-	} else {
+	default:
 		r.setState(r.booted())
 	}
 	serve := func(s *http.Server, l net.Listener) {

@@ -160,7 +160,7 @@ func (c *Cluster) replicaOf(t testing.TB, primary *Server) *Server {
 	var found *Server
 	await(t, "a replica of "+primary.Addr(), func(ctx context.Context) error {
 		for _, n := range c.Nodes {
-			info := n.info(ctx, "replication")
+			info := n.replication(ctx)
 			if info["role"] == "slave" && info["master_port"] == strconv.Itoa(primary.port) && info["master_link_status"] == "up" {
 				found = n
 				return nil
@@ -246,7 +246,7 @@ func (c *Cluster) AwaitSettled(t testing.TB) {
 			} else if view != first {
 				return fmt.Errorf("%s sees other roles than the first node", n.Addr())
 			}
-			if r := n.info(ctx, "replication"); r["role"] == "slave" && r["master_link_status"] != "up" {
+			if r := n.replication(ctx); r["role"] == "slave" && r["master_link_status"] != "up" {
 				return fmt.Errorf("the replica %s is not in step", n.Addr())
 			}
 		}

@@ -123,7 +123,7 @@ func (s *Sentinel) AwaitPrimary(t testing.TB, old *Server) *Server {
 			}
 		}
 		for _, n := range s.Nodes {
-			if n != old && named[strconv.Itoa(n.port)] >= quorum && n.info(ctx, "replication")["role"] == "master" {
+			if n != old && named[strconv.Itoa(n.port)] >= quorum && n.replication(ctx)["role"] == "master" {
 				found = n
 				return nil
 			}
@@ -179,7 +179,7 @@ func (s *Sentinel) AwaitSettled(t testing.TB) {
 				continue
 			}
 			replicas++
-			info := n.info(ctx, "replication")
+			info := n.replication(ctx)
 			if info["master_port"] != strconv.Itoa(primary.port) || info["master_link_status"] != "up" {
 				return fmt.Errorf("%s does not follow %s: %s", n.Addr(), primary.Addr(), info["master_link_status"])
 			}
@@ -219,9 +219,9 @@ func (s *Server) command(ctx context.Context, args ...any) *redis.Cmd {
 	return cmd
 }
 
-// info is one section of INFO, empty if the server does not answer.
-func (s *Server) info(ctx context.Context, section string) map[string]string {
-	text, _ := s.command(ctx, "INFO", section).Text()
+// replication is that section of INFO, empty if the server does not answer.
+func (s *Server) replication(ctx context.Context) map[string]string {
+	text, _ := s.command(ctx, "INFO", "replication").Text()
 	fields := map[string]string{}
 	for line := range strings.SplitSeq(text, "\r\n") {
 		if name, value, ok := strings.Cut(line, ":"); ok {

@@ -52,10 +52,10 @@ type Options struct {
 // Who the servers' users are when [Options.ACL] is set.
 const (
 	User     = "latchkey"
-	Password = "p@ss:/word of latchkey" //nolint:gosec // of servers that live as long as a test
+	Password = "p@ss:/word of latchkey"
 
 	admin         = "admin"
-	adminPassword = "administrator" //nolint:gosec // likewise
+	adminPassword = "administrator"
 )
 
 // Server is one redis-server, or one Sentinel: a port and a folder, and the process that now serves them, if any. Its
