@@ -5,14 +5,16 @@
 TOOLS   := bin/tools/$(shell cat tools/go.mod tools/go.sum tools/actionlint/go.mod tools/actionlint/go.sum | cksum | cut -d ' ' -f 1)
 # Caddy, which a test runs, likewise.
 CADDY   := bin/tools/caddy-$(shell cat tools/caddy/go.mod tools/caddy/go.sum | cksum | cut -d ' ' -f 1)/caddy
+K6      := bin/tools/k6-$(shell cat tools/k6/go.mod tools/k6/go.sum | cksum | cut -d ' ' -f 1)/k6
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 IMAGE   ?= latchkey:$(VERSION)
 ZERO_FOR ?= 5m
+LOAD_FOR ?= 60s
 
 export GOWORK = off
 
 .DEFAULT_GOAL := help
-.PHONY: help test test-valkey valkey-needs simulate zero lint fmt bench bench-floors bench-memory dev build image generate tidy-check test-needs
+.PHONY: help test test-valkey valkey-needs simulate zero lint fmt bench bench-floors bench-memory load load-short load-all dev build image generate tidy-check test-needs
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -38,7 +40,7 @@ fmt: $(TOOLS)/built ## rewrite every Go file in gofumpt's format
 	$(TOOLS)/gofumpt -w .
 
 bench: bench-floors ## all benchmarks, with allocations, after the table of ratios
-	go test -run '^$$' -bench . -skip 'Floors|MillionSessions' -benchmem -timeout 30m ./...
+	go test -run '^$$' -bench . -skip 'Floors|MillionSessions|Load|Scenarios|WrongService' -benchmem -timeout 30m ./...
 
 bench-floors: test-needs ## Latchkey against bare Gin, Redis and the textbook handler, as ratios
 	@command -v wrk >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get update </dev/null && apt-get install -y --no-install-recommends wrk </dev/null; } || \
@@ -47,6 +49,17 @@ bench-floors: test-needs ## Latchkey against bare Gin, Redis and the textbook ha
 
 bench-memory: test-needs ## bytes of Redis memory per session, at a million sessions
 	go test ./tokenstore -run '^$$' -bench BenchmarkMillionSessions -benchtime 1x -timeout 30m
+
+load: test-needs $(K6) ## k6's steady mix on 3 replicas behind nginx, one rolled, one killed (LOAD_FOR, LOAD_RATE)
+	K6='$(CURDIR)/$(K6)' LOAD_FOR='$(LOAD_FOR)' LOAD_RATE='$(LOAD_RATE)' LOAD_OUT='$(CURDIR)/bin/load' \
+		go test ./deploy/k6 -run '^$$' -bench '^BenchmarkLoad$$' -benchtime 1x -timeout 30m
+
+load-short: LOAD_FOR = 15s
+load-short: load ## the same in 15 seconds
+
+load-all: test-needs $(K6) ## every other k6 scenario for some seconds, on the same stack
+	K6='$(CURDIR)/$(K6)' LOAD_OUT='$(CURDIR)/bin/load' \
+		go test ./deploy/k6 -run '^$$' -bench 'Scenarios|WrongService' -benchtime 1x -timeout 30m
 
 dev: ## three replicas on an embedded Redis, with a printed tour
 	go run ./cmd/latchkey dev
@@ -87,6 +100,11 @@ $(CADDY):
 	@echo 'building Caddy, once: one to three minutes'
 	@mkdir -p $(dir $@)
 	CGO_ENABLED=0 go -C tools/caddy build -ldflags '-s -w' -o ../../$@ github.com/caddyserver/caddy/v2/cmd/caddy
+
+$(K6):
+	@echo 'building k6, once: one to three minutes'
+	@mkdir -p $(dir $@)
+	CGO_ENABLED=0 go -C tools/k6 build -trimpath -ldflags '-s -w' -o ../../$@ go.k6.io/k6
 
 $(TOOLS)/built:
 	@echo 'building the linters, once: one to three minutes'

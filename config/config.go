@@ -23,7 +23,7 @@ const Prefix = "LATCHKEY_"
 // them, since whoever reads them here could sign tokens with them.
 const (
 	// DevSecret is the secret of `latchkey dev`.
-	DevSecret = "latchkey dev secret: published, worthless, refused by serve"
+	DevSecret = "latchkey dev secret: published and worthless and refused by serve"
 	// ExampleSecret stands where a secret belongs in the example environment file.
 	ExampleSecret = "replace-this-with-the-output-of-openssl-rand-base64-48"
 )
@@ -60,12 +60,16 @@ type Config struct {
 	RedisAllowEviction bool          `env:"LATCHKEY_REDIS_ALLOW_EVICTION" envDefault:"false" doc:"Start although Redis's maxmemory-policy lets it evict keys. An evicted denylist entry is a logout undone."`
 	RedisPoolSize      int           `env:"LATCHKEY_REDIS_POOL_SIZE" envDefault:"0" min:"0" max:"10000" doc:"The most connections that a replica opens to a Redis server; 0: ten per CPU."`
 
-	Secret    Secret        `env:"LATCHKEY_SECRET" secret:"yes" kind:"secret" doc:"The root secret, 32 bytes or more, the same on every replica: it seals the signing keys in Redis and authenticates refresh tokens. Required. Make one with: openssl rand -base64 48"`
+	Secret    Secret        `env:"LATCHKEY_SECRET" secret:"yes" kind:"secret" doc:"The root secret, 32 bytes or more, the same on every replica: it seals the signing keys in Redis and authenticates refresh tokens. Several, separated by commas or newlines: the first is used, the others are still accepted; docs/keys.md says how to replace one. Required. Make one with: openssl rand -base64 48"`
 	Issuer    string        `env:"LATCHKEY_ISSUER" envDefault:"http://localhost:8080" kind:"URL" doc:"The iss claim: the URL at which clients reach Latchkey. Tokens of another issuer are refused."`
 	Audience  string        `env:"LATCHKEY_AUDIENCE" kind:"text" doc:"The aud claim: whom the access tokens are for. Empty: the issuer."`
 	ClientID  string        `env:"LATCHKEY_CLIENT_ID" envDefault:"latchkey" kind:"text" doc:"The client_id claim of tokens that a password login issues."`
 	Algorithm string        `env:"LATCHKEY_ALG" envDefault:"EdDSA" oneof:"EdDSA ES256 RS256 HS256" doc:"How access tokens are signed. With HS256 nothing is published for others to verify with."`
 	AccessTTL time.Duration `env:"LATCHKEY_ACCESS_TTL" envDefault:"15m" min:"1s" max:"24h" unit:"s" doc:"How long an access token lives. Redis keeps a revocation this long."`
+
+	KeyRotation time.Duration `env:"LATCHKEY_KEY_ROTATION" envDefault:"720h" min:"0s" max:"17520h" unit:"s" doc:"How long a signing key signs before the next one takes its place; the next one is published for twice LATCHKEY_JWKS_MAX_AGE before. 0: until latchkey key rotate."`
+	JWKSMaxAge  time.Duration `env:"LATCHKEY_JWKS_MAX_AGE" envDefault:"5m" min:"1s" max:"24h" unit:"s" doc:"How long others may keep the published keys (Cache-Control of /.well-known/jwks.json). A new key signs after twice this, so that nobody meets a key that is not in its copy. After lowering it, wait for the old value before a rotation."`
+	KeysDir     string        `env:"LATCHKEY_KEYS_DIR" kind:"folder" doc:"A folder of PEM or JWK files to sign and verify with, in place of keys that the replicas make and share through Redis. The file that the file active names signs, or else the last by name; looked at every second. LATCHKEY_ALG and LATCHKEY_KEY_ROTATION then mean nothing."`
 
 	RefreshTTL   time.Duration `env:"LATCHKEY_REFRESH_TTL" envDefault:"168h" min:"2s" max:"8760h" unit:"s" doc:"How long a session may stay idle: the life of a refresh token and of its cookie. More than LATCHKEY_ACCESS_TTL, at most LATCHKEY_SESSION_MAX."`
 	SessionMax   time.Duration `env:"LATCHKEY_SESSION_MAX" envDefault:"720h" min:"2s" max:"8760h" unit:"s" doc:"How long a session may last however often it is refreshed; then the user logs in again."`
@@ -114,3 +118,7 @@ func (c *Config) Level() slog.Level {
 	}
 	return l
 }
+
+// KeyPublish is for how long a signing key is published before it signs: once for
+// the copies that others keep, and once for all replicas to have it.
+func (c *Config) KeyPublish() time.Duration { return 2 * c.JWKSMaxAge }

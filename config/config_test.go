@@ -42,7 +42,7 @@ func TestDefaults(t *testing.T) {
 		Addr: ":8080", AdminAddr: ":9090",
 		RedisURL: "redis://127.0.0.1:6379/0", RedisMode: "auto", RedisTimeout: 250 * time.Millisecond,
 		Secret: goodSecret, Issuer: "http://localhost:8080", Audience: "http://localhost:8080", ClientID: "latchkey",
-		Algorithm: "EdDSA", AccessTTL: 15 * time.Minute, RefreshTTL: 168 * time.Hour, SessionMax: 720 * time.Hour, RefreshGrace: 10 * time.Second,
+		Algorithm: "EdDSA", AccessTTL: 15 * time.Minute, KeyRotation: 720 * time.Hour, JWKSMaxAge: 5 * time.Minute, RefreshTTL: 168 * time.Hour, SessionMax: 720 * time.Hour, RefreshGrace: 10 * time.Second,
 		CookieSecure: true, CookiePath: "/auth", Shards: 16,
 		LoginLimitClient:  config.Rate{Burst: 10, Period: 5 * time.Minute},
 		LoginLimitAccount: config.Rate{Burst: 100, Period: time.Hour},
@@ -70,7 +70,7 @@ func TestEverySettingIsRead(t *testing.T) {
 		"LATCHKEY_SHUTDOWN_DELAY=5s", "LATCHKEY_SHUTDOWN_TIMEOUT=1s", "LATCHKEY_PPROF=true",
 		"LATCHKEY_VERIFY=strict", "LATCHKEY_EDGE_LEASE=500ms", "LATCHKEY_EDGE_OUTAGE=serve-stale:30s", "LATCHKEY_EDGE_MAX_DENIED=1000",
 		"LATCHKEY_EDGE_CACHE=16", "LATCHKEY_REVOKE_WAIT_REPLICAS=2", "LATCHKEY_ACCESS_COOKIE=access_token", "LATCHKEY_EXTAUTHZ_ADDR=:9191",
-		"LATCHKEY_REVOCATIONS_TOKEN="+goodSecret,
+		"LATCHKEY_REVOCATIONS_TOKEN="+goodSecret, "LATCHKEY_KEY_ROTATION=24h", "LATCHKEY_JWKS_MAX_AGE=1m", "LATCHKEY_KEYS_DIR=/etc/latchkey/keys",
 		"LATCHKEY_REDIS_MODE=sentinel", "LATCHKEY_REDIS_USERNAME=app", "LATCHKEY_REDIS_PASSWORD=p", "LATCHKEY_REDIS_TLS_CA_FILE=/ca",
 		"LATCHKEY_REDIS_TLS_CERT_FILE=/cert", "LATCHKEY_REDIS_TLS_KEY_FILE=/key", "LATCHKEY_REDIS_TLS_SERVER_NAME=redis.example",
 		"LATCHKEY_REDIS_ALLOW_EVICTION=true",
@@ -91,6 +91,7 @@ func TestEverySettingIsRead(t *testing.T) {
 		RevokeWaitReplicas: 2, AccessCookie: "access_token", ExtAuthzAddr: ":9191", RevocationsToken: goodSecret,
 		RedisMode: "sentinel", RedisUsername: "app", RedisPassword: "p", RedisTLSCAFile: "/ca", RedisTLSCertFile: "/cert",
 		RedisTLSKeyFile: "/key", RedisTLSServerName: "redis.example", RedisAllowEviction: true,
+		KeyRotation: 24 * time.Hour, JWKSMaxAge: time.Minute, KeysDir: "/etc/latchkey/keys",
 	}
 	if diff := cmp.Diff(want, cfg, cmpopts.EquateComparable(netip.Prefix{})); diff != "" {
 		t.Errorf("settings (-want +got):\n%s", diff)
@@ -166,6 +167,12 @@ func TestFaults(t *testing.T) {
 		{"secret of dev", "LATCHKEY_SECRET=" + config.DevSecret, "LATCHKEY_SECRET: this is the published secret of `latchkey dev`, with which anybody could forge tokens; make one with: openssl rand -base64 48"},
 		{"secret of dev, padded", "LATCHKEY_SECRET=" + config.DevSecret + "\n", "LATCHKEY_SECRET: this is the published secret of `latchkey dev`, with which anybody could forge tokens; make one with: openssl rand -base64 48"},
 		{"secret of the example", "LATCHKEY_SECRET=" + config.ExampleSecret, `LATCHKEY_SECRET: this is the placeholder of the example file, with which anybody could forge tokens; make one with: openssl rand -base64 48`},
+
+		{"second secret short", "LATCHKEY_SECRET=" + goodSecret + ",hunter2", `LATCHKEY_SECRET: secret 2 of 2: 7 bytes long; at least 32 are needed; make one with: openssl rand -base64 48`},
+		{"second secret of dev", "LATCHKEY_SECRET=" + goodSecret + "\n" + config.DevSecret, "LATCHKEY_SECRET: secret 2 of 2: this is the published secret of `latchkey dev`, with which anybody could forge tokens; make one with: openssl rand -base64 48"},
+		{"the same secret twice", "LATCHKEY_SECRET=" + goodSecret + ", " + goodSecret, `LATCHKEY_SECRET: secret 2 of 2: given before; leave it out`},
+		{"no secret in the list", "LATCHKEY_SECRET=,\n", `LATCHKEY_SECRET: not set; make one with: openssl rand -base64 48`},
+		{"rotation too often", "LATCHKEY_KEY_ROTATION=24m", `LATCHKEY_KEY_ROTATION: 24m is less than LATCHKEY_ACCESS_TTL and twice LATCHKEY_JWKS_MAX_AGE together (25m); raise it, or write 0 for no rotation on schedule`},
 
 		{"issuer no scheme", "LATCHKEY_ISSUER=auth.example", `LATCHKEY_ISSUER: "auth.example" is not an issuer; write https://host[:port][/path], without query and fragment`},
 		{"issuer query", "LATCHKEY_ISSUER=https://auth.example?", `LATCHKEY_ISSUER: "https://auth.example?" is not an issuer; write https://host[:port][/path], without query and fragment`},
@@ -612,4 +619,32 @@ func TestRedisSettingsGoTogether(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestASecretIsAList(t *testing.T) {
+	const second = "another secret of this test and long enough"
+	for _, tt := range []struct{ name, value string }{
+		{"comma", goodSecret + "," + second},
+		{"comma and space", goodSecret + ", " + second + " "},
+		{"lines", goodSecret + "\n" + second + "\n\n"},
+		{"lines of Windows", goodSecret + "\r\n" + second + "\r\n"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			cfg, err := config.Load([]string{"LATCHKEY_SECRET=" + tt.value})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff([]string{goodSecret, second}, reveal(cfg.Secret.List())); diff != "" {
+				t.Errorf("the list (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func reveal(list []config.Secret) []string {
+	out := make([]string, len(list))
+	for i, s := range list {
+		out[i] = string(s.Reveal())
+	}
+	return out
 }

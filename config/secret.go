@@ -19,6 +19,18 @@ type Secret string
 // Reveal returns the value, for the code that needs it.
 func (s Secret) Reveal() []byte { return []byte(s) }
 
+// List returns the secrets of a list that is separated by commas or newlines, less
+// the white space around each; empty ones are passed over.
+func (s Secret) List() []Secret {
+	var list []Secret
+	for part := range strings.FieldsFuncSeq(string(s), func(r rune) bool { return r == ',' || r == '\n' }) {
+		if part = strings.TrimSpace(part); part != "" {
+			list = append(list, Secret(part))
+		}
+	}
+	return list
+}
+
 // String returns [Redacted], or "" for an empty secret.
 func (s Secret) String() string {
 	if s == "" {

@@ -42,6 +42,7 @@ func (c *Config) validate(f *collector, dev bool) {
 	c.checkRedis(f)
 	c.checkSecret(f, dev)
 	c.checkTokens(f)
+	c.checkKeys(f)
 	c.checkLifetimes(f)
 	c.checkCookie(f)
 	c.checkOrigins(f)
@@ -206,15 +207,43 @@ func (c *Config) checkRedis(f *collector) {
 func (c *Config) checkSecret(f *collector, dev bool) {
 	const name = "LATCHKEY_SECRET"
 	const remedy = "make one with: " + SecretHint
-	switch s := strings.TrimSpace(string(c.Secret)); {
-	case c.Secret == "":
+	list := c.Secret.List()
+	switch n := len(list); {
+	case n == 0:
 		f.add(name, "not set", remedy)
-	case s == DevSecret && !dev:
-		f.add(name, "this is the published secret of `latchkey dev`, with which anybody could forge tokens", remedy)
-	case s == ExampleSecret:
-		f.add(name, "this is the placeholder of the example file, with which anybody could forge tokens", remedy)
-	case len(c.Secret) < minSecret:
-		f.add(name, fmt.Sprintf("%d bytes long; at least %d are needed", len(c.Secret), minSecret), remedy)
+	case n > maxSecrets:
+		f.add(name, fmt.Sprintf("%d secrets", n), fmt.Sprintf("leave out the oldest: at most %d", maxSecrets))
+	}
+	for i, s := range list {
+		which := ""
+		if len(list) > 1 {
+			which = fmt.Sprintf("secret %d of %d: ", i+1, len(list))
+		}
+		switch {
+		case s == DevSecret && !dev:
+			f.add(name, which+"this is the published secret of `latchkey dev`, with which anybody could forge tokens", remedy)
+		case s == ExampleSecret:
+			f.add(name, which+"this is the placeholder of the example file, with which anybody could forge tokens", remedy)
+		case len(s) < minSecret:
+			f.add(name, which+fmt.Sprintf("%d bytes long; at least %d are needed", len(s), minSecret), remedy)
+		case slices.Contains(list[:i], s):
+			f.add(name, which+"given before", "leave it out")
+		}
+	}
+}
+
+// maxSecrets bounds what a made-up refresh token costs.
+const maxSecrets = 8
+
+// checkKeys holds the rotation to what lets old keys go before there are many.
+func (c *Config) checkKeys(f *collector) {
+	const rotation = "LATCHKEY_KEY_ROTATION"
+	if f.has(rotation) || f.has("LATCHKEY_JWKS_MAX_AGE") || f.has("LATCHKEY_ACCESS_TTL") || c.KeyRotation == 0 {
+		return
+	}
+	if least := c.AccessTTL + c.KeyPublish(); c.KeyRotation < least {
+		f.add(rotation, formatDuration(c.KeyRotation)+" is less than LATCHKEY_ACCESS_TTL and twice LATCHKEY_JWKS_MAX_AGE together ("+formatDuration(least)+")",
+			"raise it, or write 0 for no rotation on schedule")
 	}
 }
 
@@ -370,8 +399,10 @@ func (c *Config) Warnings() []string {
 	if c.EdgeOutage.ServeStale > 0 {
 		w = append(w, "LATCHKEY_EDGE_OUTAGE is serve-stale: while Redis does not answer, a token that was logged out elsewhere may be accepted for "+formatDuration(c.EdgeOutage.ServeStale))
 	}
-	if n := variety(c.Secret); n < 8 {
-		w = append(w, fmt.Sprintf("LATCHKEY_SECRET has only %d different bytes and can be guessed: make one with: %s", n, SecretHint))
+	for _, s := range c.Secret.List() {
+		if n := variety(s); n < 8 {
+			w = append(w, fmt.Sprintf("LATCHKEY_SECRET has only %d different bytes and can be guessed: make one with: %s", n, SecretHint))
+		}
 	}
 	if !c.passwordCostAdequate() {
 		w = append(w, fmt.Sprintf("LATCHKEY_PASSWORD_MEMORY=%d with LATCHKEY_PASSWORD_ITERATIONS=%d is weaker than OWASP's least argon2id parameters, such as 19456 with 2", c.PasswordMemory, c.PasswordIterations))

@@ -37,10 +37,20 @@ type denylist struct {
 	width             time.Duration // how long an entry is needed
 	limit             int
 	missing           time.Duration // until when there are revocations that did not fit
+	// keys are the signing keys that were revoked. They are few, and are never
+	// forgotten: a stolen key signs tokens that never expire.
+	keys map[tokenstore.ID]struct{}
 }
 
 func newDenylist(limit int, width time.Duration) *denylist {
-	return &denylist{current: newGeneration(), previous: newGeneration(), limit: limit, width: width}
+	return &denylist{current: newGeneration(), previous: newGeneration(), limit: limit, width: width, keys: map[tokenstore.ID]struct{}{}}
+}
+
+// addKey remembers a signing key, and reports whether it was not known yet.
+func (d *denylist) addKey(id tokenstore.ID) bool {
+	_, known := d.keys[id]
+	d.keys[id] = struct{}{}
+	return !known
 }
 
 // added is what became of an entry.
@@ -55,6 +65,10 @@ const (
 // add remembers an entry.
 func (d *denylist) add(e tokenstore.Entry, now time.Duration) added {
 	d.turn(now)
+	if e.Kind == tokenstore.KindKey {
+		d.addKey(e.ID)
+		return remembered
+	}
 	if d.len() >= d.limit {
 		d.missing = max(d.missing, now+d.width)
 		return full
@@ -116,6 +130,11 @@ func (d *denylist) len() int { return d.current.len() + d.previous.len() }
 // the epoch of the log that is remembered: what it says of users holds for tokens
 // of the same history only.
 func (d *denylist) denies(t *tokenstore.AccessToken, history string) bool {
+	if len(d.keys) > 0 {
+		if _, ok := d.keys[t.Key]; ok {
+			return true
+		}
+	}
 	for _, g := range [...]*generation{&d.current, &d.previous} {
 		if g.hint.may(t.SID) {
 			if _, ok := g.sids[t.SID]; ok {

@@ -84,6 +84,8 @@ type Claims struct {
 	ExpiresAt int64
 	AuthTime  int64
 	NotBefore int64 // 0 if absent
+
+	KeyID string // kid of the key that signed the token
 }
 
 // Options are what a Verifier is made of: Issuer and Audience, the keys, and one
@@ -355,7 +357,7 @@ func (v *Verifier) ids(c accesstoken.Claims) (tokenstore.AccessToken, error) {
 		return tokenstore.AccessToken{}, err
 	}
 	return tokenstore.AccessToken{
-		JTI: jti, SID: sid, UID: uid,
+		JTI: jti, SID: sid, UID: uid, Key: v.keyID(c.KeyID, sid.Shard()),
 		UserEpoch: c.UserEpoch, LogEpoch: c.LogEpoch, Expires: time.Unix(c.ExpiresAt, 0),
 	}, nil
 }
@@ -365,6 +367,13 @@ func (v *Verifier) userID(sub string) (tokenstore.ID, error) {
 		return v.remote.userID(sub)
 	}
 	return v.store.UserID(sub), nil
+}
+
+func (v *Verifier) keyID(kid string, shard int) tokenstore.ID {
+	if v.remote != nil {
+		return v.remote.keyID(kid, shard)
+	}
+	return v.store.KeyID(kid, shard)
 }
 
 // now estimates Redis TIME, by which tokens are issued and expire.

@@ -360,7 +360,11 @@ func (f *Feed) history(ctx context.Context, out *output, shard int, at tokenstor
 			b = appendEvent(b, eventHello, "", wireHello{Shards: f.o.Store.Shards(), KeepMS: v.Longest.Milliseconds()})
 		}
 		if first {
-			b = appendEvent(b, announce, "", wireShard{Shard: shard, Epoch: v.Head.Epoch})
+			w := wireShard{Shard: shard, Epoch: v.Head.Epoch}
+			for _, id := range v.Dead {
+				w.Dead = append(w.Dead, id.String())
+			}
+			b = appendEvent(b, announce, "", w)
 		}
 		if err := out.send(appendEntries(b, shard, v.Entries)); err != nil {
 			return err

@@ -30,6 +30,7 @@ type FollowerObserver struct {
 	Gap      func()              // the log was not the one that was followed
 	Restored func(entries int)   // put back into a Redis that had lost them
 	Failed   func(error)         // a renewal or a read did not succeed
+	Key      func()              // a signing key was revoked
 }
 
 // Follower keeps a copy of the denylist in this process. While a shard's lease
@@ -218,6 +219,9 @@ func (f *Follower) took(ctx context.Context, s *shard, out outcome) {
 		if f.observe.Gap != nil {
 			f.observe.Gap()
 		}
+	}
+	if out.key && f.observe.Key != nil {
+		f.observe.Key()
 	}
 	if len(out.restore) > 0 {
 		f.restore(ctx, out.restore)

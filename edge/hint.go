@@ -51,7 +51,7 @@ func (h *hint) add(id tokenstore.ID, g *generation) {
 		h.words[word] |= mark
 		return
 	}
-	*h = hint{words: make([]uint64, 1<<bits.Len(uint(2*h.n/idsPerWord))), n: g.len()} //nolint:gosec // a count
+	*h = hint{words: make([]uint64, 1<<bits.Len(uint(2*h.n/idsPerWord))), n: g.len()}
 	for id := range g.sids {
 		word, mark := h.place(id)
 		h.words[word] |= mark

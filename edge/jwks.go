@@ -41,8 +41,8 @@ type Keys struct {
 type KeysOptions struct {
 	// Client makes the requests; nil means one of its own. Redirects are not followed.
 	Client *http.Client
-	// Refresh is how often Run fetches the set; 0 means 5 minutes. It is also how
-	// long the tokens of a key that was withdrawn are still accepted.
+	// Refresh is how often Run fetches the set; 0 means 5 minutes. That a key was
+	// revoked, a Follower or a RemoteFollower learns sooner, from the log.
 	Refresh time.Duration
 	// Timeout bounds one fetch; 0 means 3 seconds.
 	Timeout time.Duration

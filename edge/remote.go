@@ -314,6 +314,16 @@ func (r *reading) shard(w wireShard, reset bool) error {
 			s.mu.Unlock()
 		}
 	}
+	for _, text := range w.Dead {
+		id, err := tokenstore.ParseID(text)
+		if err != nil || id.Shard() != w.Shard {
+			return fmt.Errorf("%w: a key's id", errWire)
+		}
+		s.mu.Lock()
+		s.deny.addKey(id)
+		s.version.Add(1)
+		s.mu.Unlock()
+	}
 	return nil
 }
 
@@ -391,6 +401,11 @@ func (f *RemoteFollower) userID(sub string) (tokenstore.ID, error) {
 		return tokenstore.ID{}, errNews
 	}
 	return st.store.UserID(sub), nil
+}
+
+// keyID returns the id of a signing key; userID comes before it.
+func (f *RemoteFollower) keyID(kid string, shard int) tokenstore.ID {
+	return f.state.Load().store.KeyID(kid, shard)
 }
 
 // judge says whether a token is to be accepted, as [Verifier.Verify] does.

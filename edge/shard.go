@@ -1,6 +1,7 @@
 package edge
 
 import (
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -84,6 +85,7 @@ type outcome struct {
 	gap     bool               // this is not the history that was followed: boot again
 	restore []tokenstore.Entry // what Redis has lost
 	oldest  time.Time          // of the applied entries, when it was made; zero if none
+	key     bool               // a signing key was revoked
 }
 
 // renewed takes the answer to a renewal.
@@ -128,6 +130,7 @@ func (s *shard) renewed(r sent, v tokenstore.View, now instant) outcome {
 	case !ours && s.mark.Seq <= at.Seq:
 		return s.lost() // what the tail brought is not in this history
 	}
+	out.restore = append(out.restore, s.dead(v.Dead, &out)...)
 	s.foundAt = max(s.foundAt, r.at.mono)
 	s.grant(r.at, now)
 	out.restore = append(out.restore, s.remind(now)...)
@@ -183,9 +186,30 @@ func (s *shard) bootFrom(r sent, v tokenstore.View, now instant) outcome {
 	epoch := v.Head.Epoch
 	s.history.Store(&epoch)
 	out.restore = append(out.restore, s.missing(v.Now, now)...)
+	out.restore = append(out.restore, s.dead(v.Dead, &out)...)
 	s.bootedAt, s.foundAt = now.mono, r.at.mono
 	s.grant(r.at, now)
 	return out
+}
+
+// dead takes the list of the signing keys that were revoked, of which the log need
+// not tell any more, and returns those that Redis has lost.
+func (s *shard) dead(list []tokenstore.ID, out *outcome) []tokenstore.Entry {
+	for _, id := range list {
+		if s.deny.addKey(id) {
+			s.version.Add(1)
+			out.key = true
+		}
+	}
+	var lost []tokenstore.Entry
+	if len(s.deny.keys) > len(list) {
+		for id := range s.deny.keys {
+			if !slices.Contains(list, id) {
+				lost = append(lost, tokenstore.Entry{Kind: tokenstore.KindKey, ID: id})
+			}
+		}
+	}
+	return lost
 }
 
 // missing is what this follower knew and Redis no longer does.
@@ -286,6 +310,7 @@ func (s *shard) apply(e tokenstore.Entry, now instant, out *outcome) {
 	// An entry's own span is how long the tokens it names may live, whatever the
 	// lifetimes are set to here or now.
 	s.deny.widen(e.Until.Sub(e.At))
+	out.key = out.key || e.Kind == tokenstore.KindKey
 	if owed, ok := s.owed[e.ID]; ok && owed.Epoch <= e.Epoch {
 		delete(s.owed, e.ID)
 	}

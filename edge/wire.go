@@ -19,7 +19,7 @@ import (
 // Each event has one line of JSON. In order:
 //
 //	hello    {"shards":16,"keep_ms":910000}         once
-//	shard    {"shard":3,"epoch":"..."}              each shard once, before its entries
+//	shard    {"shard":3,"epoch":"...","dead":[]}    each shard once, before its entries
 //	reset    {"shard":3,"epoch":"..."}              instead of shard: Last-Event-ID is not in
 //	                                                its history, all that it has follows
 //	entries  {"shard":3,"entries":[{"k":"sid","i":"..."},{"k":"user","i":"...","e":4,"x":"..."}]}
@@ -43,6 +43,8 @@ type wireHello struct {
 type wireShard struct {
 	Shard int    `json:"shard"`
 	Epoch string `json:"epoch"`
+	// Dead are the signing keys that were revoked: their entries may have left the log.
+	Dead []string `json:"dead,omitempty"`
 }
 
 type wireEntries struct {
@@ -108,7 +110,7 @@ func (w wireEntry) entry(shard int) (tokenstore.Entry, error) {
 	}
 	e := tokenstore.Entry{Kind: w.Kind, ID: id, Epoch: w.Epoch}
 	switch w.Kind {
-	case tokenstore.KindSession:
+	case tokenstore.KindSession, tokenstore.KindKey:
 	case tokenstore.KindUser:
 		if w.Except == "" {
 			break

@@ -34,6 +34,10 @@ type Settings struct {
 	Limits         tokenstore.AttemptLimits
 	DeviceKey      []byte // authenticates the cookie of a known device
 	AccessCookie   string // the cookie that also carries the access token; "" for none
+	// OlderDeviceKeys are those of root secrets that are being replaced.
+	OlderDeviceKeys [][]byte
+	// JWKSMaxAge is for how long others may keep the key set.
+	JWKSMaxAge time.Duration
 	// RevocationsToken lets an API follow GET /revocations.
 	RevocationsToken []byte
 }
@@ -52,7 +56,10 @@ type Dependencies struct {
 	// Revocations is what GET /revocations serves; there is no such path without
 	// it, or without Settings.RevocationsToken.
 	Revocations *edge.Feed
-	Settings    Settings
+	// Stalled tells whether a request read now may have waited for so long that its
+	// client has sent it elsewhere. Nil: never.
+	Stalled  func() bool
+	Settings Settings
 }
 
 // api is the dependencies, with what is derived from them once.
@@ -115,6 +122,7 @@ func New(d Dependencies) (http.Handler, error) {
 	engine.POST("/users/me/password", own, a.serve(a.changePassword))
 	engine.GET("/.well-known/jwks.json", a.serve(a.keySet))
 	engine.HEAD("/.well-known/jwks.json", a.serve(a.keySet))
+	a.describe(engine)
 	if d.Revocations != nil && len(d.Settings.RevocationsToken) > 0 {
 		engine.GET("/revocations", a.serve(a.revocations))
 	}

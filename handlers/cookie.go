@@ -75,7 +75,7 @@ const deviceID = 16
 func (a *api) knownDevice(r *http.Request, username string) string {
 	for _, cookie := range r.CookiesNamed(deviceCookie) {
 		raw, err := base64.RawURLEncoding.Strict().DecodeString(cookie.Value)
-		if err == nil && len(raw) == 2*deviceID && hmac.Equal(raw[deviceID:], a.deviceMAC(raw[:deviceID], username)) {
+		if err == nil && len(raw) == 2*deviceID && a.madeDevice(raw, username) {
 			return base64.RawURLEncoding.EncodeToString(raw[:deviceID])
 		}
 	}
@@ -88,14 +88,24 @@ func (a *api) setDeviceCookie(c *gin.Context, username string) error {
 	if _, err := io.ReadFull(a.Rand, id); err != nil {
 		return fmt.Errorf("read randomness: %w", err)
 	}
-	value := base64.RawURLEncoding.EncodeToString(append(id, a.deviceMAC(id, username)...))
+	value := base64.RawURLEncoding.EncodeToString(append(id, deviceMAC(a.Settings.DeviceKey, id, username)...))
 	// Its path is /: a password change is no endpoint of the refresh cookie's.
 	a.setCookie(c, deviceCookie, value, "/", int(deviceCookieAge/time.Second))
 	return nil
 }
 
-func (a *api) deviceMAC(id []byte, username string) []byte {
-	mac := hmac.New(sha256.New, a.Settings.DeviceKey)
+// madeDevice reports whether a device's cookie was made here for a user.
+func (a *api) madeDevice(raw []byte, username string) bool {
+	for _, key := range append([][]byte{a.Settings.DeviceKey}, a.Settings.OlderDeviceKeys...) {
+		if hmac.Equal(raw[deviceID:], deviceMAC(key, raw[:deviceID], username)) {
+			return true
+		}
+	}
+	return false
+}
+
+func deviceMAC(key, id []byte, username string) []byte {
+	mac := hmac.New(sha256.New, key)
 	mac.Write(id)
 	mac.Write([]byte(username))
 	return mac.Sum(nil)[:deviceID]

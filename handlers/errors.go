@@ -37,6 +37,7 @@ var (
 	errPassword       = errors.New("incorrect password")
 	errNoRefreshToken = errors.New("no refresh token was sent")
 	errRefreshToken   = errors.New("the refresh token is not valid")
+	errStalled        = errors.New("the replica has not run for a while")
 	errNoSession      = errors.New("the user has no such session")
 	errMedia          = errors.New("the body is of another type")
 )
@@ -65,6 +66,7 @@ var problems = []struct {
 	{tokenstore.ErrUnavailable, problem{http.StatusServiceUnavailable, "temporarily_unavailable", "Service temporarily unavailable", "The token store did not answer. Whether the request took effect is not known; send the same request again.", ""}},
 	{accesstoken.ErrNoKey, problem{http.StatusServiceUnavailable, "temporarily_unavailable", "Service temporarily unavailable", "The replica has no signing key yet; retry in a moment.", ""}},
 	{credential.ErrBusy, problem{http.StatusServiceUnavailable, "temporarily_unavailable", "Service temporarily unavailable", "Too many logins are under way; retry in a moment.", ""}},
+	{errStalled, problem{http.StatusServiceUnavailable, "temporarily_unavailable", "Service temporarily unavailable", "The replica did not run for a while; send the same request again.", ""}},
 
 	{errNoToken, problem{http.StatusUnauthorized, "unauthorized", "Not authenticated", "Send the access token as Authorization: Bearer.", ""}},
 	{edge.ErrExpired, problem{http.StatusUnauthorized, "invalid_token", "Could not validate credentials", "The access token has expired", `error="invalid_token", error_description="The access token has expired"`}},

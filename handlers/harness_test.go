@@ -198,7 +198,7 @@ func (f *fleet) replica(s setup, redisURL string) *replica {
 			Account: tokenstore.Limit{Burst: 1000, Period: time.Hour},
 			Address: tokenstore.Limit{Burst: 1000, Period: time.Hour},
 		},
-		DeviceKey: []byte("canary-device-key-0123456789abcd"),
+		DeviceKey: []byte("canary-device-key-0123456789abcd"), JWKSMaxAge: 5 * time.Minute,
 	}
 	if s.settings != nil {
 		s.settings(&settings)

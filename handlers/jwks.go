@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"time"
 
@@ -13,7 +14,8 @@ import (
 
 // keySet is GET /.well-known/jwks.json, the public keys under which access tokens
 // verify (RFC 7517 section 5). A replica that has no keys yet does not say that
-// there are none: the answer may be kept for five minutes.
+// there are none: the answer may be kept for LATCHKEY_JWKS_MAX_AGE. A key is in it for
+// twice as long before it signs.
 func (a *api) keySet(c *gin.Context) error {
 	set, err := a.Signer.Public()
 	if err != nil {
@@ -26,9 +28,15 @@ func (a *api) keySet(c *gin.Context) error {
 	sum := sha256.Sum256(text)
 	h := c.Writer.Header()
 	h.Set("Content-Type", "application/jwk-set+json")
-	h.Set("Cache-Control", "public, max-age=300")
+	h.Set("Cache-Control", a.cacheKeys())
 	h.Set("ETag", `"`+base64.RawURLEncoding.EncodeToString(sum[:16])+`"`)
 	// It answers If-None-Match.
 	http.ServeContent(c.Writer, c.Request, "", time.Time{}, bytes.NewReader(text))
 	return nil
+}
+
+// cacheKeys lets others keep what is said of the keys for as long as a new key is
+// certain not to sign.
+func (a *api) cacheKeys() string {
+	return fmt.Sprintf("public, max-age=%d", int(a.Settings.JWKSMaxAge.Seconds()))
 }

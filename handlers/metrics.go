@@ -157,6 +157,52 @@ func (m *Metrics) WatchEdge(v *edge.Verifier, f *edge.Follower) {
 	m.Registry.MustRegister(&edgeCollector{verifier: v, follower: f})
 }
 
+// KeyStats is how a replica's signing keys are doing.
+type KeyStats struct {
+	Next, Active, Retiring int
+	Now, Since             time.Time // Redis time, and since when the active key signs; zero if not known
+	Rotates                time.Time // when the next one will; zero for never
+	FolderFaults           int64     // readings of LATCHKEY_KEYS_DIR that failed
+}
+
+// WatchKeys shows how the signing keys are doing; look must not block.
+func (m *Metrics) WatchKeys(look func() KeyStats) { m.Registry.MustRegister(keyCollector(look)) }
+
+// keyCollector reads the keys once for each scrape.
+type keyCollector func() KeyStats
+
+// keyGauges are the names and meanings of what keyCollector shows.
+func keyGauges() (keys, age, rotates, faults *prometheus.Desc) {
+	return prometheus.NewDesc("latchkey_signing_keys", "Signing keys by state: next (published, will sign), active, retiring (verifies).", []string{"state"}, nil),
+		prometheus.NewDesc("latchkey_signing_key_age_seconds", "For how long the active key has been signing.", nil, nil),
+		prometheus.NewDesc("latchkey_signing_key_rotation_seconds", "Until the next key signs; not there if nothing is due.", nil, nil),
+		prometheus.NewDesc("latchkey_signing_key_folder_faults_total", "Readings of LATCHKEY_KEYS_DIR that failed; the keys of before stay.", nil, nil)
+}
+
+// Describe implements [prometheus.Collector].
+func (keyCollector) Describe(ch chan<- *prometheus.Desc) {
+	keys, age, rotates, faults := keyGauges()
+	for _, d := range []*prometheus.Desc{keys, age, rotates, faults} {
+		ch <- d
+	}
+}
+
+// Collect implements [prometheus.Collector].
+func (c keyCollector) Collect(ch chan<- prometheus.Metric) {
+	s := c()
+	keys, age, rotates, faults := keyGauges()
+	for state, n := range map[string]int{"next": s.Next, "active": s.Active, "retiring": s.Retiring} {
+		ch <- prometheus.MustNewConstMetric(keys, prometheus.GaugeValue, float64(n), state)
+	}
+	ch <- prometheus.MustNewConstMetric(faults, prometheus.CounterValue, float64(s.FolderFaults))
+	if !s.Since.IsZero() {
+		ch <- prometheus.MustNewConstMetric(age, prometheus.GaugeValue, s.Now.Sub(s.Since).Seconds())
+	}
+	if !s.Rotates.IsZero() {
+		ch <- prometheus.MustNewConstMetric(rotates, prometheus.GaugeValue, s.Rotates.Sub(s.Now).Seconds())
+	}
+}
+
 // edgeCollector reads the edge once for each scrape.
 type edgeCollector struct {
 	verifier *edge.Verifier

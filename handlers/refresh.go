@@ -91,6 +91,9 @@ func (a *api) rotate(c *gin.Context, token refreshtoken.Token) (refreshtoken.Tok
 	if err := a.Signer.Ready(); err != nil {
 		return token, tokenstore.Grant{}, err // before the rotation, which a retry might find too old
 	}
+	if a.Stalled != nil && a.Stalled() {
+		return token, tokenstore.Grant{}, errStalled
+	}
 	next, err := a.Refresh.Next(token)
 	if err != nil {
 		return next, tokenstore.Grant{}, errRefreshToken

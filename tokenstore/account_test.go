@@ -190,33 +190,3 @@ func TestUsernamesListsEveryAccount(t *testing.T) {
 		}
 	})
 }
-
-func TestOneSigningKeyWinsTheFirstBoot(t *testing.T) {
-	onEach(t, func(t *testing.T, f *fixture) {
-		var wg sync.WaitGroup
-		kept := make([]tokenstore.SealedKeys, 20)
-		for i := range kept {
-			wg.Go(func() {
-				var err error
-				kept[i], err = f.OfferSigningKey(t.Context(), fmt.Sprintf("k%d", i), fmt.Appendf(nil, "sealed %d", i))
-				if err != nil {
-					t.Error(err)
-				}
-			})
-		}
-		wg.Wait()
-		for _, k := range kept {
-			if k.Active == "" || k.Active != kept[0].Active || len(k.Sealed) != 1 || string(k.Sealed[k.Active]) != "sealed "+k.Active[1:] {
-				t.Errorf("a replica got %+v, the first %+v", k, kept[0])
-			}
-		}
-		again, err := f.RestoreSigningKey(t.Context(), "older", []byte("sealed before"))
-		if err != nil || again.Active != kept[0].Active || len(again.Sealed) != 2 {
-			t.Errorf("restored: %+v, %v", again, err)
-		}
-		read, err := f.SigningKeys(t.Context())
-		if err != nil || read.Active != again.Active || len(read.Sealed) != 2 {
-			t.Errorf("read: %+v, %v", read, err)
-		}
-	})
-}

@@ -534,7 +534,7 @@ func TestTheLogDropsWhatEveryTokenHasOutlived(t *testing.T) {
 func TestEveryKeyExpiresButAccountsKeysAndMeta(t *testing.T) {
 	onEach(t, func(t *testing.T, f *fixture) {
 		exercise(t, f)
-		permanent := regexp.MustCompile(`^lk:(meta|keys|\{\d+\}:acct:.*)$`)
+		permanent := regexp.MustCompile(`^lk:(meta|keys|\{\d+\}:(acct:.*|dead))$`)
 		seen := map[string]bool{}
 		for _, key := range f.allKeys() {
 			kind := regexp.MustCompile(`^lk:(?:\{\d+\}:)?([a-z]+(?::[a-z]+)?)`).FindStringSubmatch(key)
@@ -547,7 +547,7 @@ func TestEveryKeyExpiresButAccountsKeysAndMeta(t *testing.T) {
 				t.Errorf("%s has TTL %v", key, ttl)
 			}
 		}
-		for _, kind := range []string{"rt", "deny", "ue", "us", "log", "head", "acct", "thr", "meta", "keys"} {
+		for _, kind := range []string{"rt", "deny", "ue", "us", "log", "head", "acct", "thr", "meta", "keys", "dead"} {
 			found := false
 			for k := range seen {
 				found = found || strings.HasPrefix(k, kind)
@@ -574,9 +574,16 @@ func exercise(t *testing.T, f *fixture) {
 	_, err := f.Lookup(ctx, attempt)
 	must(err)
 	must(f.Failed(ctx, attempt))
-	_, err = f.OfferSigningKey(ctx, "k1", []byte("sealed"))
+	_, err = f.OfferSigningKey(ctx, keySettings(), sealed("k1"), tokenstore.OfferDue)
 	must(err)
-	_, err = f.RestoreSigningKey(ctx, "k2", []byte("sealed"))
+	_, err = f.OfferSigningKey(ctx, keySettings(), sealed("k2"), tokenstore.OfferNow)
+	must(err)
+	must(f.ResealSigningKey(ctx, "k2", []byte("sealed k2"), []byte("anew")))
+	_, err = f.RevokeSigningKey(ctx, keySettings(), "k1", tokenstore.SealedKey{})
+	must(err)
+	_, err = f.DenyKey(ctx, "k1")
+	must(err)
+	_, err = f.SyncSigningKeys(ctx, keySettings())
 	must(err)
 	_, err = f.SigningKeys(ctx)
 	must(err)
@@ -630,7 +637,7 @@ func TestNoScriptCrossesSlots(t *testing.T) {
 			}
 		}})
 		exercise(t, f)
-		if len(seen) < 13 {
+		if len(seen) < 18 {
 			t.Errorf("only %d scripts were seen", len(seen))
 		}
 	})

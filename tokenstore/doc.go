@@ -7,8 +7,8 @@
 //
 // Each operation is one Lua script in one round trip on keys of one slot, and
 // so atomic on standalone Redis, Sentinel and Cluster alike. Time inside a
-// script is Redis TIME. Every key expires, but for accounts, signing keys and
-// the record of K.
+// script is Redis TIME. Every key expires, but for accounts, signing keys,
+// the list of those that were revoked, and the record of K.
 //
 // An operation that returns [ErrUnavailable] may or may not have happened: the
 // reply is unknown, nothing may be concluded from it, and it is safe to ask
@@ -25,6 +25,10 @@
 //     returns the same sequence number.
 //   - RevokeUser ends all sessions of a user by raising the user's epoch, in one
 //     write however many there are. One session may be excepted.
+//   - DenyKey denies every token that a signing key has signed, for ever, on every
+//     shard. The signing keys themselves change by SyncSigningKeys, OfferSigningKey
+//     and RevokeSigningKey: a key is published for a while before it signs, and is
+//     removed once the last of its tokens has expired.
 //   - Verify tells whether an access token may still be accepted. A token that
 //     was issued before this Redis lost its data is dead.
 //

@@ -2,18 +2,87 @@ package tokenstore
 
 import (
 	"context"
+	"crypto/sha256"
+	"errors"
+	"strconv"
+	"strings"
 	"time"
 )
 
-// SealedKeys are the signing keys that the replicas share, each sealed by the
-// caller: what Redis holds is of no use without the caller's secret.
-type SealedKeys struct {
-	Active string            // kid of the key that signs; empty if there is none yet
-	Sealed map[string][]byte // by kid
+// ErrKeyActive says that a key cannot be revoked: it signs, and there is no other
+// to sign with.
+var ErrKeyActive = errors.New("the key signs, and there is no other")
+
+// KeySettings are what decides when signing keys change.
+type KeySettings struct {
+	// Publish is for how long a key is published before it signs. If replicas
+	// differ, the longest counts.
+	Publish time.Duration
+	// Rotation is for how long a key signs; 0 is until another takes its place by hand.
+	Rotation time.Duration
+	// Algorithm is that of new keys. An active key of another one is replaced.
+	Algorithm string
 }
 
-// SigningKeys reads the sealed signing keys. Errors: [ErrUnavailable].
-func (s *Store) SigningKeys(ctx context.Context) (SealedKeys, error) {
+// SealedKey is a signing key as the replicas share it, sealed by the caller: what
+// Redis holds is of no use without the caller's secret.
+type SealedKey struct {
+	ID        string // kid
+	Algorithm string
+	Sealed    []byte
+
+	// By Redis TIME; zero is not yet.
+	Published time.Time
+	Signs     time.Time // when it begins to sign, at the earliest
+	Activated time.Time
+	Retired   time.Time // since when it only verifies
+}
+
+// KeyState is where a signing key is in its life.
+type KeyState string
+
+// The states of a signing key. One that is gone is not there any more.
+const (
+	KeyNext     KeyState = "next"     // published, and will sign
+	KeyActive   KeyState = "active"   // signs
+	KeyRetiring KeyState = "retiring" // verifies until its last token has expired
+)
+
+// KeyRing is what Redis holds of the signing keys.
+type KeyRing struct {
+	Now    time.Time
+	Active string // kid; "" if there is none yet
+	Next   string
+	Keys   map[string]SealedKey // by kid
+	// Gone are the keys that were removed on purpose; true for those that were revoked.
+	Gone map[string]bool
+	// Wanted says that a new key should be offered now.
+	Wanted bool
+	// Rotates is when the next key will sign; zero for never.
+	Rotates time.Time
+	// Longest is the longest access lifetime that a replica ever asked for.
+	Longest time.Duration
+}
+
+// State returns where a key of the ring is in its life.
+func (r KeyRing) State(kid string) KeyState {
+	switch kid {
+	case r.Active:
+		return KeyActive
+	case r.Next:
+		return KeyNext
+	}
+	return KeyRetiring
+}
+
+// Until returns when a retiring key will be removed under these settings.
+func (r KeyRing) Until(k SealedKey, o KeySettings) time.Time {
+	return k.Retired.Add(r.Longest + o.Publish + skewPad)
+}
+
+// SigningKeys reads the signing keys and does nothing about them. Now, Wanted and
+// Rotates are not told. Errors: [ErrUnavailable].
+func (s *Store) SigningKeys(ctx context.Context) (KeyRing, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
 	start := time.Now()
@@ -21,46 +90,156 @@ func (s *Store) SigningKeys(ctx context.Context) (SealedKeys, error) {
 	err = unavailable("keys", err)
 	s.observe("keys", time.Since(start), err)
 	if err != nil {
-		return SealedKeys{}, err
+		return KeyRing{}, err
 	}
-	return sealedKeys(fields), nil
+	return keyRing(fields), nil
 }
 
-// OfferSigningKey offers a new sealed key: if no key is active yet it becomes
-// everybody's, else it is dropped. It returns the keys in force: of several
-// replicas that boot at once, one key wins. Errors: [ErrUnavailable].
-func (s *Store) OfferSigningKey(ctx context.Context, kid string, sealed []byte) (SealedKeys, error) {
-	return s.putKey(ctx, kid, sealed, "1")
+// SyncSigningKeys does what is due among the signing keys: the next one becomes
+// active once it has been published for long enough, and a retired one is removed
+// once its last token has expired. It returns the keys in force. Errors:
+// [ErrUnavailable].
+func (s *Store) SyncSigningKeys(ctx context.Context, o KeySettings) (KeyRing, error) {
+	ring, _, err := s.keys(ctx, s.scripts.keysSync, o)
+	return ring, err
 }
 
-// RestoreSigningKey puts back a key that this replica has signed with, should
-// Redis have lost it, so that no replica refuses what another just signed. It
-// becomes active if no key is. Errors: [ErrUnavailable].
-func (s *Store) RestoreSigningKey(ctx context.Context, kid string, sealed []byte) (SealedKeys, error) {
-	return s.putKey(ctx, kid, sealed, "")
+// Offer is why a signing key is offered.
+type Offer string
+
+// The reasons for which a signing key is offered.
+const (
+	OfferDue   Offer = "due"   // KeyRing.Wanted
+	OfferAsked Offer = "asked" // by hand: it will sign once it has been published for long enough
+	OfferNow   Offer = "now"   // by hand: the next key, or this one if there is none, signs at once
+	OfferLost  Offer = "lost"  // Redis has lost it: it verifies again, and signs if no key does
+)
+
+// OfferSigningKey offers a sealed key. It returns the keys in force: of several
+// that are offered at once, one wins and the others are dropped. Errors:
+// [ErrUnavailable].
+func (s *Store) OfferSigningKey(ctx context.Context, o KeySettings, k SealedKey, why Offer) (KeyRing, error) {
+	ring, _, err := s.keys(ctx, s.scripts.keysPut, o, k.ID, k.Sealed, k.Algorithm, string(why))
+	return ring, err
 }
 
-func (s *Store) putKey(ctx context.Context, kid string, sealed []byte, onlyFirst string) (SealedKeys, error) {
-	r, err := s.run(ctx, s.scripts.keysPut, []string{keysKey}, kid, sealed, onlyFirst)
+// RevokeSigningKey takes a key away for good. If it signs, the next key does so
+// from now on, or else the replacement, if it is not zero. What it has signed is
+// dead only once [Store.DenyKey] has told every shard. Errors: [ErrKeyActive] if
+// there is nothing to sign with instead, [ErrUnavailable].
+func (s *Store) RevokeSigningKey(ctx context.Context, o KeySettings, kid string, replacement SealedKey) (KeyRing, error) {
+	ring, code, err := s.keys(ctx, s.scripts.keysRevoke, o, kid, replacement.ID, replacement.Sealed, replacement.Algorithm)
+	if err == nil && code == 1 {
+		err = ErrKeyActive
+	}
+	return ring, err
+}
+
+// ResealSigningKey replaces a sealed key by the same key sealed anew, if nobody
+// has done so yet. Errors: [ErrUnavailable].
+func (s *Store) ResealSigningKey(ctx context.Context, kid string, before, anew []byte) error {
+	_, err := s.runDurably(ctx, s.scripts.keysReseal, []string{keysKey}, kid, before, anew)
+	return err
+}
+
+// DenyKey denies every token that was signed with a key, on all shards, for ever.
+// It returns one revocation for each shard, to be confirmed. Asked again it
+// returns the same. Errors: [ErrUnavailable].
+func (s *Store) DenyKey(ctx context.Context, kid string) ([]Revocation, error) {
+	calls := make([]call, s.shards)
+	for i := range calls {
+		c, err := s.denyKeyCall(s.KeyID(kid, i))
+		if err != nil {
+			return nil, err
+		}
+		calls[i] = c
+	}
+	replies, err := s.runAll(ctx, calls, s.waitReplicas)
 	if err != nil {
-		return SealedKeys{}, err
+		return nil, err
 	}
-	fields := make(map[string]string, len(r)/2)
-	for i := 0; i+1 < len(r); i += 2 {
-		fields[r.string(i)] = r.string(i + 1)
+	list := make([]Revocation, len(replies))
+	for i, r := range replies {
+		s.observeTime(r.time(1))
+		list[i] = r.revocation(s.KeyID(kid, i))
 	}
-	return sealedKeys(fields), nil
+	return list, nil
 }
 
-func sealedKeys(fields map[string]string) SealedKeys {
-	k := SealedKeys{Sealed: make(map[string][]byte, len(fields))}
+func (s *Store) denyKeyCall(id ID) (call, error) {
+	epoch, err := s.freshEpoch()
+	shard := id[0]
+	return call{
+		script: s.scripts.revokeKey,
+		keys:   []string{s.deadKeysKey(shard), s.headKey(shard), s.logKey(shard), s.membersKey(shard)},
+		args:   []any{epoch, id.String(), milliseconds(s.life.Access), milliseconds(skewPad)},
+	}, err
+}
+
+// KeyID returns the id under which a signing key is denied in a shard: the first
+// 16 bytes of SHA-256(kid), with the shard as the first of them.
+func (s *Store) KeyID(kid string, shard int) ID {
+	sum := sha256.Sum256([]byte(kid))
+	var id ID
+	copy(id[:], sum[:])
+	id[0] = byte(shard) //nolint:gosec // at most 255
+	return id
+}
+
+// keys runs one of the scripts that share lua/keyring.lua.
+func (s *Store) keys(ctx context.Context, sc *script, o KeySettings, args ...any) (KeyRing, int64, error) {
+	args = append([]any{
+		milliseconds(s.life.Access), milliseconds(o.Publish), milliseconds(o.Rotation), o.Algorithm, milliseconds(skewPad),
+	}, args...)
+	run := s.runDurably
+	if sc == s.scripts.keysSync {
+		run = s.run // what it does, it does again
+	}
+	r, err := run(ctx, sc, []string{keysKey}, args...)
+	if err != nil {
+		return KeyRing{}, 0, err
+	}
+	hash, _ := r[4].([]any)
+	fields := make(map[string]string, len(hash)/2)
+	for i := 0; i+1 < len(hash); i += 2 {
+		fields[reply(hash).string(i)] = reply(hash).string(i + 1)
+	}
+	ring := keyRing(fields)
+	ring.Now, ring.Wanted = r.time(1), r.int(2) == 1
+	if at := r.int(3); at > 0 {
+		ring.Rotates = time.UnixMilli(at)
+	}
+	s.observeTime(ring.Now)
+	return ring, r.int(0), nil
+}
+
+func keyRing(fields map[string]string) KeyRing {
+	r := KeyRing{Active: fields["active"], Next: fields["next"], Keys: map[string]SealedKey{}, Gone: map[string]bool{}}
+	if ms, err := strconv.ParseInt(fields["access"], 10, 64); err == nil {
+		r.Longest = time.Duration(ms) * time.Millisecond
+	}
 	for name, value := range fields {
-		switch {
-		case name == "active":
-			k.Active = value
-		case len(name) > 2 && name[:2] == "k:":
-			k.Sealed[name[2:]] = []byte(value)
+		if kid, ok := strings.CutPrefix(name, "k:"); ok {
+			k := SealedKey{ID: kid, Sealed: []byte(value)}
+			k.note(fields["m:"+kid])
+			r.Keys[kid] = k
+		} else if kid, ok := strings.CutPrefix(name, "d:"); ok {
+			r.Gone[kid] = strings.HasPrefix(value, "revoked")
 		}
 	}
-	return k
+	return r
+}
+
+// note reads what the scripts note of a key.
+func (k *SealedKey) note(text string) {
+	f := strings.Fields(text)
+	if len(f) != 5 {
+		return
+	}
+	k.Algorithm = f[0]
+	for i, t := range []*time.Time{&k.Published, &k.Signs, &k.Activated, &k.Retired} {
+		if ms, err := strconv.ParseInt(f[i+1], 10, 64); err == nil && ms > 0 {
+			*t = time.UnixMilli(ms)
+		}
+	}
 }

@@ -27,13 +27,14 @@ type Kind string
 const (
 	KindSession Kind = "sid"  // every access token of a session
 	KindUser    Kind = "user" // every access token of an older user epoch, but those of one session
+	KindKey     Kind = "key"  // every access token that was signed with a key, for ever
 )
 
 // Entry is one revocation in a shard's log.
 type Entry struct {
 	Seq    uint64
 	Kind   Kind
-	ID     ID        // sid or uid
+	ID     ID        // sid, uid, or of a key: see [Store.KeyID]
 	Until  time.Time // when the last token it names has expired
 	At     time.Time // when it was made
 	Epoch  uint64    // the user's, for KindUser
@@ -73,6 +74,7 @@ type View struct {
 	Longest time.Duration // the longest access lifetime that the shard was ever asked for, with the skew pad
 	Entries []Entry       // ascending; if the last one is before the head, there are more
 	Members []Member
+	Dead    []ID // the signing keys that were revoked
 }
 
 const (
@@ -96,7 +98,7 @@ func (s *Store) Renew(ctx context.Context, renewals []Renewal) ([]View, error) {
 		shard := byte(r.Shard) //nolint:gosec // at most 255
 		calls[i] = call{
 			script: s.scripts.renew,
-			keys:   []string{s.membersKey(shard), s.headKey(shard), s.logKey(shard)},
+			keys:   []string{s.membersKey(shard), s.headKey(shard), s.logKey(shard), s.deadKeysKey(shard)},
 			args: []any{
 				epoch, r.Member, fmt.Sprintf("%d:%s:%d", r.Mark.Seq, r.Mark.Chain, r.Beat), r.After, page,
 				milliseconds(membersKept), milliseconds(s.life.Access),
@@ -117,7 +119,7 @@ func (s *Store) Renew(ctx context.Context, renewals []Renewal) ([]View, error) {
 			Now:     r.time(0),
 			Head:    Mark{Epoch: r.string(1), Seq: uint64(r.int(2)), Chain: r.string(3)}, //nolint:gosec // counts up from 0
 			Longest: time.Duration(r.int(4))*time.Millisecond + skewPad,
-			Entries: entries, Members: r.members(6),
+			Entries: entries, Members: r.members(6), Dead: r.ids(7),
 		}
 		s.observeTime(views[i].Now)
 	}
@@ -197,6 +199,13 @@ func (s *Store) Restore(ctx context.Context, e Entry) error {
 		_, err := s.Revoke(ctx, SessionEnd{SID: e.ID, UID: nobody})
 		return err
 	}
+	if e.Kind == KindKey {
+		c, err := s.denyKeyCall(e.ID)
+		if err == nil {
+			_, err = s.runDurably(ctx, c.script, c.keys, c.args...)
+		}
+		return err
+	}
 	epoch, err := s.freshEpoch()
 	if err != nil {
 		return err
@@ -227,7 +236,7 @@ func newEntry(streamID string, field func(string) string) (Entry, error) {
 	}
 	e := Entry{Seq: n, Kind: Kind(field("k")), ID: id, Until: time.UnixMilli(until), At: time.UnixMilli(at)}
 	switch e.Kind {
-	case KindSession:
+	case KindSession, KindKey:
 	case KindUser:
 		if e.Epoch, err = strconv.ParseUint(field("e"), 10, 64); err != nil {
 			return Entry{}, fmt.Errorf("%w: entry %q", errLog, streamID)
@@ -287,6 +296,21 @@ func (r reply) entries(i int) ([]Entry, error) {
 		list = append(list, e)
 	}
 	return list, nil
+}
+
+// ids reads a list of ids; what is none is passed over.
+func (r reply) ids(i int) []ID {
+	if i >= len(r) {
+		return nil
+	}
+	raw, _ := r[i].([]any)
+	var list []ID
+	for j := range raw {
+		if id, err := ParseID(reply(raw).string(j)); err == nil {
+			list = append(list, id)
+		}
+	}
+	return list
 }
 
 // members reads a table of followers. A line that cannot be read counts as a

@@ -36,6 +36,8 @@ func operations(s *family) map[string]func() error {
 		"sessions":    func() error { _, err := s.f.Sessions(ctx, s.uid); return err },
 		"session":     func() error { _, err := s.f.Session(ctx, s.sid); return err },
 		"keys":        func() error { _, err := s.f.SigningKeys(ctx); return err },
+		"keys_sync":   func() error { _, err := s.f.SyncSigningKeys(ctx, keySettings()); return err },
+		"deny_key":    func() error { _, err := s.f.DenyKey(ctx, "k"); return err },
 		"ping":        func() error { return s.f.Ping(ctx) },
 		"open":        func() error { return s.f.Open(ctx) },
 		"account":     func() error { _, _, err := s.f.Account(ctx, "alice"); return err },

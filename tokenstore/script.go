@@ -26,7 +26,8 @@ type scripts struct {
 	login, rotate, revoke, revokeUser, verify   *script
 	lookup, throttlePeek, throttleSpend         *script
 	accountCreate, accountUpdate, accountDelete *script
-	meta, keysPut                               *script
+	meta, revokeKey                             *script
+	keysSync, keysPut, keysRevoke, keysReseal   *script
 	renew, strike, restoreEpoch                 *script
 	probe                                       *script
 }
@@ -59,7 +60,11 @@ func loadScripts() (scripts, error) {
 		accountUpdate: load("account_update", "head"),
 		accountDelete: load("account_delete", "head"),
 		meta:          load("meta", "head"),
-		keysPut:       load("keys_put"),
+		keysSync:      load("keys_sync", "head", "keyring"),
+		keysPut:       load("keys_put", "head", "keyring"),
+		keysRevoke:    load("keys_revoke", "head", "keyring"),
+		keysReseal:    load("keys_reseal"),
+		revokeKey:     load("revoke_key", "head", "log"),
 		renew:         load("renew", "head"),
 		strike:        load("strike"),
 		restoreEpoch:  load("restore_epoch", "head", "log"),

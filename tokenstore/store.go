@@ -174,6 +174,9 @@ func (s *Store) headKey(shard byte) string {
 func (s *Store) logKey(shard byte) string     { return s.prefix[shard] + "log" }
 func (s *Store) membersKey(shard byte) string { return s.prefix[shard] + "members" }
 
+// deadKeysKey has the signing keys that were revoked.
+func (s *Store) deadKeysKey(shard byte) string { return s.prefix[shard] + "dead" }
+
 // accountKey is in the shard of the username, which need not be the shard of
 // the account's subject.
 func (s *Store) accountKey(username string) string {

@@ -12,14 +12,15 @@ type AccessToken struct {
 	JTI       ID
 	SID       ID
 	UID       ID
+	Key       ID // of the key that signed it: see [Store.KeyID]
 	UserEpoch uint64
 	LogEpoch  string
 	Expires   time.Time
 }
 
 // Verify tells whether an access token may still be accepted: nil if so,
-// [ErrRevoked] if it, its session or its user's epoch was revoked or this Redis
-// lost its data since it was issued, [ErrExpired] if it expired by Redis time,
+// [ErrRevoked] if it, its session, its user's epoch or its key was revoked or this
+// Redis lost its data since it was issued, [ErrExpired] if it expired by Redis time,
 // [ErrUnavailable].
 func (s *Store) Verify(ctx context.Context, t AccessToken) error {
 	if !s.together(t.SID, t.JTI, t.UID) {
@@ -31,8 +32,8 @@ func (s *Store) Verify(ctx context.Context, t AccessToken) error {
 	}
 	shard := t.SID[0]
 	r, err := s.run(ctx, s.scripts.verify,
-		[]string{s.denyKey(t.JTI), s.denyKey(t.SID), s.epochKey(t.UID), s.headKey(shard), s.logKey(shard)},
-		epoch, t.SID.String(), t.LogEpoch, t.UserEpoch, t.Expires.UnixMilli())
+		[]string{s.denyKey(t.JTI), s.denyKey(t.SID), s.epochKey(t.UID), s.headKey(shard), s.logKey(shard), s.deadKeysKey(shard)},
+		epoch, t.SID.String(), t.LogEpoch, t.UserEpoch, t.Expires.UnixMilli(), t.Key.String())
 	if err != nil {
 		return err
 	}
@@ -48,6 +49,8 @@ func (s *Store) Verify(ctx context.Context, t AccessToken) error {
 		return fmt.Errorf("%w: the store lost its data since", ErrRevoked)
 	case 5:
 		return ErrExpired
+	case 6:
+		return fmt.Errorf("%w: the key that signed it", ErrRevoked)
 	default:
 		return fmt.Errorf("verify: unknown reply %d", code)
 	}

@@ -27,7 +27,7 @@ import (
 
 // These tests run the program itself: real processes, real Redis, real HTTP.
 
-const testSecret = "an end-to-end test's own secret, 32 bytes and more"
+const testSecret = "an end-to-end test's own secret of 32 bytes and more"
 
 // program builds the binary, once for each test that needs it.
 func program(t *testing.T) string {
@@ -341,7 +341,7 @@ func TestAReplicaThatCannotWorkHereSaysWhy(t *testing.T) {
 	launch(t, bin, server.URL())
 	for setting, message := range map[string]string{
 		"LATCHKEY_SHARDS=8": "set it to 16",
-		"LATCHKEY_SECRET=another secret, of 32 bytes or more": "sealed under another LATCHKEY_SECRET",
+		"LATCHKEY_SECRET=another secret of 32 bytes or more": "sealed under another LATCHKEY_SECRET",
 	} {
 		p, _ := start(t, bin, server.URL(), setting)
 		select {

@@ -6,81 +6,284 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
+	"sync/atomic"
+	"time"
 
+	"github.com/latchkey-auth/latchkey/config"
+	"github.com/latchkey-auth/latchkey/handlers"
 	"github.com/latchkey-auth/latchkey/internal/accesstoken"
 	"github.com/latchkey-auth/latchkey/tokenstore"
 )
 
 // keyKeeper keeps a replica's ring of signing keys and the sealed keys in Redis
-// in agreement.
+// in agreement, and does what is due: see docs/keys.md.
 type keyKeeper struct {
-	store  *tokenstore.Store
-	sealer *accesstoken.Sealer
-	ring   *accesstoken.Ring
-	alg    accesstoken.Algorithm
-	log    *slog.Logger
+	store    *tokenstore.Store
+	sealer   *accesstoken.Sealer
+	ring     *accesstoken.Ring
+	settings tokenstore.KeySettings
+	folder   *keyFolder // nil: the keys are in Redis
+	log      *slog.Logger
+	// revoked wakes whoever calls sync: a key was revoked, and is to go now.
+	revoked chan struct{}
 
-	mu sync.Mutex // one sync at a time
+	mu     sync.Mutex // one sync at a time
+	synced time.Time  // when Redis was last heard
+	signs  string     // kid of the key that this replica last signed with
+	dead   []string   // kids of the keys that are known to be revoked
+	shown  atomic.Pointer[tokenstore.KeyRing]
+}
+
+func newKeyKeeper(cfg *config.Config, store *tokenstore.Store, sealer *accesstoken.Sealer, logger *slog.Logger) *keyKeeper {
+	k := &keyKeeper{
+		store: store, sealer: sealer, ring: accesstoken.NewRing(), settings: keySettings(cfg), log: logger,
+		revoked: make(chan struct{}, 1),
+	}
+	if cfg.KeysDir != "" {
+		k.folder = &keyFolder{path: cfg.KeysDir}
+	}
+	return k
+}
+
+func keySettings(cfg *config.Config) tokenstore.KeySettings {
+	return tokenstore.KeySettings{Publish: cfg.KeyPublish(), Rotation: cfg.KeyRotation, Algorithm: cfg.Algorithm}
 }
 
 // errSealed says that the replicas do not share a secret.
-var errSealed = errors.New("the signing key in Redis was sealed under another LATCHKEY_SECRET; " +
-	"give every replica the same secret, or use an empty Redis")
+var errSealed = errors.New("a signing key in Redis was sealed under another LATCHKEY_SECRET; " +
+	"give every replica the same secrets, or use an empty Redis")
 
-// sync takes over the keys that Redis holds. Where it holds none, this is the
-// first boot, and a new key is offered; or Redis has lost its data, and the key
-// that this replica signs with is sealed anew, so that what other replicas
-// signed meanwhile is known to all. Errors: [tokenstore.ErrUnavailable], errSealed.
+// wake has the keys looked at soon. It does not block.
+func (k *keyKeeper) wake() {
+	select {
+	case k.revoked <- struct{}{}:
+	default:
+	}
+}
+
+// sync does what is due among the keys in Redis and takes them over; or, with a
+// folder, takes over what is in that. Errors: [tokenstore.ErrUnavailable],
+// errSealed, and what is wrong with the folder the first time.
 func (k *keyKeeper) sync(ctx context.Context) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	have, err := k.store.SigningKeys(ctx)
-	if err != nil {
-		return err
+	if k.folder != nil {
+		return k.reload(ctx)
 	}
-	own := k.ring.Active()
-	switch {
-	case own != nil && have.Sealed[own.ID()] == nil:
-		have, err = k.put(ctx, own, k.store.RestoreSigningKey)
-		k.log.LogAttrs(ctx, slog.LevelWarn, "Redis had lost the signing key: sealed it again", slog.String("kid", own.ID()))
-	case own == nil && have.Active == "":
-		var fresh *accesstoken.Key
-		if fresh, err = accesstoken.Generate(k.alg, rand.Reader); err != nil {
-			return fmt.Errorf("make a signing key: %w", err)
+	have, err := k.inForce(ctx)
+	if err != nil {
+		// A replica that cannot learn of a rotation stops to sign before the old
+		// key is gone everywhere else.
+		if !k.synced.IsZero() && time.Since(k.synced) > k.settings.Publish {
+			k.ring.Rest()
 		}
-		have, err = k.put(ctx, fresh, k.store.OfferSigningKey)
-	}
-	if err != nil {
 		return err
 	}
-	return k.adopt(have)
+	k.synced = time.Now()
+	return k.adopt(ctx, have)
 }
 
-func (k *keyKeeper) put(ctx context.Context, key *accesstoken.Key,
-	put func(context.Context, string, []byte) (tokenstore.SealedKeys, error),
-) (tokenstore.SealedKeys, error) {
-	sealed, err := k.sealer.Seal(key)
+// inForce returns the keys that Redis holds, once what it has lost was put back
+// and a key that is due was made.
+func (k *keyKeeper) inForce(ctx context.Context) (tokenstore.KeyRing, error) {
+	have, err := k.store.SyncSigningKeys(ctx, k.settings)
 	if err != nil {
-		return tokenstore.SealedKeys{}, fmt.Errorf("seal the signing key: %w", err)
+		return have, err
 	}
-	return put(ctx, key.ID(), sealed)
-}
-
-// adopt opens the keys that the ring lacks and signs with the active one.
-func (k *keyKeeper) adopt(have tokenstore.SealedKeys) error {
-	for kid, sealed := range have.Sealed {
-		if k.ring.Has(kid) {
+	for _, kid := range k.lost(have) {
+		if have, err = k.offer(ctx, k.ring.Key(kid), tokenstore.OfferLost); err != nil {
+			return have, err
+		}
+		k.log.LogAttrs(ctx, slog.LevelWarn, "Redis had lost a signing key: sealed it again", slog.String("kid", kid))
+	}
+	for _, kid := range k.dead {
+		if have.Gone[kid] {
 			continue
 		}
-		key, err := k.sealer.Open(kid, sealed)
-		if err != nil {
-			return fmt.Errorf("%w (kid %s)", errSealed, kid)
+		if have, err = k.revoke(ctx, kid); err != nil {
+			return have, err
 		}
-		k.ring.Add(key)
+		k.log.LogAttrs(ctx, slog.LevelWarn, "Redis had lost that a signing key was revoked: revoked it again", slog.String("kid", kid))
 	}
-	if own := k.ring.Active(); own != nil && own.ID() == have.Active {
+	if !have.Wanted {
+		return have, nil
+	}
+	fresh, err := accesstoken.Generate(accesstoken.Algorithm(k.settings.Algorithm), rand.Reader)
+	if err != nil {
+		return have, fmt.Errorf("make a signing key: %w", err)
+	}
+	return k.offer(ctx, fresh, tokenstore.OfferDue)
+}
+
+// lost are the keys of the ring that Redis neither has nor has done away with. The
+// one that signs comes first: the first to come back to an empty Redis will sign.
+func (k *keyKeeper) lost(have tokenstore.KeyRing) []string {
+	list := slices.DeleteFunc(k.ring.IDs(), func(kid string) bool {
+		_, there := have.Keys[kid]
+		_, gone := have.Gone[kid]
+		return there || gone || k.ring.Key(kid).VerifiesOnly()
+	})
+	slices.SortStableFunc(list, func(a, b string) int {
+		if a == k.signs && b != k.signs {
+			return -1
+		}
+		return 0
+	})
+	return list
+}
+
+func (k *keyKeeper) offer(ctx context.Context, key *accesstoken.Key, why tokenstore.Offer) (tokenstore.KeyRing, error) {
+	sealed, err := sealKey(k.sealer, key)
+	if err != nil {
+		return tokenstore.KeyRing{}, err
+	}
+	return k.store.OfferSigningKey(ctx, k.settings, sealed, why)
+}
+
+// revoke repeats a revocation that Redis has lost.
+func (k *keyKeeper) revoke(ctx context.Context, kid string) (tokenstore.KeyRing, error) {
+	instead, err := freshKey(k.sealer, k.settings.Algorithm)
+	if err != nil {
+		return tokenstore.KeyRing{}, err
+	}
+	return k.store.RevokeSigningKey(ctx, k.settings, kid, instead)
+}
+
+func freshKey(sealer *accesstoken.Sealer, algorithm string) (tokenstore.SealedKey, error) {
+	key, err := accesstoken.Generate(accesstoken.Algorithm(algorithm), rand.Reader)
+	if err != nil {
+		return tokenstore.SealedKey{}, fmt.Errorf("make a signing key: %w", err)
+	}
+	return sealKey(sealer, key)
+}
+
+func sealKey(sealer *accesstoken.Sealer, key *accesstoken.Key) (tokenstore.SealedKey, error) {
+	sealed, err := sealer.Seal(key)
+	if err != nil {
+		return tokenstore.SealedKey{}, fmt.Errorf("seal the signing key: %w", err)
+	}
+	return tokenstore.SealedKey{ID: key.ID(), Algorithm: string(key.Algorithm()), Sealed: sealed}, nil
+}
+
+// adopt makes the ring what Redis says. Keys come before the one that signs
+// changes, and go after. One that does not open is an error, and does not keep
+// the others away.
+func (k *keyKeeper) adopt(ctx context.Context, have tokenstore.KeyRing) error {
+	var failed error
+	for kid, in := range have.Keys {
+		if !k.ring.Has(kid) {
+			key, err := k.sealer.Open(kid, in.Sealed)
+			if err != nil {
+				failed = fmt.Errorf("%w (kid %s)", errSealed, kid)
+				continue
+			}
+			k.ring.Add(key)
+		}
+		if err := k.reseal(ctx, kid, in.Sealed); err != nil {
+			return err
+		}
+	}
+	if k.ring.Has(have.Active) {
+		if own := k.ring.Active(); own == nil || own.ID() != have.Active {
+			if err := k.ring.Activate(have.Active); err != nil {
+				return err
+			}
+			if own != nil {
+				k.log.LogAttrs(ctx, slog.LevelInfo, "signing with another key", slog.String("kid", have.Active))
+			}
+		}
+		k.signs = have.Active
+	}
+	for _, kid := range k.ring.IDs() {
+		if _, there := have.Keys[kid]; !there {
+			k.ring.Remove(kid)
+			k.log.LogAttrs(ctx, slog.LevelInfo, "a signing key is gone", slog.String("kid", kid), slog.Bool("revoked", have.Gone[kid]))
+		}
+	}
+	k.dead = k.dead[:0]
+	for kid, revoked := range have.Gone {
+		if revoked {
+			k.dead = append(k.dead, kid)
+		}
+	}
+	k.shown.Store(&have)
+	return failed
+}
+
+// reseal puts a key under the first secret, if it is under an older one.
+func (k *keyKeeper) reseal(ctx context.Context, kid string, before []byte) error {
+	if k.sealer.Current(kid, before) {
 		return nil
 	}
-	return k.ring.Activate(have.Active)
+	if _, err := k.sealer.Open(kid, before); err != nil {
+		return nil //nolint:nilerr // a replica that knows its secret does it
+	}
+	sealed, err := sealKey(k.sealer, k.ring.Key(kid))
+	if err != nil {
+		return err
+	}
+	if err := k.store.ResealSigningKey(ctx, kid, before, sealed.Sealed); err != nil {
+		return err
+	}
+	k.log.LogAttrs(ctx, slog.LevelInfo, "a signing key is sealed under the first LATCHKEY_SECRET now", slog.String("kid", kid))
+	return nil
+}
+
+// reload takes over what the folder holds. One that cannot be used leaves the
+// ring as it is, and is an error only while there is nothing else to sign with.
+func (k *keyKeeper) reload(ctx context.Context) error {
+	set, err := k.folder.read()
+	switch {
+	case err != nil && k.ring.Active() == nil:
+		return err
+	case err != nil:
+		if k.folder.complain(err) {
+			k.log.LogAttrs(ctx, slog.LevelError, "LATCHKEY_KEYS_DIR: keeping the keys of before", slog.String("cause", err.Error()))
+		}
+		return nil
+	case set == nil: // nothing has changed
+		return nil
+	}
+	for _, key := range set.keys {
+		k.ring.Add(key)
+	}
+	if err := k.ring.Activate(set.active); err != nil {
+		return err
+	}
+	for _, kid := range k.ring.IDs() {
+		if !slices.ContainsFunc(set.keys, func(key *accesstoken.Key) bool { return key.ID() == kid }) {
+			k.ring.Remove(kid)
+		}
+	}
+	k.log.LogAttrs(ctx, slog.LevelInfo, "signing keys read from LATCHKEY_KEYS_DIR", slog.String("kid", set.active), slog.Any("kids", k.ring.IDs()))
+	return nil
+}
+
+// stats are what the metrics show.
+func (k *keyKeeper) stats() handlers.KeyStats {
+	if k.folder != nil {
+		s := handlers.KeyStats{FolderFaults: k.folder.faults.Load(), Retiring: len(k.ring.IDs())}
+		if k.ring.Active() != nil {
+			s.Active, s.Retiring = 1, s.Retiring-1
+		}
+		return s
+	}
+	have := k.shown.Load()
+	if have == nil {
+		return handlers.KeyStats{}
+	}
+	s := handlers.KeyStats{Now: k.store.Now(), Since: have.Keys[have.Active].Activated, Rotates: have.Rotates}
+	for kid := range have.Keys {
+		switch have.State(kid) {
+		case tokenstore.KeyActive:
+			s.Active++
+		case tokenstore.KeyNext:
+			s.Next++
+		case tokenstore.KeyRetiring:
+			s.Retiring++
+		}
+	}
+	return s
 }

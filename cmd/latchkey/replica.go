@@ -38,6 +38,7 @@ type replica struct {
 	keys      *keyKeeper
 	follower  *edge.Follower // nil in strict mode
 	feed      *edge.Feed
+	pulse     *pulse
 	api       *http.Server
 	admin     *http.Server
 	extAuthz  *handlers.ExtAuthz // nil for none
@@ -45,6 +46,7 @@ type replica struct {
 	ask       net.Listener       // of extAuthz; nil for none
 	watch     net.Listener       // of the admin listener; nil for none
 	state     atomic.Pointer[error]
+	setting   sync.Mutex // of state
 }
 
 var (
@@ -71,26 +73,29 @@ func newReplica(ctx context.Context, cfg *config.Config, logger *slog.Logger) (*
 		return nil, err
 	}
 	look.store = store
-	secret := cfg.Secret.Reveal()
-	ring := accesstoken.NewRing()
-	sealer, err := accesstoken.NewSealer(secret)
+	secrets := rootSecrets(cfg)
+	sealer, err := accesstoken.NewSealer(secrets...)
 	if err != nil {
 		return nil, err
 	}
-	codec, err := refreshtoken.New(secret)
+	codec, err := refreshtoken.New(secrets...)
 	if err != nil {
 		return nil, err
 	}
-	deviceKey, err := hkdf.Key(sha256.New, secret, nil, "latchkey known device v1", 32)
+	deviceKeys, err := deviceKeys(secrets)
 	if err != nil {
 		return nil, err
 	}
-	keys := &keyKeeper{store: store, sealer: sealer, ring: ring, alg: accesstoken.Algorithm(cfg.Algorithm), log: logger}
+	keys := newKeyKeeper(cfg, store, sealer, logger)
+	ring := keys.ring
+	metrics.WatchKeys(keys.stats)
 
 	var follower *edge.Follower
 	if cfg.Verify == "follow" {
+		observe := metrics.EdgeObserver()
+		observe.Key = keys.wake
 		follower = edge.NewFollower(edge.FollowerOptions{
-			Store: store, Lease: cfg.EdgeLease, MaxDenied: cfg.EdgeMaxDenied, Observe: metrics.EdgeObserver(),
+			Store: store, Lease: cfg.EdgeLease, MaxDenied: cfg.EdgeMaxDenied, Observe: observe,
 		})
 	}
 	verifier, err := edge.New(edge.Options{
@@ -104,8 +109,10 @@ func newReplica(ctx context.Context, cfg *config.Config, logger *slog.Logger) (*
 	feed := edge.NewFeed(edge.FeedOptions{Store: store, Lease: cfg.EdgeLease, Failed: func(err error) {
 		logger.LogAttrs(context.WithoutCancel(ctx), slog.LevelWarn, "the log of revocations cannot be read for GET /revocations", slog.String("cause", err.Error()))
 	}})
+	alive := newPulse(cfg.RefreshGrace)
 	dependencies := handlers.Dependencies{
-		Store: store, Verifier: verifier, Confirmer: edge.NewConfirmer(store, cfg.EdgeLease).Beside(follower),
+		Stalled: func() bool { return alive.stalled(time.Now()) },
+		Store:   store, Verifier: verifier, Confirmer: edge.NewConfirmer(store, cfg.EdgeLease).Beside(follower),
 		Signer: accesstoken.NewSigner(ring), Refresh: codec, Passwords: passwords,
 		Metrics: metrics, Log: logger, Rand: rand.Reader, Revocations: feed,
 		Settings: handlers.Settings{
@@ -116,21 +123,21 @@ func newReplica(ctx context.Context, cfg *config.Config, logger *slog.Logger) (*
 				Client: tokenstore.Limit(cfg.LoginLimitClient), Account: tokenstore.Limit(cfg.LoginLimitAccount),
 				Address: tokenstore.Limit(cfg.LoginLimitAddress),
 			},
-			DeviceKey: deviceKey, RevocationsToken: cfg.RevocationsToken.Reveal(),
+			DeviceKey: deviceKeys[0], OlderDeviceKeys: deviceKeys[1:], JWKSMaxAge: cfg.JWKSMaxAge, RevocationsToken: cfg.RevocationsToken.Reveal(),
 		},
 	}
 	api, err := handlers.New(dependencies)
 	if err != nil {
 		return nil, err
 	}
-	r := &replica{cfg: cfg, log: logger, rdb: rdb, store: store, preflight: look, keys: keys, follower: follower, feed: feed}
+	r := &replica{cfg: cfg, log: logger, rdb: rdb, store: store, preflight: look, keys: keys, follower: follower, feed: feed, pulse: alive}
 	if cfg.ExtAuthzAddr != "" {
 		if r.extAuthz, err = handlers.NewExtAuthz(dependencies); err != nil {
 			return nil, err
 		}
 	}
 	r.setState(errStarting)
-	r.api = server(api, logger)
+	r.api = server(r.leaving(api), logger)
 	r.api.RegisterOnShutdown(feed.Close) // streams do not end by themselves
 	r.admin = server(handlers.NewAdmin(handlers.AdminOptions{Metrics: metrics, Ready: r.ready, PProf: cfg.PProf}), logger)
 	if cfg.PProf {
@@ -140,6 +147,27 @@ func newReplica(ctx context.Context, cfg *config.Config, logger *slog.Logger) (*
 		return nil, err
 	}
 	return r, nil
+}
+
+// rootSecrets are the secrets of LATCHKEY_SECRET, the one in use first.
+func rootSecrets(cfg *config.Config) [][]byte {
+	var secrets [][]byte
+	for _, s := range cfg.Secret.List() {
+		secrets = append(secrets, s.Reveal())
+	}
+	return secrets
+}
+
+// deviceKeys derives from each root secret the key of known devices' cookies.
+func deviceKeys(secrets [][]byte) ([][]byte, error) {
+	keys := make([][]byte, len(secrets))
+	for i, secret := range secrets {
+		var err error
+		if keys[i], err = hkdf.Key(sha256.New, secret, nil, "latchkey known device v1", 32); err != nil {
+			return nil, err
+		}
+	}
+	return keys, nil
 }
 
 // openStore connects the token store as the settings say. observe and connected
@@ -199,6 +227,7 @@ func (r *replica) open(ctx context.Context) error {
 	if r.listen, err = lc.Listen(ctx, "tcp", r.cfg.Addr); err != nil {
 		return errors.Join(fmt.Errorf("LATCHKEY_ADDR: %w", err), r.rdb.Close())
 	}
+	r.listen = gracious(r.listen)
 	if r.extAuthz != nil {
 		if r.ask, err = lc.Listen(ctx, "tcp", r.cfg.ExtAuthzAddr); err != nil {
 			r.close()
@@ -237,7 +266,14 @@ func (r *replica) extAuthzAddr() string {
 // ready tells why the replica should get no requests now, or nil.
 func (r *replica) ready() error { return *r.state.Load() }
 
+// setState changes what ready tells. Draining is final: a look at Redis that was
+// under way when it began does not undo it.
 func (r *replica) setState(err error) {
+	r.setting.Lock()
+	defer r.setting.Unlock()
+	if before := r.state.Load(); before != nil && errors.Is(*before, errDraining) {
+		return
+	}
 	r.state.Store(&err)
 	if r.extAuthz != nil {
 		r.extAuthz.SetReady(err == nil)
@@ -312,6 +348,8 @@ func (r *replica) run(ctx context.Context) error {
 			}
 		})
 	}
+	r.pulse.beat(time.Now())
+	wg.Go(func() { r.pulse.run(serving) })
 	wg.Go(func() {
 		if err := r.watchRedis(serving); err != nil {
 			stop(err)
@@ -332,9 +370,10 @@ func (r *replica) run(ctx context.Context) error {
 	return r.drain(context.WithoutCancel(ctx))
 }
 
-// watchRedis keeps what /readyz shows true, once a second, and has Redis looked
-// at again when it may be another. It returns an error if this is the first look,
-// and the replica must not serve.
+// watchRedis keeps what /readyz shows true, once a second, and the keys up to date:
+// at once, when one was revoked. It has Redis looked at again when it may be
+// another, and returns an error if that is the first look, and the replica must
+// not serve.
 func (r *replica) watchRedis(ctx context.Context) error {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
@@ -343,6 +382,7 @@ func (r *replica) watchRedis(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
+		case <-r.keys.revoked:
 		}
 		before := r.ready()
 		err := r.check(ctx)
@@ -392,6 +432,19 @@ func (r *replica) drain(ctx context.Context) error {
 		return fmt.Errorf("requests were still under way after LATCHKEY_SHUTDOWN_TIMEOUT: %w", err)
 	}
 	return nil
+}
+
+// leaving tells clients, while the replica drains, that each connection ends with
+// the answer on it (RFC 9112 section 9.6). A balancer that keeps connections open
+// has thereby given them up before the listener closes, instead of sending a
+// request into one that is just being closed.
+func (r *replica) leaving(api http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		if errors.Is(r.ready(), errDraining) {
+			w.Header().Set("Connection", "close")
+		}
+		api.ServeHTTP(w, q)
+	})
 }
 
 // closeServers ends what is left of the listeners, also where run never got so

@@ -17,6 +17,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/latchkey-auth/latchkey/internal/stacktest"
 )
 
 // proxy is one way into the service.
@@ -29,8 +31,7 @@ type proxy struct {
 
 func TestProxies(t *testing.T) {
 	t.Parallel()
-	latchkey := filepath.Join(t.TempDir(), "latchkey")
-	built(t, nil, "build", "-o", latchkey, "../../cmd/latchkey")
+	latchkey := stacktest.Build(t, "../..")
 	for _, p := range []proxy{
 		{name: "nginx", start: startNginx, down: 503, page: true},
 		{name: "HAProxy", start: startHAProxy, down: 503},
@@ -271,7 +272,7 @@ func (w *world) failsClosed(p proxy) {
 	again("Redis is back")
 
 	before := w.served.Load()
-	w.latchkey.freeze(w.T) // connections open, and nothing comes
+	w.latchkey.Freeze(w.T) // connections open, and nothing comes
 	start := time.Now()
 	w.refused(w.ask("GET", "/", "", good), p.down)
 	if took := time.Since(start); took > 10*time.Second {
@@ -280,10 +281,10 @@ func (w *world) failsClosed(p proxy) {
 	if n := w.served.Load(); n != before {
 		w.Errorf("%d requests reached the service", n-before)
 	}
-	w.latchkey.thaw(w.T)
+	w.latchkey.Thaw(w.T)
 	again("Latchkey is back")
 
-	w.latchkey.kill()
+	w.latchkey.Kill()
 	before = w.served.Load()
 	for _, headers := range [][]string{{good}, nil, {"Authorization: Bearer garbage"}, {good, "X-Auth-Subject: admin"}} {
 		for _, uri := range []string{"/", "/admin/"} {
@@ -298,23 +299,12 @@ func (w *world) failsClosed(p proxy) {
 // configured writes a configuration of this folder with other addresses.
 func (w *world) configured(dir, file string, pairs ...string) string {
 	w.Helper()
-	raw, err := os.ReadFile(file)
-	w.check(err)
-	text := string(raw)
-	for pair := range slices.Chunk(pairs, 2) {
-		if !strings.Contains(text, pair[0]) {
-			w.Fatalf("%s does not hold %q", file, pair[0])
-		}
-		text = strings.ReplaceAll(text, pair[0], pair[1])
-	}
-	path := filepath.Join(dir, file)
-	w.check(os.WriteFile(path, []byte(text), 0o600))
-	return path
+	return stacktest.Configured(w.T, dir, file, pairs...)
 }
 
 // addresses are what the configurations name, and what they are here.
 func (w *world) addresses() []string {
-	w.front = net.JoinHostPort("127.0.0.1", freePort(w.T))
+	w.front = net.JoinHostPort("127.0.0.1", stacktest.FreePort(w.T))
 	return []string{
 		// In two steps, as a port of one may be the placeholder of another.
 		"127.0.0.1:8080", "LATCHKEY", "127.0.0.1:3000", "SERVICE", "LATCHKEY", w.api, "SERVICE", w.service.Listener.Addr().String(),
@@ -327,7 +317,7 @@ func port(addr string) string {
 }
 
 func startNginx(w *world) {
-	bin, dir := installed(w.T, "nginx", "nginx-light"), w.TempDir()
+	bin, dir := stacktest.Installed(w.T, "nginx", "nginx-light"), w.TempDir()
 	// Where Debian's package would have it write.
 	places := "http {\n\taccess_log off;\n"
 	for _, name := range []string{"client_body", "proxy", "fastcgi", "uwsgi", "scgi"} {
@@ -336,25 +326,25 @@ func startNginx(w *world) {
 	conf := w.configured(dir, "nginx.conf", append(w.addresses(), "127.0.0.1:8000", w.front, "http {\n", places)...)
 	w.configured(dir, "latchkey_headers.conf")
 	w.configured(dir, "latchkey_question.conf")
-	launch(w.T, nil, bin, "-p", dir, "-e", "stderr", "-c", conf,
+	stacktest.Launch(w.T, nil, bin, "-p", dir, "-e", "stderr", "-c", conf,
 		"-g", "daemon off; master_process off; pid "+filepath.Join(dir, "nginx.pid")+";")
 }
 
 func startHAProxy(w *world) {
-	bin, dir := installed(w.T, "haproxy", "haproxy"), w.TempDir()
+	bin, dir := stacktest.Installed(w.T, "haproxy", "haproxy"), w.TempDir()
 	lua := w.configured(dir, "latchkey.lua")
-	launch(w.T, nil, bin, "-db", "-f", w.configured(dir, "haproxy.cfg", append(w.addresses(), "127.0.0.1:8000", w.front, "/etc/haproxy/latchkey.lua", lua)...))
+	stacktest.Launch(w.T, nil, bin, "-db", "-f", w.configured(dir, "haproxy.cfg", append(w.addresses(), "127.0.0.1:8000", w.front, "/etc/haproxy/latchkey.lua", lua)...))
 }
 
 func startCaddy(w *world) {
 	bin := os.Getenv("CADDY") // as `make test` builds it
 	if bin == "" {
-		bin = built(w.T, []string{"CGO_ENABLED=0", "GOWORK=off"}, "-C", "../../tools/caddy", "tool", "-n", "caddy") // builds it, and says where
+		bin = stacktest.Go(w.T, []string{"CGO_ENABLED=0", "GOWORK=off"}, "-C", "../../tools/caddy", "tool", "-n", "caddy") // builds it, and says where
 	}
 	dir := w.TempDir()
 	conf := w.configured(dir, "Caddyfile", append(w.addresses(), "shop.example.com:8000", "shop.example.com:"+port(w.front))...)
 	text, err := os.ReadFile(conf)
 	w.check(err)
 	w.check(os.WriteFile(conf, append([]byte("{\n\tadmin off\n\tpersist_config off\n}\n"), text...), 0o600))
-	launch(w.T, []string{"HOME=" + dir}, bin, "run", "--config", conf, "--adapter", "caddyfile")
+	stacktest.Launch(w.T, []string{"HOME=" + dir}, bin, "run", "--config", conf, "--adapter", "caddyfile")
 }

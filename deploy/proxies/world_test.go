@@ -4,32 +4,23 @@ package proxies_test
 
 import (
 	"bufio"
-	"bytes"
-	"context"
-	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"math/big"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
-	"os"
-	"os/exec"
-	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
-	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/latchkey-auth/latchkey/internal/credential"
 	"github.com/latchkey-auth/latchkey/internal/redistest"
+	"github.com/latchkey-auth/latchkey/internal/stacktest"
 	"github.com/latchkey-auth/latchkey/tokenstore"
 )
 
@@ -40,141 +31,11 @@ const (
 	scope        = "read write"
 )
 
-// process is a running program.
-type process struct {
-	cmd  *exec.Cmd
-	out  *lockedBuffer
-	done chan struct{} // closed when it has been reaped
-}
-
-// lockedBuffer collects what a process writes.
-type lockedBuffer struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-func (b *lockedBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.text.Write(p)
-}
-
-func (b *lockedBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.text.String()
-}
-
-// launch starts a program, which ends with the test.
-func launch(t *testing.T, env []string, bin string, args ...string) *process {
-	t.Helper()
-	p := &process{out: &lockedBuffer{}, done: make(chan struct{})}
-	p.cmd = exec.CommandContext(context.Background(), bin, args...) // its cleanup ends it
-	p.cmd.Env, p.cmd.Stdout, p.cmd.Stderr, p.cmd.SysProcAttr = env, p.out, p.out, attributes()
-	p.cmd.WaitDelay = 5 * time.Second
-	started := make(chan error, 1)
-	go func() { // the thread that starts it must live as long as it does
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
-		err := p.cmd.Start()
-		started <- err
-		if err == nil {
-			_ = p.cmd.Wait() // how it ends is no matter
-			close(p.done)
-		}
-	}()
-	if err := <-started; err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		p.kill()
-		if t.Failed() {
-			t.Logf("%s:\n%s", filepath.Base(bin), p.out)
-		}
-	})
-	return p
-}
-
-// kill ends the process and its children, and waits until it has ended.
-func (p *process) kill() {
-	_ = syscall.Kill(-p.cmd.Process.Pid, syscall.SIGKILL)
-	<-p.done
-}
-
-// freeze stops the process, and returns when it has stopped.
-func (p *process) freeze(t *testing.T) {
-	t.Helper()
-	if err := p.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
-		t.Fatal(err)
-	}
-	var status syscall.WaitStatus
-	for err := error(syscall.EINTR); errors.Is(err, syscall.EINTR); {
-		_, err = syscall.Wait4(p.cmd.Process.Pid, &status, syscall.WUNTRACED, nil)
-	}
-	if !status.Stopped() {
-		t.Fatalf("the process has not stopped: %v", status)
-	}
-}
-
-func (p *process) thaw(t *testing.T) {
-	t.Helper()
-	if err := p.cmd.Process.Signal(syscall.SIGCONT); err != nil {
-		t.Fatal(err)
-	}
-}
-
-// installed finds a program of Debian's, whose path is not on every user's PATH.
-func installed(t *testing.T, name, pkg string) string {
-	t.Helper()
-	for _, candidate := range []string{name, "/usr/sbin/" + name, "/usr/local/sbin/" + name} {
-		if bin, err := exec.LookPath(candidate); err == nil {
-			return bin
-		}
-	}
-	t.Fatalf("%s is not installed, and this test needs the real one; on Debian or Ubuntu: sudo apt-get install -y --no-install-recommends %s", name, pkg)
-	return ""
-}
-
-// built runs the go command, in this environment and env, to build a program.
-func built(t *testing.T, env []string, args ...string) string {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, "go", args...)
-	cmd.Env = append(os.Environ(), env...)
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
-	out, err := cmd.Output()
-	if err != nil {
-		t.Fatalf("go %s: %v\n%s", strings.Join(args, " "), err, &stderr)
-	}
-	return strings.TrimSpace(string(out))
-}
-
-// freePort is one below the range that the system hands out for connections, so
-// that none of them takes it before the proxy does.
-func freePort(t *testing.T) string {
-	t.Helper()
-	for range 100 {
-		n, err := rand.Int(rand.Reader, big.NewInt(6_000))
-		if err != nil {
-			t.Fatal(err)
-		}
-		port := strconv.Itoa(10_000 + int(n.Int64()))
-		if l, err := net.Listen("tcp", "127.0.0.1:"+port); err == nil {
-			_ = l.Close()
-			return port
-		}
-	}
-	t.Fatal("no free port")
-	return ""
-}
-
 // world is a service, Latchkey, and Redis: what stands behind a proxy.
 type world struct {
 	*testing.T
 	redis    *redistest.Server
-	latchkey *process
+	latchkey *stacktest.Process
 	api      string // host:port
 	grpc     string
 	service  *httptest.Server
@@ -194,14 +55,14 @@ func newWorld(t *testing.T, latchkey string) *world {
 	w.service = httptest.NewServer(http.HandlerFunc(w.serve))
 	t.Cleanup(w.service.Close)
 	w.account()
-	w.latchkey = launch(t, []string{
-		"LATCHKEY_SECRET=the proxies' tests' own secret, 32 bytes and more", "LATCHKEY_REDIS_URL=" + w.redis.URL(),
+	w.latchkey = stacktest.Launch(t, []string{
+		"LATCHKEY_SECRET=the proxies' tests' own secret of 32 bytes and more", "LATCHKEY_REDIS_URL=" + w.redis.URL(),
 		"LATCHKEY_ADDR=127.0.0.1:0", "LATCHKEY_ADMIN_ADDR=127.0.0.1:0", "LATCHKEY_EXTAUTHZ_ADDR=127.0.0.1:0",
 		"LATCHKEY_ACCESS_COOKIE=" + accessCookie, "LATCHKEY_COOKIE_SECURE=false", "LATCHKEY_EDGE_LEASE=3s",
 		"LATCHKEY_PASSWORD_MEMORY=7168", "LATCHKEY_PASSWORD_ITERATIONS=1", "HOME=" + t.TempDir(),
 	}, latchkey, "serve")
 	w.eventually("Latchkey serves", func() bool {
-		for line := range strings.Lines(w.latchkey.out.String()) {
+		for line := range strings.Lines(w.latchkey.Output()) {
 			var l map[string]any
 			if json.Unmarshal([]byte(line), &l) == nil && l["msg"] == "serving" {
 				w.api, _ = l["address"].(string)
@@ -259,11 +120,7 @@ func (w *world) check(err error) {
 // eventually waits for what another process does.
 func (w *world) eventually(what string, done func() bool) {
 	w.Helper()
-	for deadline := time.Now().Add(30 * time.Second); !done(); time.Sleep(20 * time.Millisecond) { // a poll, not a timing
-		if time.Now().After(deadline) {
-			w.Fatalf("%s: not within 30 s", what)
-		}
-	}
+	stacktest.Eventually(w.T, what, done)
 }
 
 // login returns an access token.

@@ -30,6 +30,10 @@ type Claims struct {
 	ExpiresAt int64    // exp, required; the token is dead from this second on
 	AuthTime  int64    // auth_time, when the password was checked; 0 is absent
 	NotBefore int64    // nbf; 0 is absent
+
+	// KeyID is no claim but the kid of the key that signed the token. It is set by
+	// reading one, and of no account for signing.
+	KeyID string
 }
 
 // wireClaims gives the order and the names of the claims in a token.

@@ -57,6 +57,11 @@ func (r *Ring) Activate(kid string) error {
 	return err
 }
 
+// Rest makes nothing sign until a key is activated. Tokens verify as before.
+func (r *Ring) Rest() {
+	r.change(func(s *ringState) { s.active = nil })
+}
+
 // Remove ends the key kid: tokens under it no longer verify. If it was the active
 // one, nothing can be signed until another is activated.
 func (r *Ring) Remove(kid string) {

@@ -108,6 +108,15 @@ func (s *Sealer) Open(kid string, sealed []byte) (*Key, error) {
 	return nil, ErrSeal
 }
 
+// Current reports whether a sealed key was sealed under the first of the secrets.
+func (s *Sealer) Current(kid string, sealed []byte) bool {
+	if len(sealed) == 0 || sealed[0] != sealVersion {
+		return false
+	}
+	_, err := s.aeads()[0].Open(nil, nil, sealed[1:], additionalData(kid))
+	return err == nil
+}
+
 // String returns a fixed text.
 func (Sealer) String() string { return "[redacted sealer]" }
 

@@ -91,6 +91,7 @@ func (v *Verifier) Authentic(token string) (Claims, error) {
 	if err != nil {
 		return Claims{}, err
 	}
+	c.KeyID = k.id
 	// parseClaims lets no empty iss or aud through, so an empty expectation is never met.
 	if c.Issuer != v.options.Issuer {
 		return Claims{}, ErrIssuer
@@ -134,8 +135,8 @@ func (v *Verifier) decode(dst *[MaxLength]byte, segment string) (int, error) {
 	var src [MaxLength]byte
 	n, err := v.enc.Decode(dst[:], src[:copy(src[:], segment)])
 	// The decoder skips CR and LF, even in strict mode. A segment that holds one
-	// comes out short.
-	if err != nil || n != v.enc.DecodedLen(len(segment)) {
+	// is longer than what it decodes to.
+	if err != nil || v.enc.EncodedLen(n) != len(segment) {
 		return 0, ErrMalformed
 	}
 	return n, nil

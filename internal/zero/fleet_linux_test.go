@@ -22,7 +22,7 @@ import (
 )
 
 const (
-	secret   = "a secret of this test alone, of 32 bytes and more"
+	secret   = "a secret of this test alone of 32 bytes and more"
 	issuer   = "http://zero.example"
 	audience = "http://api.zero.example"
 )

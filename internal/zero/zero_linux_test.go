@@ -149,7 +149,7 @@ func (z *load) open(redisURL string) {
 	if err != nil {
 		z.t.Fatal(err)
 	}
-	key, err := sealer.Open(keys.Active, keys.Sealed[keys.Active])
+	key, err := sealer.Open(keys.Active, keys.Keys[keys.Active].Sealed)
 	if err != nil {
 		z.t.Fatal(err)
 	}

@@ -1,15 +1,40 @@
 -- keys_put: offers a sealed signing key to the replicas.
 --
--- KEYS 1 keys   ARGV 1 kid  2 sealed key  3 '1': only if no key is active yet
--- Returns the whole hash: active = kid, k:<kid> = sealed key
+-- KEYS 1 keys   ARGV 1-5 as in keyring.lua  6 kid  7 sealed key  8 its algorithm
+--      9 due    it becomes the next key if one is due
+--        asked  it becomes the next key unless there is one
+--        now    the next key, or this one if there is none, signs from now on
+--        lost   Redis has lost it: it verifies again, and signs if no key does
+-- Returns as keys_sync does
 --
--- At first boot every replica offers one, and the first to come is everybody's.
--- A replica that already signs with a key offers it again after Redis lost it.
-local active = redis.call('HGET', KEYS[1], 'active')
-if not active or ARGV[3] ~= '1' then
-  redis.call('HSETNX', KEYS[1], 'k:' .. ARGV[1], ARGV[2])
+-- Of many that offer one at once, one wins; the others' keys are dropped. Sent
+-- twice it does nothing the second time.
+local now, s = now_ms(), settings()
+local f = fields(KEYS[1])
+settle(KEYS[1], f, now, s)
+local kid, mode = ARGV[6], ARGV[9]
+local by_hand = mode == 'asked' or mode == 'now'
+if f['m:' .. kid] or f['d:' .. kid] or (by_hand and f.last == kid) then
+  return answer(0, KEYS[1], f, now, s)
 end
-if not active then
-  redis.call('HSET', KEYS[1], 'active', ARGV[1])
+if by_hand then
+  put(KEYS[1], f, 'last', kid)
 end
-return redis.call('HGETALL', KEYS[1])
+if mode == 'lost' then
+  local first = not f.active
+  put(KEYS[1], f, 'k:' .. kid, ARGV[7])
+  note(KEYS[1], f, kid, {alg = ARGV[8], published = now, signs = now, activated = now, retired = 0})
+  if first then
+    activate(KEYS[1], f, kid, now)
+  else
+    retire(KEYS[1], f, kid, now)
+  end
+elseif mode == 'now' and f.next then
+  activate(KEYS[1], f, f.next, now)
+elseif (mode == 'due' and due(f, now, s) == 1) or (by_hand and not f.next) then
+  add(KEYS[1], f, kid, ARGV[7], ARGV[8], now, s)
+  if mode == 'now' and f.active ~= kid then
+    activate(KEYS[1], f, kid, now)
+  end
+end
+return answer(0, KEYS[1], f, now, s)

@@ -1,14 +1,15 @@
 -- renew: a follower shows how far it has applied the log, and learns what is
 -- beyond. One atomic look: the head, the entries up to it, the table of followers.
 --
--- KEYS 1 members  2 head  3 log
+-- KEYS 1 members  2 head  3 log  4 dead keys
 -- ARGV 1 epoch for a new head
 --      2 member, or '' to look without taking part
 --      3 the member's line in the table: "seq:chain:beat"
 --      4 the seq after which entries are wanted  5 how many at most
 --      6 ms that the table is kept after the last renewal
 --      7 access ms of the caller, or 0
--- Returns {now, epoch, seq, chain, longest access lifetime ms, entries, members}
+-- Returns {now, epoch, seq, chain, longest access lifetime ms, entries, members,
+--   ids of the dead keys}
 local now = now_ms()
 local h = open_head(KEYS[2], KEYS[3], ARGV[1], now)
 stretch(KEYS[2], h, tonumber(ARGV[7]), 0)
@@ -28,4 +29,5 @@ local entries = {}
 if tonumber(head[1]) > tonumber(ARGV[4]) then
   entries = redis.call('XRANGE', KEYS[3], string.format('%.0f-0', tonumber(ARGV[4]) + 1), '+', 'COUNT', ARGV[5])
 end
-return {now, h[1], tonumber(head[1]), head[2], h[2], entries, redis.call('HGETALL', KEYS[1])}
+return {now, h[1], tonumber(head[1]), head[2], h[2], entries, redis.call('HGETALL', KEYS[1]),
+  redis.call('HKEYS', KEYS[4])}

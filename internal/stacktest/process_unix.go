@@ -1,6 +1,6 @@
 //go:build unix && !linux
 
-package proxies_test
+package stacktest
 
 import "syscall"
 

@@ -1,0 +1,268 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/latchkey-auth/latchkey/config"
+	"github.com/latchkey-auth/latchkey/internal/accesstoken"
+	"github.com/latchkey-auth/latchkey/tokenstore"
+)
+
+func newKey() *cobra.Command {
+	return group("key", "See, rotate and revoke the signing keys", newKeyList(), newKeyRotate(), newKeyRevoke())
+}
+
+// keyView is a signing key as a list shows it. A time that is not known is left out.
+type keyView struct {
+	ID        string     `json:"kid"`
+	Algorithm string     `json:"alg"`
+	State     string     `json:"state"`
+	Published *time.Time `json:"published_at,omitempty"`
+	Signs     *time.Time `json:"signs_at,omitempty"` // since when, or from when on
+	Retired   *time.Time `json:"retired_at,omitempty"`
+	Gone      *time.Time `json:"gone_at,omitempty"` // when a retiring key will be removed
+}
+
+func newKeyList() *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "list",
+		Short: "List the signing keys and their states",
+		Long: `List the signing keys. Times are UTC. A key is next (published, and will sign at the
+time shown), active (signs), retiring (verifies until its last token has expired), or
+revoked.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return operate(cmd, func(ctx context.Context, op operator) error {
+				have, err := op.SigningKeys(ctx)
+				if err != nil {
+					return err
+				}
+				views := keyViews(have, keySettings(op.cfg))
+				if op.cfg.KeysDir != "" {
+					if views, err = folderViews(op.cfg, have); err != nil {
+						return err
+					}
+				}
+				if asJSON {
+					return printJSON(cmd.OutOrStdout(), views)
+				}
+				return printKeys(cmd.OutOrStdout(), views)
+			})
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "write a JSON array")
+	return cmd
+}
+
+// keyViews lists the newest first.
+func keyViews(have tokenstore.KeyRing, o tokenstore.KeySettings) []keyView {
+	views := []keyView{}
+	stamp := func(t time.Time) *time.Time {
+		if t.IsZero() {
+			return nil
+		}
+		t = t.UTC()
+		return &t
+	}
+	keys := slices.SortedFunc(maps.Values(have.Keys), func(a, b tokenstore.SealedKey) int {
+		return cmp.Or(b.Published.Compare(a.Published), cmp.Compare(a.ID, b.ID))
+	})
+	for _, k := range keys {
+		v := keyView{ID: k.ID, Algorithm: k.Algorithm, State: string(have.State(k.ID)), Published: stamp(k.Published), Retired: stamp(k.Retired)}
+		v.Signs = stamp(k.Activated)
+		if v.Signs == nil {
+			v.Signs = stamp(k.Signs)
+		}
+		if v.Retired != nil {
+			v.Gone = stamp(have.Until(k, o))
+		}
+		views = append(views, v)
+	}
+	for _, kid := range slices.Sorted(maps.Keys(have.Gone)) {
+		if have.Gone[kid] {
+			views = append(views, keyView{ID: kid, State: stateRevoked})
+		}
+	}
+	return views
+}
+
+const stateRevoked = "revoked"
+
+// folderViews lists what is in LATCHKEY_KEYS_DIR, as this machine sees it.
+func folderViews(cfg *config.Config, have tokenstore.KeyRing) ([]keyView, error) {
+	set, err := (&keyFolder{path: cfg.KeysDir}).read()
+	if err != nil {
+		return nil, err
+	}
+	views := make([]keyView, len(set.keys))
+	for i, k := range set.keys {
+		views[i] = keyView{ID: k.ID(), Algorithm: string(k.Algorithm()), State: "verifies"}
+		switch {
+		case have.Gone[k.ID()]:
+			views[i].State = stateRevoked
+		case k.ID() == set.active:
+			views[i].State = string(tokenstore.KeyActive)
+		}
+	}
+	return views, nil
+}
+
+func printKeys(w io.Writer, views []keyView) error {
+	stamp := func(at *time.Time) string {
+		if at == nil {
+			return ""
+		}
+		return at.Format(time.RFC3339)
+	}
+	t := table(w, "KID", "ALG", "STATE", "PUBLISHED", "SIGNS", "RETIRED", "GONE")
+	for _, v := range views {
+		t.row(v.ID, v.Algorithm, v.State, stamp(v.Published), stamp(v.Signs), stamp(v.Retired), stamp(v.Gone))
+	}
+	return t.Flush()
+}
+
+var errFolder = errors.New("the signing keys come from LATCHKEY_KEYS_DIR: put a key there, and name it in the file active once every replica has it")
+
+func newKeyRotate() *cobra.Command {
+	var now bool
+	cmd := &cobra.Command{
+		Use:   "rotate",
+		Short: "Have a new key sign",
+		Long: `Make a new signing key, unless there is a next one already. It is published at once and
+signs once nobody keeps an older set of keys: after twice LATCHKEY_JWKS_MAX_AGE. The key
+that signs now verifies until its last token has expired. Nobody is logged out.
+
+With --now it signs at once: whoever keeps an older set of keys refuses its tokens until
+the set is fetched again. Latchkey's replicas fetch it when they meet the new key.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return operate(cmd, func(ctx context.Context, op operator) error {
+				if op.cfg.KeysDir != "" {
+					return errFolder
+				}
+				fresh, err := op.freshKey()
+				if err != nil {
+					return err
+				}
+				why := tokenstore.OfferAsked
+				if now {
+					why = tokenstore.OfferNow
+				}
+				have, err := op.OfferSigningKey(ctx, keySettings(op.cfg), fresh, why)
+				if err != nil {
+					return err
+				}
+				if have.Next == "" {
+					return say(cmd, "the key %s signs", have.Active)
+				}
+				return say(cmd, "the key %s is published, and signs from %s", have.Next, have.Keys[have.Next].Signs.UTC().Format(time.RFC3339))
+			})
+		},
+	}
+	cmd.Flags().BoolVar(&now, "now", false, "sign with it at once")
+	return cmd
+}
+
+// freshKey makes a signing key and seals it.
+func (op operator) freshKey() (tokenstore.SealedKey, error) {
+	sealer, err := accesstoken.NewSealer(rootSecrets(op.cfg)...)
+	if err != nil {
+		return tokenstore.SealedKey{}, err
+	}
+	return freshKey(sealer, op.cfg.Algorithm)
+}
+
+func newKeyRevoke() *cobra.Command {
+	var now bool
+	cmd := &cobra.Command{
+		Use:   "revoke KID",
+		Short: "End a signing key, and every token it has signed",
+		Long: `End a signing key: when this has succeeded, no replica accepts a token that it has signed,
+or that somebody else signs with it later. Sessions go on: their next refresh yields a
+token under another key.
+
+The key that signs is revoked with --now only: the next one signs from then on, or a new
+one if there is none. Who verifies by the published keys alone refuses its tokens until
+the keys are fetched again; without haste, rotate first and revoke the old key later.
+
+Who verifies by the published keys alone also accepts the revoked key until the keys are
+fetched again; who follows GET /revocations refuses it within 5 seconds.
+
+A KID that begins with - goes behind --:  latchkey key revoke --now -- -KID`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			kid := args[0]
+			if raw, err := base64.RawURLEncoding.Strict().DecodeString(kid); err != nil || len(raw) != 32 {
+				return fmt.Errorf("%s is not a key's id; list them with: latchkey key list", printable(kid))
+			}
+			return operate(cmd, func(ctx context.Context, op operator) error {
+				if err := op.revokeKey(ctx, kid, now); err != nil {
+					return err
+				}
+				return say(cmd, "the key %s is revoked, and its tokens are refused on every replica", kid)
+			})
+		},
+	}
+	cmd.Flags().BoolVar(&now, "now", false, "also if it is the key that signs")
+	return cmd
+}
+
+// revokeKey takes the key from all replicas, denies its tokens and returns once no
+// replica accepts them. Asked again it completes what was cut off.
+func (op operator) revokeKey(ctx context.Context, kid string, now bool) error {
+	have, err := op.SigningKeys(ctx)
+	if err != nil {
+		return err
+	}
+	active := have.Active
+	if op.cfg.KeysDir != "" {
+		set, err := (&keyFolder{path: op.cfg.KeysDir}).read()
+		if err != nil {
+			return err
+		}
+		active = set.active
+	} else {
+		_, there := have.Keys[kid]
+		_, gone := have.Gone[kid]
+		if !there && !gone {
+			return fmt.Errorf("there is no key %s; list them with: latchkey key list", kid)
+		}
+	}
+	var instead tokenstore.SealedKey
+	switch {
+	case kid == active && !now:
+		return fmt.Errorf("the key %s signs now; run latchkey key rotate and revoke it once the next key signs, or, if it was stolen, add --now", kid)
+	case kid == active && op.cfg.KeysDir == "":
+		if instead, err = op.freshKey(); err != nil {
+			return err
+		}
+	}
+	_, err = op.RevokeSigningKey(ctx, keySettings(op.cfg), kid, instead)
+	if errors.Is(err, tokenstore.ErrKeyActive) {
+		return fmt.Errorf("the key %s has just begun to sign; run the same command again", kid)
+	}
+	if err != nil {
+		return err
+	}
+	revoked, err := op.DenyKey(ctx, kid)
+	if err != nil {
+		return err
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	for _, r := range revoked {
+		g.Go(func() error { return op.confirmer.Confirm(ctx, r) })
+	}
+	return g.Wait()
+}

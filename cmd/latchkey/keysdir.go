@@ -1,0 +1,135 @@
+package main
+
+import (
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+
+	"github.com/latchkey-auth/latchkey/internal/accesstoken"
+)
+
+// keyFolder is a folder of key files, one key each: .pem, .jwk and .json. The file
+// active names the one that signs; without it, the last by name that can.
+type keyFolder struct {
+	path   string
+	seen   [sha256.Size]byte // of the content that was last read
+	told   string            // what was last complained of
+	faults atomic.Int64
+}
+
+// keySet is what a folder holds.
+type keySet struct {
+	keys   []*accesstoken.Key
+	active string // kid
+}
+
+const (
+	// activeFile names the file that signs, or its kid.
+	activeFile = "active"
+	// maxKeyFile and maxKeyFiles bound what is read: a wrong path must not fill
+	// the memory. A verifier reads at most a hundred keys of a set.
+	maxKeyFile  = 64 << 10
+	maxKeyFiles = 100
+)
+
+// read returns what the folder holds if it has changed since it was last read
+// without an error, else nil. What is read is the content, so that any way to
+// change it will do: Kubernetes swaps a symlink.
+func (f *keyFolder) read() (*keySet, error) {
+	entries, err := os.ReadDir(f.path)
+	if err != nil {
+		return nil, fmt.Errorf("LATCHKEY_KEYS_DIR cannot be read: %w", err)
+	}
+	type file struct {
+		name string
+		text []byte
+	}
+	var files []file
+	sum := sha256.New()
+	for _, e := range entries {
+		// Kubernetes keeps its own things under names that begin with a dot.
+		if strings.HasPrefix(e.Name(), ".") {
+			continue
+		}
+		if len(files) == maxKeyFiles {
+			return nil, fmt.Errorf("LATCHKEY_KEYS_DIR holds more than %d files", maxKeyFiles)
+		}
+		text, err := readKeyFile(filepath.Join(f.path, e.Name()))
+		if err != nil {
+			return nil, fmt.Errorf("LATCHKEY_KEYS_DIR: %s: %w", e.Name(), err)
+		}
+		fmt.Fprintf(sum, "%q%q", e.Name(), text)
+		files = append(files, file{e.Name(), text})
+	}
+	digest := [sha256.Size]byte(sum.Sum(nil))
+	if digest == f.seen {
+		return nil, nil
+	}
+	set := &keySet{}
+	byName := map[string]*accesstoken.Key{}
+	named, last := "", ""
+	for _, file := range files { // in order of name
+		if file.name == activeFile {
+			named = strings.TrimSpace(string(file.text))
+			continue
+		}
+		switch filepath.Ext(file.name) {
+		case ".pem", ".jwk", ".json":
+		default:
+			return nil, fmt.Errorf("LATCHKEY_KEYS_DIR: %s: not a key; name keys .pem, .jwk or .json, and put nothing else there", file.name)
+		}
+		key, err := accesstoken.ParseKeyFile(file.text)
+		if err != nil {
+			return nil, fmt.Errorf("LATCHKEY_KEYS_DIR: %s: %w", file.name, err)
+		}
+		set.keys = append(set.keys, key)
+		byName[file.name], byName[key.ID()] = key, key
+		if !key.VerifiesOnly() {
+			last = file.name
+		}
+	}
+	if named == "" {
+		named = last
+	}
+	switch active := byName[named]; {
+	case named == "":
+		return nil, errors.New("LATCHKEY_KEYS_DIR has no key to sign with; put a private key there")
+	case active == nil:
+		return nil, errors.New("LATCHKEY_KEYS_DIR: the file active names no file and no kid that is there")
+	case active.VerifiesOnly():
+		return nil, errors.New("LATCHKEY_KEYS_DIR: the file active names a public key, which cannot sign")
+	default:
+		set.active = active.ID()
+	}
+	f.seen = digest
+	return set, nil
+}
+
+func readKeyFile(path string) ([]byte, error) {
+	file, err := os.Open(path) // #nosec G304 -- the operator names the folder
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = file.Close() }()
+	text, err := io.ReadAll(io.LimitReader(file, maxKeyFile+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(text) > maxKeyFile {
+		return nil, fmt.Errorf("larger than %d KiB", maxKeyFile>>10)
+	}
+	return text, nil
+}
+
+// complain counts a fault, and reports whether it is another than the last.
+func (f *keyFolder) complain(err error) bool {
+	f.faults.Add(1)
+	other := f.told != err.Error()
+	f.told = err.Error()
+	return other
+}

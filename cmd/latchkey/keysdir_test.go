@@ -1,0 +1,104 @@
+package main
+
+import (
+	"crypto/ed25519"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/json"
+	"encoding/pem"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+func pemOf(t *testing.T, key ed25519.PrivateKey) []byte {
+	t.Helper()
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
+}
+
+// signedWith returns the kid of a token.
+func signedWith(t *testing.T, token string) string {
+	t.Helper()
+	head, _, _ := strings.Cut(token, ".")
+	text, err := base64.RawURLEncoding.DecodeString(head)
+	var h struct{ Kid string }
+	if err == nil {
+		err = json.Unmarshal(text, &h)
+	}
+	if err != nil || h.Kid == "" {
+		t.Fatalf("no kid in %q: %v", text, err)
+	}
+	return h.Kid
+}
+
+func TestWhichKeyOfAFolderSigns(t *testing.T) {
+	t.Parallel()
+	keys := map[string]string{}
+	for _, name := range []string{"a", "b"} {
+		key := ed25519.NewKeyFromSeed([]byte(strings.Repeat(name, 32)))
+		der, err := x509.MarshalPKIXPublicKey(key.Public())
+		if err != nil {
+			t.Fatal(err)
+		}
+		keys[name] = string(pemOf(t, key))
+		keys[name+" public"] = string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}))
+	}
+	for _, tt := range []struct {
+		name  string
+		files map[string]string
+		want  string // "a", or the error
+	}{
+		{"the last by name", map[string]string{"2026-01.pem": keys["b"], "2026-02.pem": keys["a"]}, "a"},
+		{"the last that can", map[string]string{"1.pem": keys["a"], "2.pem": keys["b public"]}, "a"},
+		{"by active", map[string]string{"1.pem": keys["a"], "2.pem": keys["b"], "active": "1.pem\n"}, "a"},
+		{"names with a dot are passed over", map[string]string{"1.pem": keys["a"], ".2.pem": "x"}, "a"},
+		{"none", nil, "no key to sign with"},
+		{"public ones alone", map[string]string{"1.pem": keys["a public"]}, "no key to sign with"},
+		{"active names nothing", map[string]string{"1.pem": keys["a"], "active": "3.pem"}, "names no file and no kid"},
+		{"active names a public key", map[string]string{"1.pem": keys["a"], "2.pem": keys["b public"], "active": "2.pem"}, "cannot sign"},
+		{"a bad file", map[string]string{"1.pem": keys["a"], "2.pem": "x"}, "2.pem: accesstoken: unusable signing key: neither PEM nor a JWK"},
+		{"another file", map[string]string{"1.pem": keys["a"], "1.pem~": keys["b"]}, "1.pem~: not a key"},
+		{"a large file", map[string]string{"1.pem": keys["a"] + strings.Repeat(" ", maxKeyFile)}, "larger than 64 KiB"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			dir := t.TempDir()
+			for name, text := range tt.files {
+				if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			f := &keyFolder{path: dir}
+			set, err := f.read()
+			if tt.want != "a" {
+				if err == nil || !strings.Contains(err.Error(), tt.want) {
+					t.Errorf("got %v, %v; want an error with %q", set, err, tt.want)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			only, err := (&keyFolder{path: writeOne(t, keys["a"])}).read()
+			if err != nil || set.active != only.active {
+				t.Errorf("%s signs, want %s (%v)", set.active, only.active, err)
+			}
+			if again, err := f.read(); again != nil || err != nil {
+				t.Errorf("nothing has changed, and it was read again: %v, %v", again, err)
+			}
+		})
+	}
+}
+
+func writeOne(t *testing.T, text string) string {
+	t.Helper()
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "k.pem"), []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
