@@ -2,6 +2,7 @@ package tokenstore_test
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"testing"
 	"time"
@@ -78,10 +79,13 @@ func (p *topology) take(t testing.TB) backend {
 	return backend{store: c, test: p.admin}
 }
 
-// flushAll empties every server.
+// flushAll makes every server as new: no keys, and no scripts that it has seen.
 func flushAll(ctx context.Context, c redis.UniversalClient) error {
-	if cluster, ok := c.(*redis.ClusterClient); ok {
-		return cluster.ForEachMaster(ctx, func(ctx context.Context, c *redis.Client) error { return c.FlushAll(ctx).Err() })
+	empty := func(ctx context.Context, c redis.UniversalClient) error {
+		return errors.Join(c.FlushAll(ctx).Err(), c.ScriptFlush(ctx).Err())
 	}
-	return c.FlushAll(ctx).Err()
+	if cluster, ok := c.(*redis.ClusterClient); ok {
+		return cluster.ForEachMaster(ctx, func(ctx context.Context, c *redis.Client) error { return empty(ctx, c) })
+	}
+	return empty(ctx, c)
 }
