@@ -16,7 +16,7 @@ LOAD_FOR ?= 60s
 export GOWORK = off
 
 .DEFAULT_GOAL := help
-.PHONY: help test simulate zero lint fmt bench bench-floors bench-memory load load-short load-all dev build image generate tidy-check test-needs
+.PHONY: help test test-valkey valkey-needs simulate zero lint fmt bench bench-floors bench-memory load load-short load-all dev build image generate tidy-check test-needs
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -137,3 +137,23 @@ $(TOOLS)/built:
 	go -C tools build -o ../$(TOOLS)/ tool
 	go -C tools/actionlint build -o ../../$(TOOLS)/ tool
 	@touch $@
+
+# Another server than redis-server must keep the same contract. Debian has Valkey in its backports suite, whose mirror is
+# the one that the system's own packages come from. Installed so, it does not start.
+test-valkey: valkey-needs ## the store's contract on Valkey, alone, by Sentinels and as a Cluster
+	REDIS_SERVER=valkey-server go test -count=1 -parallel 8 -timeout 10m ./tokenstore ./internal/redistest
+
+valkey-needs:
+	@command -v valkey-server >/dev/null && exit 0; \
+	if ! { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; }; then \
+		echo 'test-valkey needs valkey-server; on Debian 12: sudo apt-get install -y valkey-server, from bookworm-backports' >&2; exit 1; fi; \
+	export DEBIAN_FRONTEND=noninteractive; . /etc/os-release; \
+	sources() { cat /etc/apt/sources.list /etc/apt/sources.list.d/*.list /etc/apt/sources.list.d/*.sources 2>/dev/null; }; \
+	mirror=$$(sources | sed -n -E "s/^(URIs:|deb( \[[^]]*\])?) *(https?:[^ ]*debian\/?)( .*)?$$/\3/p" | head -n 1); \
+	[ -n "$$mirror" ] || { echo 'no Debian mirror is configured in /etc/apt' >&2; exit 1; }; \
+	list=/etc/apt/sources.list.d/latchkey-backports.list; started=; \
+	echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $$mirror $${VERSION_CODENAME}-backports main" >$$list; \
+	[ -e /usr/sbin/policy-rc.d ] || { started=1; printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d; chmod 755 /usr/sbin/policy-rc.d; }; \
+	apt-get update </dev/null && \
+	apt-get install -y --no-install-recommends -t $${VERSION_CODENAME}-backports valkey-server </dev/null; status=$$?; \
+	rm -f $$list; [ -z "$$started" ] || rm -f /usr/sbin/policy-rc.d; exit $$status

@@ -48,9 +48,17 @@ type Config struct {
 	ExtAuthzAddr     string `env:"LATCHKEY_EXTAUTHZ_ADDR" kind:"address" doc:"Where Envoy's gRPC ext_authz service (envoy.service.auth.v3) listens, such as :9191. Empty: nowhere."`
 	RevocationsToken Secret `env:"LATCHKEY_REVOCATIONS_TOKEN" secret:"yes" kind:"secret" doc:"The bearer token, 32 bytes or more, that lets an API follow GET /revocations. Empty: the endpoint is off."`
 
-	RedisURL      RedisURL      `env:"LATCHKEY_REDIS_URL" envDefault:"redis://127.0.0.1:6379/0" kind:"URL" secret:"yes" doc:"Redis: redis://user:password@host:port/db, rediss:// for TLS, unix:// for a socket. Percent-encode special characters in the password. When shown, the user and password are redacted."`
-	RedisTimeout  time.Duration `env:"LATCHKEY_REDIS_TIMEOUT" envDefault:"250ms" min:"50ms" max:"5s" doc:"How long one attempt at Redis may take. A request whose attempts all fail is answered 503."`
-	RedisPoolSize int           `env:"LATCHKEY_REDIS_POOL_SIZE" envDefault:"0" min:"0" max:"10000" doc:"The most connections to Redis a replica opens; 0: ten per CPU."`
+	RedisURL           RedisURL      `env:"LATCHKEY_REDIS_URL" envDefault:"redis://127.0.0.1:6379/0" kind:"URL" secret:"yes" doc:"Redis: redis://user:password@host:port/db, unix:// for a socket; Sentinels: redis://host:port/db?addr=host:port&master_name=name; a Cluster: redis://user:password@host:port?addr=host:port. rediss:// is TLS. Percent-encode special characters in the password. When shown, the user and password are redacted. See docs/redis.md."`
+	RedisMode          string        `env:"LATCHKEY_REDIS_MODE" envDefault:"auto" oneof:"auto standalone sentinel cluster" doc:"What LATCHKEY_REDIS_URL names. auto: Sentinels if it has master_name, a Cluster if it has addr, else one server."`
+	RedisUsername      string        `env:"LATCHKEY_REDIS_USERNAME" kind:"name" doc:"The ACL user of the servers that hold the data, in place of the one in the URL; with Sentinels, the URL's is that of the Sentinels."`
+	RedisPassword      Secret        `env:"LATCHKEY_REDIS_PASSWORD" secret:"yes" kind:"secret" doc:"The password of the servers that hold the data, in place of the one in the URL."`
+	RedisTLSCAFile     string        `env:"LATCHKEY_REDIS_TLS_CA_FILE" kind:"path" doc:"A file of the authorities (PEM) that sign Redis's certificates, in place of the system's. For rediss:// URLs."`
+	RedisTLSCertFile   string        `env:"LATCHKEY_REDIS_TLS_CERT_FILE" kind:"path" doc:"The client certificate (PEM) to show to Redis; read again for each connection."`
+	RedisTLSKeyFile    string        `env:"LATCHKEY_REDIS_TLS_KEY_FILE" kind:"path" doc:"The key (PEM) of that certificate."`
+	RedisTLSServerName string        `env:"LATCHKEY_REDIS_TLS_SERVER_NAME" kind:"name" doc:"The name in Redis's certificates. Empty: the host that is dialed, which on a Cluster and behind Sentinels is what they announce."`
+	RedisTimeout       time.Duration `env:"LATCHKEY_REDIS_TIMEOUT" envDefault:"250ms" min:"50ms" max:"5s" doc:"How long one attempt at Redis may take. A request whose attempts all fail is answered 503."`
+	RedisAllowEviction bool          `env:"LATCHKEY_REDIS_ALLOW_EVICTION" envDefault:"false" doc:"Start although Redis's maxmemory-policy lets it evict keys. An evicted denylist entry is a logout undone."`
+	RedisPoolSize      int           `env:"LATCHKEY_REDIS_POOL_SIZE" envDefault:"0" min:"0" max:"10000" doc:"The most connections that a replica opens to a Redis server; 0: ten per CPU."`
 
 	Secret    Secret        `env:"LATCHKEY_SECRET" secret:"yes" kind:"secret" doc:"The root secret, 32 bytes or more, the same on every replica: it seals the signing keys in Redis and authenticates refresh tokens. Several, separated by commas or newlines: the first is used, the others are still accepted; docs/keys.md says how to replace one. Required. Make one with: openssl rand -base64 48"`
 	Issuer    string        `env:"LATCHKEY_ISSUER" envDefault:"http://localhost:8080" kind:"URL" doc:"The iss claim: the URL at which clients reach Latchkey. Tokens of another issuer are refused."`

@@ -40,7 +40,7 @@ func load(t *testing.T, env ...string) *config.Config {
 func TestDefaults(t *testing.T) {
 	want := &config.Config{
 		Addr: ":8080", AdminAddr: ":9090",
-		RedisURL: "redis://127.0.0.1:6379/0", RedisTimeout: 250 * time.Millisecond,
+		RedisURL: "redis://127.0.0.1:6379/0", RedisMode: "auto", RedisTimeout: 250 * time.Millisecond,
 		Secret: goodSecret, Issuer: "http://localhost:8080", Audience: "http://localhost:8080", ClientID: "latchkey",
 		Algorithm: "EdDSA", AccessTTL: 15 * time.Minute, KeyRotation: 720 * time.Hour, JWKSMaxAge: 5 * time.Minute, RefreshTTL: 168 * time.Hour, SessionMax: 720 * time.Hour, RefreshGrace: 10 * time.Second,
 		CookieSecure: true, CookiePath: "/auth", Shards: 16,
@@ -59,7 +59,7 @@ func TestDefaults(t *testing.T) {
 func TestEverySettingIsRead(t *testing.T) {
 	cfg := load(
 		t, "LATCHKEY_ADDR=127.0.0.1:0", "LATCHKEY_ADMIN_ADDR=127.0.0.1:0",
-		"LATCHKEY_REDIS_URL=rediss://u:p%40ss@r.example:6380/3", "LATCHKEY_REDIS_TIMEOUT=50ms", "LATCHKEY_REDIS_POOL_SIZE=7",
+		"LATCHKEY_REDIS_URL=rediss://u:p%40ss@r.example:6380/3?master_name=m", "LATCHKEY_REDIS_TIMEOUT=50ms", "LATCHKEY_REDIS_POOL_SIZE=7",
 		"LATCHKEY_ISSUER=https://auth.example/a", "LATCHKEY_AUDIENCE=api", "LATCHKEY_CLIENT_ID=web", "LATCHKEY_ALG=ES256",
 		"LATCHKEY_ACCESS_TTL=1s", "LATCHKEY_REFRESH_TTL=2s", "LATCHKEY_SESSION_MAX=8760h", "LATCHKEY_REFRESH_GRACE=2s",
 		"LATCHKEY_COOKIE_SECURE=false", "LATCHKEY_COOKIE_DOMAIN=example.com", "LATCHKEY_COOKIE_PATH=/api/auth",
@@ -71,10 +71,13 @@ func TestEverySettingIsRead(t *testing.T) {
 		"LATCHKEY_VERIFY=strict", "LATCHKEY_EDGE_LEASE=500ms", "LATCHKEY_EDGE_OUTAGE=serve-stale:30s", "LATCHKEY_EDGE_MAX_DENIED=1000",
 		"LATCHKEY_EDGE_CACHE=16", "LATCHKEY_REVOKE_WAIT_REPLICAS=2", "LATCHKEY_ACCESS_COOKIE=access_token", "LATCHKEY_EXTAUTHZ_ADDR=:9191",
 		"LATCHKEY_REVOCATIONS_TOKEN="+goodSecret, "LATCHKEY_KEY_ROTATION=24h", "LATCHKEY_JWKS_MAX_AGE=1m", "LATCHKEY_KEYS_DIR=/etc/latchkey/keys",
+		"LATCHKEY_REDIS_MODE=sentinel", "LATCHKEY_REDIS_USERNAME=app", "LATCHKEY_REDIS_PASSWORD=p", "LATCHKEY_REDIS_TLS_CA_FILE=/ca",
+		"LATCHKEY_REDIS_TLS_CERT_FILE=/cert", "LATCHKEY_REDIS_TLS_KEY_FILE=/key", "LATCHKEY_REDIS_TLS_SERVER_NAME=redis.example",
+		"LATCHKEY_REDIS_ALLOW_EVICTION=true",
 	)
 	want := &config.Config{
 		Addr: "127.0.0.1:0", AdminAddr: "127.0.0.1:0",
-		RedisURL: "rediss://u:p%40ss@r.example:6380/3", RedisTimeout: 50 * time.Millisecond, RedisPoolSize: 7,
+		RedisURL: "rediss://u:p%40ss@r.example:6380/3?master_name=m", RedisTimeout: 50 * time.Millisecond, RedisPoolSize: 7,
 		Secret: goodSecret, Issuer: "https://auth.example/a", Audience: "api", ClientID: "web", Algorithm: "ES256",
 		AccessTTL: time.Second, RefreshTTL: 2 * time.Second, SessionMax: 8760 * time.Hour, RefreshGrace: 2 * time.Second,
 		CookieDomain: "example.com", CookiePath: "/api/auth",
@@ -86,6 +89,8 @@ func TestEverySettingIsRead(t *testing.T) {
 		LogLevel: "debug", LogFormat: "text", ShutdownDelay: 5 * time.Second, ShutdownTimeout: time.Second, PProf: true,
 		Verify: "strict", EdgeLease: 500 * time.Millisecond, EdgeOutage: config.Outage{ServeStale: 30 * time.Second}, EdgeMaxDenied: 1000, EdgeCache: 16,
 		RevokeWaitReplicas: 2, AccessCookie: "access_token", ExtAuthzAddr: ":9191", RevocationsToken: goodSecret,
+		RedisMode: "sentinel", RedisUsername: "app", RedisPassword: "p", RedisTLSCAFile: "/ca", RedisTLSCertFile: "/cert",
+		RedisTLSKeyFile: "/key", RedisTLSServerName: "redis.example", RedisAllowEviction: true,
 		KeyRotation: 24 * time.Hour, JWKSMaxAge: time.Minute, KeysDir: "/etc/latchkey/keys",
 	}
 	if diff := cmp.Diff(want, cfg, cmpopts.EquateComparable(netip.Prefix{})); diff != "" {
@@ -511,7 +516,7 @@ func TestDocument(t *testing.T) {
 		if r.Type == "" || !strings.HasSuffix(r.Doc, ".") && !strings.HasSuffix(r.Doc, config.SecretHint) {
 			t.Errorf("%s: type %q and text %q: want both, the text in sentences", r.Name, r.Type, r.Doc)
 		}
-		if want := slices.Contains([]string{"LATCHKEY_SECRET", "LATCHKEY_REDIS_URL", "LATCHKEY_REVOCATIONS_TOKEN"}, r.Name); r.Secret != want {
+		if want := slices.Contains([]string{"LATCHKEY_SECRET", "LATCHKEY_REDIS_URL", "LATCHKEY_REVOCATIONS_TOKEN", "LATCHKEY_REDIS_PASSWORD"}, r.Name); r.Secret != want {
 			t.Errorf("%s: Secret = %t", r.Name, r.Secret)
 		}
 		if r.Secret && r.Type == "secret" && r.Default != "" {
@@ -576,6 +581,44 @@ func FuzzLoad(f *testing.F) {
 			t.Errorf("the error holds the secret: %s", err)
 		}
 	})
+}
+
+// What Redis is and how it is reached must go together; each fault names the setting to change.
+func TestRedisSettingsGoTogether(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		env  []string
+		want string // the fault, "" for none
+	}{
+		{"standalone", []string{"LATCHKEY_REDIS_URL=redis://r/3"}, ""},
+		{"Sentinels", []string{"LATCHKEY_REDIS_URL=redis://:of-sentinels@r/3?master_name=m&addr=s:1", "LATCHKEY_REDIS_PASSWORD=p"}, ""},
+		{"a Cluster", []string{"LATCHKEY_REDIS_URL=redis://r?addr=s:1"}, ""},
+		{"a Cluster by one name", []string{"LATCHKEY_REDIS_URL=redis://r/0", "LATCHKEY_REDIS_MODE=cluster"}, ""},
+		{"one server with addr", []string{"LATCHKEY_REDIS_URL=redis://r?addr=s:1", "LATCHKEY_REDIS_MODE=standalone"}, "LATCHKEY_REDIS_MODE: standalone, and LATCHKEY_REDIS_URL has addr or master_name; "},
+		{"Sentinels without a name", []string{"LATCHKEY_REDIS_URL=redis://r", "LATCHKEY_REDIS_MODE=sentinel"}, "LATCHKEY_REDIS_MODE: sentinel, and LATCHKEY_REDIS_URL has no master_name; "},
+		{"a Cluster with a name", []string{"LATCHKEY_REDIS_URL=redis://r?master_name=m", "LATCHKEY_REDIS_MODE=cluster"}, "LATCHKEY_REDIS_MODE: cluster, and LATCHKEY_REDIS_URL has master_name"},
+		{"a Cluster's database", []string{"LATCHKEY_REDIS_URL=redis://r/1?addr=s:1"}, "LATCHKEY_REDIS_URL: names a database, and a Cluster has only 0; "},
+		{"a socket of a Cluster", []string{"LATCHKEY_REDIS_URL=unix:///s?addr=s:1"}, "LATCHKEY_REDIS_URL: names a socket"},
+		{"password twice", []string{"LATCHKEY_REDIS_URL=redis://:hunter2@r", "LATCHKEY_REDIS_PASSWORD=hunter2"}, "LATCHKEY_REDIS_PASSWORD: given twice"},
+		{"password twice, Sentinels", []string{"LATCHKEY_REDIS_URL=redis://r?master_name=m&password=hunter2", "LATCHKEY_REDIS_PASSWORD=hunter2"}, "LATCHKEY_REDIS_PASSWORD: given twice"},
+		{"a user without password", []string{"LATCHKEY_REDIS_USERNAME=app"}, "LATCHKEY_REDIS_USERNAME: set without LATCHKEY_REDIS_PASSWORD; "},
+		{"a CA without TLS", []string{"LATCHKEY_REDIS_TLS_CA_FILE=/ca"}, "LATCHKEY_REDIS_TLS_CA_FILE: set, and LATCHKEY_REDIS_URL is not rediss://"},
+		{"a name without TLS", []string{"LATCHKEY_REDIS_TLS_SERVER_NAME=r"}, "LATCHKEY_REDIS_TLS_SERVER_NAME: set, and LATCHKEY_REDIS_URL is not rediss://"},
+		{"a certificate without key", []string{"LATCHKEY_REDIS_URL=rediss://r", "LATCHKEY_REDIS_TLS_CERT_FILE=/c"}, "LATCHKEY_REDIS_TLS_CERT_FILE: set without LATCHKEY_REDIS_TLS_KEY_FILE; "},
+		{"a key without certificate", []string{"LATCHKEY_REDIS_URL=rediss://r", "LATCHKEY_REDIS_TLS_KEY_FILE=/k"}, "LATCHKEY_REDIS_TLS_KEY_FILE: set without LATCHKEY_REDIS_TLS_CERT_FILE; "},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			_, err := config.Load(append([]string{"LATCHKEY_SECRET=" + goodSecret}, tt.env...))
+			switch {
+			case tt.want == "" && err != nil:
+				t.Errorf("got %v", err)
+			case tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want)):
+				t.Errorf("got %v, want %q", err, tt.want)
+			case err != nil && strings.Contains(err.Error(), "hunter2"):
+				t.Errorf("a secret in %v", err)
+			}
+		})
+	}
 }
 
 func TestASecretIsAList(t *testing.T) {

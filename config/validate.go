@@ -39,6 +39,7 @@ func (c *Config) validate(f *collector, dev bool) {
 	}
 	c.checkListeners(f)
 	c.checkRedisURL(f)
+	c.checkRedis(f)
 	c.checkSecret(f, dev)
 	c.checkTokens(f)
 	c.checkKeys(f)
@@ -146,6 +147,61 @@ func (c *Config) checkRedisURL(f *collector) {
 func databaseNumber(s string) bool {
 	_, err := strconv.ParseUint(s, 10, 16)
 	return s == "" || err == nil
+}
+
+// checkRedis holds the settings of Redis against its URL, unless that one is at fault.
+func (c *Config) checkRedis(f *collector) {
+	const address, mode, username, password = "LATCHKEY_REDIS_URL", "LATCHKEY_REDIS_MODE", "LATCHKEY_REDIS_USERNAME", "LATCHKEY_REDIS_PASSWORD"
+	u, err := url.Parse(c.RedisURL.Reveal())
+	if err != nil || f.has(address) {
+		return
+	}
+	q := u.Query()
+	sentinel := q.Has("master_name")
+	switch c.RedisMode {
+	case "standalone":
+		if sentinel || q.Has("addr") {
+			f.add(mode, "standalone, and "+address+" has addr or master_name", "leave those out, or write sentinel or cluster")
+		}
+	case "sentinel":
+		if !sentinel {
+			f.add(mode, "sentinel, and "+address+" has no master_name", "add ?master_name= and the name by which the Sentinels know the primary")
+		}
+		sentinel = true
+	case "cluster":
+		if sentinel {
+			f.add(mode, "cluster, and "+address+" has master_name, which only Sentinels know", "leave it out, or write sentinel")
+		}
+	}
+	cluster := c.RedisMode == "cluster" || c.RedisMode == "auto" && !sentinel && q.Has("addr")
+	if u.Scheme == "unix" && (sentinel || cluster) {
+		f.add(address, "names a socket, which is neither a Sentinel nor a Cluster", "write redis:// or rediss://")
+	}
+	if db := strings.Trim(u.Path, "/"); cluster && db != "" && db != "0" {
+		f.add(address, "names a database, and a Cluster has only 0", "leave it out")
+	}
+	// A URL of Sentinels has the Sentinels' own user and password there.
+	twice := u.User != nil && !sentinel || q.Has("username") || q.Has("password")
+	if c.RedisPassword != "" && twice {
+		f.add(password, "given twice, here and in "+address, "leave it out of the URL")
+	}
+	if c.RedisUsername != "" && c.RedisPassword == "" {
+		f.add(username, "set without "+password, "set both: the URL's password belongs to the URL's user")
+	}
+	for name, v := range map[string]string{
+		"LATCHKEY_REDIS_TLS_CA_FILE": c.RedisTLSCAFile, "LATCHKEY_REDIS_TLS_CERT_FILE": c.RedisTLSCertFile,
+		"LATCHKEY_REDIS_TLS_KEY_FILE": c.RedisTLSKeyFile, "LATCHKEY_REDIS_TLS_SERVER_NAME": c.RedisTLSServerName,
+	} {
+		if v != "" && u.Scheme != "rediss" {
+			f.add(name, "set, and "+address+" is not rediss://, so nothing would be encrypted", "write rediss://, or unset it")
+		}
+	}
+	if c.RedisTLSCertFile != "" && c.RedisTLSKeyFile == "" {
+		f.add("LATCHKEY_REDIS_TLS_CERT_FILE", "set without LATCHKEY_REDIS_TLS_KEY_FILE", "set both")
+	}
+	if c.RedisTLSKeyFile != "" && c.RedisTLSCertFile == "" {
+		f.add("LATCHKEY_REDIS_TLS_KEY_FILE", "set without LATCHKEY_REDIS_TLS_CERT_FILE", "set both")
+	}
 }
 
 func (c *Config) checkSecret(f *collector, dev bool) {

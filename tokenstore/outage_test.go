@@ -151,7 +151,7 @@ func TestARotationNobodyWaitsForChangesNothing(t *testing.T) {
 
 func TestACancelledCallerIsNotAbsence(t *testing.T) {
 	t.Parallel()
-	f := newFixture(t, backends()["redis"](t), lifetimes())
+	f := newFixtureOn(t, backends()["redis"](t), lifetimes())
 	s := f.login("alice")
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()

@@ -30,22 +30,23 @@ import (
 
 // replica is one instance of the service: what `serve` runs one of and `dev` three.
 type replica struct {
-	cfg      *config.Config
-	log      *slog.Logger
-	rdb      redis.UniversalClient
-	store    *tokenstore.Store
-	keys     *keyKeeper
-	follower *edge.Follower // nil in strict mode
-	feed     *edge.Feed
-	pulse    *pulse
-	api      *http.Server
-	admin    *http.Server
-	extAuthz *handlers.ExtAuthz // nil for none
-	listen   net.Listener       // of the API
-	ask      net.Listener       // of extAuthz; nil for none
-	watch    net.Listener       // of the admin listener; nil for none
-	state    atomic.Pointer[error]
-	setting  sync.Mutex // of state
+	cfg       *config.Config
+	log       *slog.Logger
+	rdb       redis.UniversalClient
+	store     *tokenstore.Store
+	preflight *preflight
+	keys      *keyKeeper
+	follower  *edge.Follower // nil in strict mode
+	feed      *edge.Feed
+	pulse     *pulse
+	api       *http.Server
+	admin     *http.Server
+	extAuthz  *handlers.ExtAuthz // nil for none
+	listen    net.Listener       // of the API
+	ask       net.Listener       // of extAuthz; nil for none
+	watch     net.Listener       // of the admin listener; nil for none
+	state     atomic.Pointer[error]
+	setting   sync.Mutex // of state
 }
 
 var (
@@ -66,10 +67,12 @@ func newReplica(ctx context.Context, cfg *config.Config, logger *slog.Logger) (*
 	}
 	metrics := handlers.NewMetrics(buildVersion(), runtime.Version(), passwords.Depth)
 
-	rdb, store, err := openStore(cfg, metrics.StoreCall)
+	look := &preflight{log: logger, allowEviction: cfg.RedisAllowEviction, off: cfg.Secret == config.DevSecret}
+	rdb, store, err := openStore(cfg, metrics.StoreCall, func() { look.connected.Store(true) })
 	if err != nil {
 		return nil, err
 	}
+	look.store = store
 	secrets := rootSecrets(cfg)
 	sealer, err := accesstoken.NewSealer(secrets...)
 	if err != nil {
@@ -127,7 +130,7 @@ func newReplica(ctx context.Context, cfg *config.Config, logger *slog.Logger) (*
 	if err != nil {
 		return nil, err
 	}
-	r := &replica{cfg: cfg, log: logger, rdb: rdb, store: store, keys: keys, follower: follower, feed: feed, pulse: alive}
+	r := &replica{cfg: cfg, log: logger, rdb: rdb, store: store, preflight: look, keys: keys, follower: follower, feed: feed, pulse: alive}
 	if cfg.ExtAuthzAddr != "" {
 		if r.extAuthz, err = handlers.NewExtAuthz(dependencies); err != nil {
 			return nil, err
@@ -167,11 +170,12 @@ func deviceKeys(secrets [][]byte) ([][]byte, error) {
 	return keys, nil
 }
 
-// openStore connects the token store as the settings say.
-func openStore(cfg *config.Config, observe func(string, time.Duration, error)) (redis.UniversalClient, *tokenstore.Store, error) {
-	rdb, err := tokenstore.Dial(tokenstore.DialOptions{
-		URL: cfg.RedisURL.Reveal(), Timeout: cfg.RedisTimeout, PoolSize: cfg.RedisPoolSize,
-	})
+// openStore connects the token store as the settings say. observe and connected
+// may be nil.
+func openStore(cfg *config.Config, observe func(string, time.Duration, error), connected func()) (redis.UniversalClient, *tokenstore.Store, error) {
+	dial := dialOptions(cfg)
+	dial.OnConnect = connected
+	rdb, err := tokenstore.Dial(dial)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -188,6 +192,18 @@ func openStore(cfg *config.Config, observe func(string, time.Duration, error)) (
 		return nil, nil, errors.Join(err, rdb.Close())
 	}
 	return rdb, store, nil
+}
+
+// dialOptions are the settings of the connection to Redis.
+func dialOptions(cfg *config.Config) tokenstore.DialOptions {
+	return tokenstore.DialOptions{
+		URL: cfg.RedisURL.Reveal(), Mode: tokenstore.Mode(cfg.RedisMode),
+		Username: cfg.RedisUsername, Password: string(cfg.RedisPassword.Reveal()),
+		TLS: tokenstore.TLSOptions{
+			CAFile: cfg.RedisTLSCAFile, CertFile: cfg.RedisTLSCertFile, KeyFile: cfg.RedisTLSKeyFile, ServerName: cfg.RedisTLSServerName,
+		},
+		Timeout: cfg.RedisTimeout, PoolSize: cfg.RedisPoolSize,
+	}
 }
 
 // server bounds what a client can hold up: Go's own default is no bound at all.
@@ -301,11 +317,16 @@ func (r *replica) run(ctx context.Context) error {
 		_ = r.rdb.Close()
 	}()
 
-	if err := r.check(ctx); errors.Is(err, tokenstore.ErrUnavailable) {
+	err := r.preflight.look(ctx)
+	if err == nil {
+		err = r.check(ctx)
+	}
+	switch {
+	case errors.Is(err, tokenstore.ErrUnavailable):
 		r.log.LogAttrs(ctx, slog.LevelWarn, "waiting for Redis", slog.String("cause", err.Error()))
-	} else if err != nil {
+	case err != nil:
 		return err
-	} else {
+	default:
 		r.setState(r.booted())
 	}
 	serve := func(s *http.Server, l net.Listener) {
@@ -329,13 +350,17 @@ func (r *replica) run(ctx context.Context) error {
 	}
 	r.pulse.beat(time.Now())
 	wg.Go(func() { r.pulse.run(serving) })
-	wg.Go(func() { r.watchRedis(serving) })
+	wg.Go(func() {
+		if err := r.watchRedis(serving); err != nil {
+			stop(err)
+		}
+	})
 	if r.follower != nil {
 		wg.Go(func() { r.follower.Run(serving) })
 	}
 	r.log.LogAttrs(ctx, slog.LevelInfo, "serving",
 		slog.String("address", r.addr()), slog.String("admin", r.adminAddr()), slog.String("ext_authz", r.extAuthzAddr()),
-		slog.String("version", buildVersion()))
+		slog.String("redis", dialOptions(r.cfg).Describe()), slog.String("version", buildVersion()))
 
 	select {
 	case <-ctx.Done():
@@ -346,21 +371,30 @@ func (r *replica) run(ctx context.Context) error {
 }
 
 // watchRedis keeps what /readyz shows true, once a second, and the keys up to date:
-// at once, when one was revoked.
-func (r *replica) watchRedis(ctx context.Context) {
+// at once, when one was revoked. It has Redis looked at again when it may be
+// another, and returns an error if that is the first look, and the replica must
+// not serve.
+func (r *replica) watchRedis(ctx context.Context) error {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	for {
 		select {
 		case <-ctx.Done():
-			return
+			return nil
 		case <-tick.C:
 		case <-r.keys.revoked:
 		}
-		err := cmp.Or(r.check(ctx), r.booted())
 		before := r.ready()
+		err := r.check(ctx)
+		if err == nil && r.preflight.due(before != nil) {
+			if err = r.preflight.look(ctx); errors.Is(err, errPreflight) {
+				return err
+			}
+		}
+		err = cmp.Or(err, r.booted())
+		before = r.ready()
 		if errors.Is(before, errDraining) || ctx.Err() != nil {
-			return
+			return nil
 		}
 		r.setState(err)
 		switch {
