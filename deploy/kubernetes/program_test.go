@@ -3,7 +3,12 @@ package kubernetes_test
 import (
 	"bytes"
 	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
 	"fmt"
+	"math/big"
 	"net"
 	"net/http"
 	"os"
@@ -43,7 +48,7 @@ func environment(t *testing.T, objects []object, redisURL string) map[string]str
 	}
 	container := object(find(t, objects, "Deployment", "latchkey").at("spec", "template", "spec", "containers", 0).(map[string]any))
 	secrets := t.TempDir()
-	for file, content := range map[string]string{"secret": "Zk3v0q8TjR1mYcW7uHs5nBxE2pLdA9fG", "redis-url": redisURL} {
+	for file, content := range map[string]string{"secret": "Zk3v0q8TjR1mYcW7uHs5nBxE2pLdA9fG", "redis-url": redisURL, "redis-ca.crt": authority(t)} {
 		if err := os.WriteFile(filepath.Join(secrets, file), []byte(content), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -67,6 +72,21 @@ func environment(t *testing.T, objects []object, redisURL string) map[string]str
 		}
 	}
 	return env
+}
+
+// authority is a certificate authority, PEM.
+func authority(t *testing.T) string {
+	t.Helper()
+	public, private, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ca := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true}
+	der, err := x509.CreateCertificate(rand.Reader, ca, ca, public, private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
 }
 
 // quantity is a resource as the kubelet puts it into a variable: a whole number of cores or bytes.
@@ -98,7 +118,7 @@ func settingsAreAccepted(t *testing.T, bin string) {
 		t.Run(folder, func(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
-			env := environment(t, decode(t, kustomize(t, folder)), "rediss://latchkey:password@redis.example.com:6379/0")
+			env := environment(t, decode(t, kustomize(t, folder)), "rediss://latchkey:password@n1.example.com:6379?addr=n2.example.com:6379&addr=n3.example.com:6379")
 			cmd := exec.CommandContext(ctx, bin, "config")
 			cmd.Env = list(env)
 			out, err := cmd.CombinedOutput()
