@@ -154,9 +154,11 @@ func newReplica(ctx context.Context, cfg *config.Config, logger *slog.Logger) (*
 		}
 	}
 	r.setState(errStarting)
-	metrics.WatchReplica(handlers.ReplicaState{
-		Ready: r.ready, Pool: store.PoolStats, PasswordWorkers: passwords.Workers(), PasswordQueue: cfg.PasswordQueue,
-	})
+	state := handlers.ReplicaState{Ready: r.ready, Pool: store.PoolStats, PasswordWorkers: passwords.Workers(), PasswordQueue: cfg.PasswordQueue}
+	if follower != nil {
+		state.MaxDenied = cfg.EdgeMaxDenied
+	}
+	metrics.WatchReplica(state)
 	r.api = server(r.leaving(api), logger)
 	r.api.RegisterOnShutdown(feed.Close) // streams do not end by themselves
 	r.admin = server(handlers.NewAdmin(handlers.AdminOptions{Metrics: metrics, Ready: r.ready, PProf: cfg.PProf}), logger)
