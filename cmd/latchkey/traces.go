@@ -78,7 +78,9 @@ func (h tracedLog) Handle(ctx context.Context, r slog.Record) error {
 }
 
 // WithAttrs implements [slog.Handler].
-func (h tracedLog) WithAttrs(attrs []slog.Attr) slog.Handler { return tracedLog{h.Handler.WithAttrs(attrs)} }
+func (h tracedLog) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return tracedLog{h.Handler.WithAttrs(attrs)}
+}
 
 // WithGroup implements [slog.Handler].
 func (h tracedLog) WithGroup(name string) slog.Handler { return tracedLog{h.Handler.WithGroup(name)} }
