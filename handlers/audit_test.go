@@ -94,11 +94,11 @@ func TestAuditSchema(t *testing.T) {
 }
 
 // audited is a replica that also writes the audit stream, and what ends the writing.
-func audited(t *testing.T, keep int, redisArgs ...string) (f *fleet, end func()) {
+func audited(t *testing.T, keep int) (f *fleet, end func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	var running sync.WaitGroup
-	f = start(t, setup{replicas: 1, redisArgs: redisArgs, impatient: true, dependencies: func(d *handlers.Dependencies) {
+	f = start(t, setup{replicas: 1, impatient: true, dependencies: func(d *handlers.Dependencies) {
 		s := handlers.NewAuditStream(d.Store, keep, d.Metrics, d.Log)
 		d.Audit = s.Handler()
 		// The stream has the events whatever the log's level.

@@ -93,13 +93,13 @@ func (v topView) summary(p *printer, f fleetView) []string {
 	line := func(title string, figures ...string) string {
 		return p.bold(fmt.Sprintf("%-9s", title)) + " " + strings.Join(figures, "  ")
 	}
-	count := func(name, label, value string) float64 { return f.rate(name, is(label, value)) }
+	count := func(name, outcome string) float64 { return f.rate(name, is("outcome", outcome)) }
 	requests, errors := f.rate(mRequests, all), f.rate(mRequests, serverError)
 	verify := f.quantile(.99, mDuration, func(l func(string) string) bool { return strings.HasPrefix(l("route"), "/auth/verify") })
 	logout := f.quantile(.99, mConfirm, is("outcome", "ok"))
 	refused := 0.0
 	for _, o := range []string{"invalid", "expired", "revoked", "superseded"} {
-		refused += count("latchkey_refreshes_total", "outcome", o)
+		refused += count("latchkey_refreshes_total", o)
 	}
 	lost, calls := f.rate(mStore, is("outcome", "unavailable")), f.rate(mStore, all)
 	var members, behind, gaps, restored float64
@@ -109,20 +109,20 @@ func (v topView) summary(p *printer, f fleetView) []string {
 		gaps += i.now.sum("latchkey_edge_gaps_total", all)
 		restored += i.now.sum("latchkey_edge_restored_total", all)
 	}
-	reuse := count("latchkey_refreshes_total", "outcome", "reuse")
-	rollback := count("latchkey_refreshes_total", "outcome", "rollback")
+	reuse := count("latchkey_refreshes_total", "reuse")
+	rollback := count("latchkey_refreshes_total", "rollback")
 	unconfirmed := f.rate(mConfirm, is("outcome", "unavailable"))
 	return []string{
 		line("requests", figure(p, "all", short(requests), false), figure(p, "5xx", share(errors, requests), errors > 0.001*requests && errors > 0),
 			figure(p, "verify p99", seconds(verify), verify > 0.05), figure(p, "cached", v.hits(f), false)),
 		line("logouts", figure(p, "all", short(f.rate("latchkey_logouts_total", all)), false), figure(p, "confirmed p99", seconds(logout), logout > 0.5),
 			figure(p, "lag p99", seconds(f.quantile(.99, mLag, all)), f.quantile(.99, mLag, all) > 0.25), figure(p, "unconfirmed", short(unconfirmed), unconfirmed > 0)),
-		line("refreshes", figure(p, "rotated", short(count("latchkey_refreshes_total", "outcome", "rotated")), false),
-			figure(p, "same", short(count("latchkey_refreshes_total", "outcome", "same")), false), figure(p, "reuse", short(reuse), reuse > 0),
+		line("refreshes", figure(p, "rotated", short(count("latchkey_refreshes_total", "rotated")), false),
+			figure(p, "same", short(count("latchkey_refreshes_total", "same")), false), figure(p, "reuse", short(reuse), reuse > 0),
 			figure(p, "rollback", short(rollback), rollback > 0), figure(p, "refused", short(refused), false)),
-		line("logins", figure(p, "ok", short(count("latchkey_logins_total", "outcome", "ok")), false),
-			figure(p, "failed", short(count("latchkey_logins_total", "outcome", "failed")), false),
-			figure(p, "throttled", short(count("latchkey_logins_total", "outcome", "throttled")), false)),
+		line("logins", figure(p, "ok", short(count("latchkey_logins_total", "ok")), false),
+			figure(p, "failed", short(count("latchkey_logins_total", "failed")), false),
+			figure(p, "throttled", short(count("latchkey_logins_total", "throttled")), false)),
 		line("redis", figure(p, "calls", short(calls), false), figure(p, "p99", seconds(f.quantile(.99, mStore, all)), f.quantile(.99, mStore, all) > 0.1),
 			figure(p, "unavailable", share(lost, calls), lost > 0), figure(p, "pool timeouts", short(f.rate("latchkey_redis_pool_timeouts_total", all)), f.rate("latchkey_redis_pool_timeouts_total", all) > 0)),
 		line("log", figure(p, "followers", short(members), false), figure(p, "not applied", short(behind), behind > 1000),

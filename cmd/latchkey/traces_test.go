@@ -36,7 +36,7 @@ type otlpReceiver struct {
 func newReceiver(t *testing.T) *otlpReceiver {
 	t.Helper()
 	c := &otlpReceiver{service: map[string]string{}}
-	c.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	c.Server = httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 		var body io.Reader = r.Body
 		if r.Header.Get("Content-Encoding") == "gzip" {
 			body, _ = gzip.NewReader(r.Body)
@@ -247,7 +247,10 @@ func (p *process) ends(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
 	select {
-	case <-p.done:
+	case err := <-p.done:
+		if err != nil {
+			t.Errorf("the replica ended: %v", err)
+		}
 	case <-ctx.Done():
 		t.Fatal("the replica does not end")
 	}
