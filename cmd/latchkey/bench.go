@@ -106,8 +106,6 @@ func askPassword(cmd *cobra.Command, username string) (string, error) {
 // runBench is the command. A request that failed, or a token that was accepted
 // after its logout, is an [exitError]: both have been shown.
 func runBench(ctx context.Context, o benchOptions) (err error) {
-	ctx, cancel := context.WithTimeout(ctx, o.timeout)
-	defer cancel()
 	what := strings.Join(o.urls, ", ")
 	if len(o.urls) == 0 {
 		f, startErr := startFleet(ctx, devOptions{addr: "127.0.0.1:0", replicas: 3, log: io.Discard})
@@ -130,6 +128,8 @@ func runBench(ctx context.Context, o benchOptions) (err error) {
 			plural(o.sessions, "session"), plural(o.parallel, "client"), o.duration)))
 		p.line("")
 	}
+	ctx, cancel := context.WithTimeout(ctx, o.timeout) // the replicas that were started live longer
+	defer cancel()
 	if err := b.run(ctx); err != nil {
 		return err
 	}

@@ -151,7 +151,7 @@ func TestBenchSaysWhatIsWrong(t *testing.T) {
 		"connection refused":                             {"http://127.0.0.1:1", "--username", "u"},
 		"is this Latchkey?":                              {other.URL, "--username", "u"},
 		"401 Incorrect username or password":             {refusing.URL, "--username", "u"},
-		"no answer in time":                              {slow.URL, "--username", "u", "--timeout", "200ms"},
+		"--timeout 200ms was over before the end":        {slow.URL, "--username", "u", "--timeout", "200ms"},
 		`"localhost:8080" is not a URL`:                  {"localhost:8080", "--username", "u"},
 		"--username is missing":                          {other.URL},
 		"--username goes with a URL":                     {"--username", "u"},

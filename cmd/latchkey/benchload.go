@@ -61,6 +61,9 @@ func newBencher(o benchOptions) *bencher {
 // run loads the URLs. An error says why there is nothing to show.
 func (b *bencher) run(ctx context.Context) error {
 	first, err := b.logIn(ctx, b.urls[0])
+	if err != nil && ctx.Err() != nil {
+		return b.cutShort(ctx)
+	}
 	if err != nil {
 		return fmt.Errorf("the first login, at %s, did not work: %w", b.urls[0], err)
 	}
@@ -89,10 +92,15 @@ func (b *bencher) run(ctx context.Context) error {
 	}
 	// The login that tried things out; what becomes of it is nobody's figure.
 	_, _ = b.ask(context.WithoutCancel(ctx), http.MethodPost, b.urls[0]+"/auth/logout", url.Values{"refresh_token": {first.refresh}}, first.access, http.StatusOK)
-	if errors.Is(ctx.Err(), context.Canceled) {
+	return b.cutShort(ctx)
+}
+
+// cutShort tells why the run ended early, if it did.
+func (b *bencher) cutShort(ctx context.Context) error {
+	switch {
+	case errors.Is(ctx.Err(), context.Canceled):
 		return errors.New("interrupted; sessions that were logged in end by themselves, or with: latchkey session revoke")
-	}
-	if ctx.Err() != nil {
+	case ctx.Err() != nil:
 		return fmt.Errorf("--timeout %s was over before the end: take fewer --sessions, a shorter --duration, or more time", b.timeout)
 	}
 	return nil
