@@ -99,7 +99,7 @@ type Config struct {
 
 	Traces      string  `env:"LATCHKEY_TRACES" envDefault:"off" oneof:"off otlp" doc:"otlp: send OpenTelemetry traces by OTLP over HTTP. Where to, with which headers and certificates, and as which service is said by the standard variables: OTEL_EXPORTER_OTLP_ENDPOINT and its kin, OTEL_RESOURCE_ATTRIBUTES, OTEL_SERVICE_NAME."`
 	TracesRatio float64 `env:"LATCHKEY_TRACES_RATIO" envDefault:"0.1" min:"0" max:"1" doc:"The share of requests that are traced, of those whose caller has not decided: a traceparent header that was sent rules."`
-	AuditStream int     `env:"LATCHKEY_AUDIT_STREAM" envDefault:"0" min:"0" max:"100000000" doc:"How many security events, about, to keep in the Redis stream lk:audit besides the log; 0: none. About 450 bytes each. See docs/audit.md."`
+	AuditStream int     `env:"LATCHKEY_AUDIT_STREAM" envDefault:"0" min:"0" max:"100000000" doc:"How many security events, about, to keep in the Redis stream lk:audit besides the log; 0: none. About 350 bytes of Redis each. See docs/audit.md."`
 
 	ShutdownDelay   time.Duration `env:"LATCHKEY_SHUTDOWN_DELAY" envDefault:"0s" min:"0s" max:"5m" doc:"On SIGTERM, how long to go on serving with /readyz already failing, so that balancers notice before the listener closes."`
 	ShutdownTimeout time.Duration `env:"LATCHKEY_SHUTDOWN_TIMEOUT" envDefault:"20s" min:"1s" max:"10m" doc:"How long requests under way may then take to finish."`
