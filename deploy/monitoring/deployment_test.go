@@ -91,7 +91,7 @@ func (d *deployment) replica(bin string) {
 	d.Helper()
 	serving := make(chan [2]string, 1)
 	d.launch([]string{
-		"LATCHKEY_SECRET=the monitoring's tests' own secret, 32 bytes", "LATCHKEY_REDIS_URL=" + d.redis.URL(),
+		"LATCHKEY_SECRET=the monitoring's tests' own secret of 32 bytes", "LATCHKEY_REDIS_URL=" + d.redis.URL(),
 		"LATCHKEY_ADDR=127.0.0.1:0", "LATCHKEY_ADMIN_ADDR=127.0.0.1:0", "LATCHKEY_COOKIE_SECURE=false",
 		"LATCHKEY_PASSWORD_MEMORY=7168", "LATCHKEY_PASSWORD_ITERATIONS=1", "LATCHKEY_AUDIT_STREAM=1000", "HOME=" + d.TempDir(),
 	}, func(line string) {
