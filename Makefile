@@ -99,12 +99,13 @@ generate: ## rewrite the settings in README.md and deploy/latchkey.env.example
 tidy-check: ## fail when go.mod or go.sum is not tidy
 	go mod tidy -diff
 
-# The tests start redis-server, nginx and haproxy themselves; the race detector needs a C compiler.
+# The tests start redis-server, nginx, haproxy and prometheus themselves; the race detector needs a C compiler.
 test-needs:
 	@need=; PATH="$$PATH:/usr/sbin:/usr/local/sbin"; \
 	command -v redis-server >/dev/null || need="$$need redis-server"; \
 	command -v nginx >/dev/null || need="$$need nginx-light"; \
 	command -v haproxy >/dev/null || need="$$need haproxy"; \
+	command -v promtool >/dev/null || need="$$need prometheus"; \
 	command -v "$$(go env CC)" >/dev/null || need="$$need gcc libc6-dev"; \
 	[ -n "$$need" ] || exit 0; \
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \

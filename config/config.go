@@ -105,6 +105,10 @@ type Config struct {
 	LogLevel  string `env:"LATCHKEY_LOG_LEVEL" envDefault:"info" oneof:"debug info warn error" doc:"The least severe log lines written."`
 	LogFormat string `env:"LATCHKEY_LOG_FORMAT" envDefault:"json" oneof:"json text" doc:"The form of log lines, written to standard error."`
 
+	Traces      string  `env:"LATCHKEY_TRACES" envDefault:"off" oneof:"off otlp" doc:"otlp: send OpenTelemetry traces by OTLP over HTTP. Where to, with which headers and certificates, and as which service is said by the standard variables: OTEL_EXPORTER_OTLP_ENDPOINT and its kin, OTEL_RESOURCE_ATTRIBUTES, OTEL_SERVICE_NAME."`
+	TracesRatio float64 `env:"LATCHKEY_TRACES_RATIO" envDefault:"0.1" min:"0" max:"1" doc:"The share of requests that are traced, of those whose caller has not decided: a traceparent header that was sent rules."`
+	AuditStream int     `env:"LATCHKEY_AUDIT_STREAM" envDefault:"0" min:"0" max:"100000000" doc:"How many security events, about, to keep in the Redis stream lk:audit besides the log; 0: none. About 350 bytes of Redis each. See docs/audit.md."`
+
 	ShutdownDelay   time.Duration `env:"LATCHKEY_SHUTDOWN_DELAY" envDefault:"0s" min:"0s" max:"5m" doc:"On SIGTERM, how long to go on serving with /readyz already failing, so that balancers notice before the listener closes."`
 	ShutdownTimeout time.Duration `env:"LATCHKEY_SHUTDOWN_TIMEOUT" envDefault:"20s" min:"1s" max:"10m" doc:"How long requests under way may then take to finish."`
 	PProf           bool          `env:"LATCHKEY_PPROF" envDefault:"false" doc:"Serve Go's profiler at /debug/pprof/ on the admin listener."`

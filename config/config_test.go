@@ -50,6 +50,7 @@ func TestDefaults(t *testing.T) {
 		PasswordMemory:    19456, PasswordIterations: 2, PasswordParallelism: 1, PasswordQueue: 64, PasswordWait: 2 * time.Second,
 		LogLevel: "info", LogFormat: "json", ShutdownTimeout: 20 * time.Second,
 		Verify: "follow", EdgeLease: time.Second, EdgeMaxDenied: 4_000_000, EdgeCache: 65536,
+		Traces: "off", TracesRatio: 0.1,
 	}
 	if diff := cmp.Diff(want, load(t), cmpopts.EquateComparable(netip.Prefix{})); diff != "" {
 		t.Errorf("defaults (-want +got):\n%s", diff)
@@ -74,6 +75,7 @@ func TestEverySettingIsRead(t *testing.T) {
 		"LATCHKEY_REDIS_MODE=sentinel", "LATCHKEY_REDIS_USERNAME=app", "LATCHKEY_REDIS_PASSWORD=p", "LATCHKEY_REDIS_TLS_CA_FILE=/ca",
 		"LATCHKEY_REDIS_TLS_CERT_FILE=/cert", "LATCHKEY_REDIS_TLS_KEY_FILE=/key", "LATCHKEY_REDIS_TLS_SERVER_NAME=redis.example",
 		"LATCHKEY_REDIS_ALLOW_EVICTION=true",
+		"LATCHKEY_TRACES=otlp", "LATCHKEY_TRACES_RATIO=0.25", "LATCHKEY_AUDIT_STREAM=100000",
 	)
 	want := &config.Config{
 		Addr: "127.0.0.1:0", AdminAddr: "127.0.0.1:0",
@@ -92,6 +94,7 @@ func TestEverySettingIsRead(t *testing.T) {
 		RedisMode: "sentinel", RedisUsername: "app", RedisPassword: "p", RedisTLSCAFile: "/ca", RedisTLSCertFile: "/cert",
 		RedisTLSKeyFile: "/key", RedisTLSServerName: "redis.example", RedisAllowEviction: true,
 		KeyRotation: 24 * time.Hour, JWKSMaxAge: time.Minute, KeysDir: "/etc/latchkey/keys",
+		Traces: "otlp", TracesRatio: 0.25, AuditStream: 100_000,
 	}
 	if diff := cmp.Diff(want, cfg, cmpopts.EquateComparable(netip.Prefix{})); diff != "" {
 		t.Errorf("settings (-want +got):\n%s", diff)
@@ -133,6 +136,8 @@ func TestFaults(t *testing.T) {
 		{"algorithm", "LATCHKEY_ALG=none", `LATCHKEY_ALG: "none" is not allowed; write EdDSA, ES256, RS256 or HS256`},
 		{"algorithm case", "LATCHKEY_ALG=eddsa", `LATCHKEY_ALG: "eddsa" is not allowed; write EdDSA, ES256, RS256 or HS256`},
 		{"level", "LATCHKEY_LOG_LEVEL=verbose", `LATCHKEY_LOG_LEVEL: "verbose" is not allowed; write debug, info, warn or error`},
+		{"fraction", "LATCHKEY_TRACES_RATIO=1.5", `LATCHKEY_TRACES_RATIO: "1.5" is not allowed; write a number from 0 to 1`},
+		{"no number", "LATCHKEY_TRACES_RATIO=NaN", `LATCHKEY_TRACES_RATIO: "NaN" is not allowed; write a number from 0 to 1`},
 		{"format", "LATCHKEY_LOG_FORMAT=xml", `LATCHKEY_LOG_FORMAT: "xml" is not allowed; write json or text`},
 		{"verify", "LATCHKEY_VERIFY=lax", `LATCHKEY_VERIFY: "lax" is not allowed; write follow or strict`},
 		{"outage", "LATCHKEY_EDGE_OUTAGE=serve-stale:2h", `LATCHKEY_EDGE_OUTAGE: "serve-stale:2h" is not allowed; write deny, or serve-stale: and a duration from 1s to 1h`},

@@ -60,6 +60,8 @@ func (s setting) check(f *collector, v reflect.Value) {
 		ok = x.inBounds()
 	case int:
 		ok = s.inRange(int64(x))
+	case float64:
+		ok = x >= fraction(s.min) && x <= fraction(s.max)
 	case uint32:
 		ok = s.inRange(int64(x))
 	case uint8:
@@ -74,7 +76,7 @@ func (s setting) check(f *collector, v reflect.Value) {
 
 func (s setting) inRange(n int64) bool { return n >= integer(s.min) && n <= integer(s.max) }
 
-// duration and integer read bounds, which are ours: a test reads them all.
+// duration, integer and fraction read bounds, which are ours: a test reads them all.
 func duration(s string) time.Duration {
 	d, _ := time.ParseDuration(s)
 	return d
@@ -83,6 +85,11 @@ func duration(s string) time.Duration {
 func integer(s string) int64 {
 	n, _ := strconv.ParseInt(s, 10, 64)
 	return n
+}
+
+func fraction(s string) float64 {
+	x, _ := strconv.ParseFloat(s, 64)
+	return x
 }
 
 func (c *Config) checkListeners(f *collector) {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/gin-contrib/cors"
 	"github.com/gin-gonic/gin"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/latchkey-auth/latchkey/edge"
 	"github.com/latchkey-auth/latchkey/internal/accesstoken"
@@ -58,7 +59,12 @@ type Dependencies struct {
 	Revocations *edge.Feed
 	// Stalled tells whether a request read now may have waited for so long that its
 	// client has sent it elsewhere. Nil: never.
-	Stalled  func() bool
+	Stalled func() bool
+	// Audit takes the security events too, whatever the log's level; nil for none.
+	// It must not block.
+	Audit slog.Handler
+	// Tracer makes a span for each request; nil for none.
+	Tracer   trace.Tracer
 	Settings Settings
 }
 
@@ -98,6 +104,9 @@ func New(d Dependencies) (http.Handler, error) {
 		return nil, fmt.Errorf("the API's settings: %w", err)
 	}
 
+	if d.Tracer != nil {
+		engine.Use(a.trace)
+	}
 	engine.Use(a.measure, a.recover, a.bound)
 	// Every request of a protected API is asked about here: an answer without a
 	// body does without what only a body, or a line in the log, has use for.

@@ -2,6 +2,7 @@ package handlers
 
 import (
 	"log/slog"
+	"time"
 
 	"github.com/gin-gonic/gin"
 )
@@ -27,8 +28,13 @@ const (
 	EventCrossSite       Event = "cross_site_refused"
 )
 
-// note logs and counts one security event. Attributes may name a subject, a
-// session and a reason; never a token or a password.
+// auditSchema is the version of the events' form: docs/audit-events.schema.json.
+// A new optional member leaves it as it is; any other change counts it up.
+const auditSchema = 1
+
+// note logs and counts one security event, and sends it to the audit stream if
+// there is one. Attributes may name a subject, a session and a reason; never a
+// token or a password.
 func (a *api) note(c *gin.Context, e Event, attrs ...slog.Attr) {
 	reason := ""
 	for _, at := range attrs {
@@ -41,13 +47,24 @@ func (a *api) note(c *gin.Context, e Event, attrs ...slog.Attr) {
 	if e == EventRefreshReuse || e == EventRefreshRollback {
 		level = slog.LevelWarn
 	}
-	if !a.Log.Enabled(c.Request.Context(), level) {
+	ctx := c.Request.Context()
+	logged := a.Log.Enabled(ctx, level)
+	if !logged && a.Audit == nil {
 		return
 	}
-	all := append([]slog.Attr{
+	r := slog.NewRecord(time.Now(), level, "security", 0)
+	r.AddAttrs(
+		slog.Int("schema", auditSchema),
+		slog.String("id", newRequestID()), // an id of the same kind
 		slog.String("event", string(e)),
 		slog.String("request_id", requestID(c)),
 		slog.String("address", c.ClientIP()),
-	}, attrs...)
-	a.Log.LogAttrs(c.Request.Context(), level, "security", all...)
+	)
+	r.AddAttrs(attrs...)
+	if logged {
+		_ = a.Log.Handler().Handle(ctx, r.Clone()) // nobody reads that the log cannot be written
+	}
+	if a.Audit != nil {
+		_ = a.Audit.Handle(ctx, r) // it does not block; what it drops, it counts
+	}
 }

@@ -76,6 +76,8 @@ type setup struct {
 	memoryKiB uint32 // of a password hash; 0 is 64
 	noKey     bool   // nobody has made a signing key yet
 	refetch   func(context.Context) error
+	// dependencies, if set, has the last word on what a replica is made of.
+	dependencies func(*handlers.Dependencies)
 }
 
 // fleet is some replicas of the service over one Redis, and a client of them.
@@ -211,12 +213,16 @@ func (f *fleet) replica(s setup, redisURL string) *replica {
 		Store: r.store, Ring: f.ring, Issuer: issuer, Audience: audience, Refetch: s.refetch,
 	})
 	f.check(err)
-	r.handler, err = handlers.New(handlers.Dependencies{
+	deps := handlers.Dependencies{
 		Store: r.store, Verifier: verifier, Confirmer: edge.NewConfirmer(r.store, time.Second),
 		Signer: accesstoken.NewSigner(f.ring), Refresh: f.codec, Passwords: f.hasher, Metrics: metrics,
 		Log:  slog.New(slog.NewJSONHandler(f.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 		Rand: random, Settings: settings,
-	})
+	}
+	if s.dependencies != nil {
+		s.dependencies(&deps)
+	}
+	r.handler, err = handlers.New(deps)
 	f.check(err)
 	r.admin = handlers.NewAdmin(handlers.AdminOptions{Metrics: metrics, Ready: func() error { return nil }})
 
@@ -666,9 +672,13 @@ func (s *secretList) all() []string {
 }
 
 // nothingLeaked runs at the end of every test: no secret of it shows in the log
-// or the metrics, and every log line is one.
+// or the metrics, every log line is one, and every security event has its form.
 func (f *fleet) nothingLeaked() {
-	f.lines()
+	for _, l := range f.lines() {
+		if l["msg"] == "security" {
+			f.wellFormed(l)
+		}
+	}
 	seen := map[string]string{"the log": f.log.String()}
 	for i := range f.replicas {
 		seen["the metrics of replica "+strconv.Itoa(i)] = f.metrics(i)

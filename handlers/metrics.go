@@ -73,6 +73,7 @@ func NewMetrics(version, goVersion string, queue func() int) *Metrics {
 		panics:   prometheus.NewCounter(prometheus.CounterOpts{Name: "latchkey_panics_total", Help: "Requests that panicked: each is a bug."}),
 	}
 	m.series.Store(&map[seriesKey]series{})
+	m.start()
 	build := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "latchkey_build_info", Help: "Always 1; the labels tell the version.",
 		ConstLabels: prometheus.Labels{"version": version, "go_version": goVersion},

@@ -79,10 +79,12 @@ func loadScripts() (scripts, error) {
 func (s *Store) run(ctx context.Context, sc *script, keys []string, args ...any) (reply, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
+	ctx, end := s.trace(ctx, sc.name)
 	start := time.Now()
 	values, err := s.send(ctx, sc, keys, args)
 	err = unavailable(sc.name, err)
 	s.observe(sc.name, time.Since(start), err)
+	end(err)
 	if err != nil {
 		return nil, err
 	}
@@ -205,6 +207,7 @@ func (s *Store) onNodes(ctx context.Context, cluster *redis.ClusterClient, calls
 // pipeline sends scripts on one connection. Those that this Redis has not seen
 // are sent once more, as text: they did not run, so none is run twice.
 func (s *Store) pipeline(ctx context.Context, rdb redis.Cmdable, calls []call, waitReplicas int) ([]reply, error) {
+	ctx, end := s.trace(ctx, calls[0].script.name)
 	start := time.Now()
 	replies := make([]reply, len(calls))
 	errs := make([]error, len(calls))
@@ -260,6 +263,7 @@ func (s *Store) pipeline(ctx context.Context, rdb redis.Cmdable, calls []call, w
 			first = err
 		}
 	}
+	end(first)
 	if first != nil {
 		return nil, first
 	}

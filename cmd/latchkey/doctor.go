@@ -27,7 +27,7 @@ each check.`,
 				return err
 			}
 			newLogger(cfg, cmd.ErrOrStderr()) // which also takes the Redis client's messages
-			rdb, store, err := openStore(cfg, nil, nil)
+			rdb, store, err := openStore(cfg, storeObserver{})
 			if err != nil {
 				return err
 			}

@@ -12,12 +12,15 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
 	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/latchkey-auth/latchkey/config"
 	"github.com/latchkey-auth/latchkey/edge"
@@ -33,6 +36,8 @@ type replica struct {
 	cfg       *config.Config
 	log       *slog.Logger
 	rdb       redis.UniversalClient
+	traces    *sdktrace.TracerProvider // nil for none
+	audit     *handlers.AuditStream    // nil for none
 	store     *tokenstore.Store
 	preflight *preflight
 	keys      *keyKeeper
@@ -67,8 +72,18 @@ func newReplica(ctx context.Context, cfg *config.Config, logger *slog.Logger) (*
 	}
 	metrics := handlers.NewMetrics(buildVersion(), runtime.Version(), passwords.Depth)
 
+	traces, err := newTraces(ctx, cfg, logger)
+	if err != nil {
+		return nil, err
+	}
 	look := &preflight{log: logger, allowEviction: cfg.RedisAllowEviction, off: cfg.Secret == config.DevSecret}
-	rdb, store, err := openStore(cfg, metrics.StoreCall, func() { look.connected.Store(true) })
+	observe := storeObserver{call: metrics.StoreCall, connected: func() { look.connected.Store(true) }}
+	var tracer trace.Tracer
+	if traces != nil {
+		tracer = traces.Tracer("github.com/latchkey-auth/latchkey")
+		observe.trace = traceStore(tracer)
+	}
+	rdb, store, err := openStore(cfg, observe)
 	if err != nil {
 		return nil, err
 	}
@@ -114,7 +129,7 @@ func newReplica(ctx context.Context, cfg *config.Config, logger *slog.Logger) (*
 		Stalled: func() bool { return alive.stalled(time.Now()) },
 		Store:   store, Verifier: verifier, Confirmer: edge.NewConfirmer(store, cfg.EdgeLease).Beside(follower),
 		Signer: accesstoken.NewSigner(ring), Refresh: codec, Passwords: passwords,
-		Metrics: metrics, Log: logger, Rand: rand.Reader, Revocations: feed,
+		Metrics: metrics, Log: logger, Rand: rand.Reader, Revocations: feed, Tracer: tracer,
 		Settings: handlers.Settings{
 			Issuer: cfg.Issuer, Audience: cfg.Audience, ClientID: cfg.ClientID,
 			CookieSecure: cfg.CookieSecure, CookieDomain: cfg.CookieDomain, CookiePath: cfg.CookiePath, AccessCookie: cfg.AccessCookie,
@@ -126,17 +141,27 @@ func newReplica(ctx context.Context, cfg *config.Config, logger *slog.Logger) (*
 			DeviceKey: deviceKeys[0], OlderDeviceKeys: deviceKeys[1:], JWKSMaxAge: cfg.JWKSMaxAge, RevocationsToken: cfg.RevocationsToken.Reveal(),
 		},
 	}
+	var audit *handlers.AuditStream
+	if cfg.AuditStream > 0 {
+		audit = handlers.NewAuditStream(store, cfg.AuditStream, metrics, logger)
+		dependencies.Audit = auditHandler(audit, traces != nil)
+	}
 	api, err := handlers.New(dependencies)
 	if err != nil {
 		return nil, err
 	}
-	r := &replica{cfg: cfg, log: logger, rdb: rdb, store: store, preflight: look, keys: keys, follower: follower, feed: feed, pulse: alive}
+	r := &replica{cfg: cfg, log: logger, rdb: rdb, traces: traces, audit: audit, store: store, preflight: look, keys: keys, follower: follower, feed: feed, pulse: alive}
 	if cfg.ExtAuthzAddr != "" {
 		if r.extAuthz, err = handlers.NewExtAuthz(dependencies); err != nil {
 			return nil, err
 		}
 	}
 	r.setState(errStarting)
+	state := handlers.ReplicaState{Ready: r.ready, Pool: store.PoolStats, PasswordWorkers: passwords.Workers(), PasswordQueue: cfg.PasswordQueue}
+	if follower != nil {
+		state.MaxDenied = cfg.EdgeMaxDenied
+	}
+	metrics.WatchReplica(state)
 	r.api = server(r.leaving(api), logger)
 	r.api.RegisterOnShutdown(feed.Close) // streams do not end by themselves
 	r.admin = server(handlers.NewAdmin(handlers.AdminOptions{Metrics: metrics, Ready: r.ready, PProf: cfg.PProf}), logger)
@@ -170,11 +195,18 @@ func deviceKeys(secrets [][]byte) ([][]byte, error) {
 	return keys, nil
 }
 
-// openStore connects the token store as the settings say. observe and connected
-// may be nil.
-func openStore(cfg *config.Config, observe func(string, time.Duration, error), connected func()) (redis.UniversalClient, *tokenstore.Store, error) {
+// storeObserver is what is told of the store's operations; each may be nil.
+type storeObserver struct {
+	call  func(operation string, took time.Duration, err error)
+	trace func(ctx context.Context, operation string) (context.Context, func(error))
+	// connected is called for each new connection.
+	connected func()
+}
+
+// openStore connects the token store as the settings say.
+func openStore(cfg *config.Config, observe storeObserver) (redis.UniversalClient, *tokenstore.Store, error) {
 	dial := dialOptions(cfg)
-	dial.OnConnect = connected
+	dial.OnConnect = observe.connected
 	rdb, err := tokenstore.Dial(dial)
 	if err != nil {
 		return nil, nil, err
@@ -186,7 +218,8 @@ func openStore(cfg *config.Config, observe func(string, time.Duration, error), c
 		},
 		Timeout:      3 * cfg.RedisTimeout,
 		WaitReplicas: cfg.RevokeWaitReplicas,
-		Observe:      observe,
+		Observe:      observe.call,
+		Trace:        observe.trace,
 	})
 	if err != nil {
 		return nil, nil, errors.Join(err, rdb.Close())
@@ -204,6 +237,19 @@ func dialOptions(cfg *config.Config) tokenstore.DialOptions {
 		},
 		Timeout: cfg.RedisTimeout, PoolSize: cfg.RedisPoolSize,
 	}
+}
+
+// auditHandler adds to the events of a stream which replica they are of: in the
+// log, the collector of the logs knows.
+func auditHandler(s *handlers.AuditStream, traced bool) slog.Handler {
+	h := s.Handler()
+	if traced {
+		h = tracedLog{h}
+	}
+	if host, err := os.Hostname(); err == nil {
+		h = h.WithAttrs([]slog.Attr{slog.String("replica", host)})
+	}
+	return h
 }
 
 // server bounds what a client can hold up: Go's own default is no bound at all.
@@ -314,6 +360,7 @@ func (r *replica) run(ctx context.Context) error {
 		stop(nil)
 		r.feed.Close()
 		wg.Wait() // the follower says goodbye: Redis is needed until then
+		r.flushTraces(ctx)
 		_ = r.rdb.Close()
 	}()
 
@@ -355,6 +402,9 @@ func (r *replica) run(ctx context.Context) error {
 			stop(err)
 		}
 	})
+	if r.audit != nil {
+		wg.Go(func() { r.audit.Run(serving) })
+	}
 	if r.follower != nil {
 		wg.Go(func() { r.follower.Run(serving) })
 	}
@@ -447,6 +497,18 @@ func (r *replica) leaving(api http.Handler) http.Handler {
 	})
 }
 
+// flushTraces sends the last spans, and ends the sending.
+func (r *replica) flushTraces(ctx context.Context) {
+	if r.traces == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), tracesFlush)
+	defer cancel()
+	if err := r.traces.Shutdown(ctx); err != nil {
+		r.log.LogAttrs(ctx, slog.LevelWarn, "the last traces were not sent", slog.String("cause", err.Error()))
+	}
+}
+
 // closeServers ends what is left of the listeners, also where run never got so
 // far as to serve.
 func (r *replica) closeServers() {
@@ -482,6 +544,9 @@ func newLogger(cfg *config.Config, w io.Writer) *slog.Logger {
 	var h slog.Handler = slog.NewJSONHandler(w, o)
 	if cfg.LogFormat == "text" {
 		h = slog.NewTextHandler(w, o)
+	}
+	if cfg.Traces != "off" {
+		h = tracedLog{h}
 	}
 	logger := slog.New(h)
 	redis.SetLogger(redisLog{logger})

@@ -400,7 +400,7 @@ func operate(cmd *cobra.Command, do func(context.Context, operator) error) (err 
 	} else {
 		cfg.RedisPoolSize = maxParallel
 	}
-	rdb, store, err := openStore(cfg, nil, nil)
+	rdb, store, err := openStore(cfg, storeObserver{})
 	if err != nil {
 		return err
 	}

@@ -183,3 +183,6 @@ func (h *Hasher) verify(ctx context.Context, e encoded, password string) (Result
 
 // Depth is the number of callers that wait for their turn or have it.
 func (h *Hasher) Depth() int { return h.budget.depth() }
+
+// Workers is how many hashes of today's parameters are computed at once.
+func (h *Hasher) Workers() int { return int(h.budget.capacity / h.budget.share) }
