@@ -1,6 +1,7 @@
 package handlers
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/latchkey-auth/latchkey/edge"
 	"github.com/latchkey-auth/latchkey/internal/accesstoken"
+	"github.com/latchkey-auth/latchkey/internal/claimhook"
 	"github.com/latchkey-auth/latchkey/internal/credential"
 	"github.com/latchkey-auth/latchkey/internal/refreshtoken"
 	"github.com/latchkey-auth/latchkey/tokenstore"
@@ -40,9 +42,16 @@ type Settings struct {
 	JWKSMaxAge time.Duration
 	// RevocationsToken lets an API follow GET /revocations.
 	RevocationsToken []byte
+	// ScopeClaims are the claims that a scope brings when it is granted, by scope and
+	// name.
+	ScopeClaims map[string]map[string]json.RawMessage
+	// ClaimsOmit issues tokens without the webhook's claims when it fails; otherwise
+	// that is a 503.
+	ClaimsOmit bool
 }
 
-// Dependencies are what the API is made of. All but Revocations are required.
+// Dependencies are what the API is made of. All but Revocations and Claims are
+// required.
 type Dependencies struct {
 	Store     *tokenstore.Store
 	Verifier  *edge.Verifier
@@ -58,7 +67,12 @@ type Dependencies struct {
 	Revocations *edge.Feed
 	// Stalled tells whether a request read now may have waited for so long that its
 	// client has sent it elsewhere. Nil: never.
-	Stalled  func() bool
+	Stalled func() bool
+	// Issued verifies tokens for whomever they are: with AnyAudience. It judges what
+	// is shown to /oauth2/introspect and /oauth2/revoke and admits nobody.
+	Issued *edge.Verifier
+	// Claims adds claims to tokens that are about to be issued; nil adds none.
+	Claims   *claimhook.Webhook
 	Settings Settings
 }
 
@@ -120,6 +134,9 @@ func New(d Dependencies) (http.Handler, error) {
 	engine.DELETE("/auth/sessions/:sid", own, a.serve(a.endSession))
 	engine.GET("/users/me", a.serve(a.me))
 	engine.POST("/users/me/password", own, a.serve(a.changePassword))
+	engine.POST("/oauth2/token", a.oauth(a.token))
+	engine.POST("/oauth2/introspect", a.oauth(a.introspect))
+	engine.POST("/oauth2/revoke", a.oauth(a.revoke))
 	engine.GET("/.well-known/jwks.json", a.serve(a.keySet))
 	engine.HEAD("/.well-known/jwks.json", a.serve(a.keySet))
 	a.describe(engine)
