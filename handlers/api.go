@@ -107,6 +107,13 @@ func New(d Dependencies) (http.Handler, error) {
 	for _, origin := range d.Settings.AllowedOrigins {
 		faults = append(faults, a.crossOrigin.AddTrustedOrigin(origin))
 	}
+	for scope, claims := range d.Settings.ScopeClaims {
+		for name := range claims {
+			if accesstoken.Reserved(name) {
+				faults = append(faults, fmt.Errorf("the claims of the scope %q: Latchkey sets %s itself", scope, name))
+			}
+		}
+	}
 	shared, err := share(d.Settings.AllowedOrigins)
 	if err := errors.Join(append(faults, err)...); err != nil {
 		return nil, fmt.Errorf("the API's settings: %w", err)

@@ -18,5 +18,6 @@ Run it with: latchkey serve    settings come from LATCHKEY_* (see latchkey confi
 		SilenceErrors: true,
 	}
 	root.AddCommand(newServe(), newDev(), newUser(), newSession(), newKey(), newConfig(), newHealthcheck(), newVersion())
+	root.AddCommand(newServe(), newDev(), newUser(), newClient(), newSession(), newConfig(), newHealthcheck(), newVersion())
 	return root
 }
