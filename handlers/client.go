@@ -1,6 +1,7 @@
 package handlers
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/base64"
 	"errors"
@@ -74,7 +75,7 @@ func (p params) shownClient(r *http.Request) (shownClient, error) {
 // the public client of the service's own logins, which has none and only says its
 // name (RFC 6749 section 3.2.1): then the answer is the zero value. Errors: a
 // [requestError], errClient, [tokenstore.ErrUnavailable].
-func (a *api) client(c *gin.Context, p params) (tokenstore.ClientGrant, error) {
+func (a *api) client(c *gin.Context, p params, check secretCheck) (tokenstore.ClientGrant, error) {
 	shown, err := p.shownClient(c.Request)
 	if err != nil {
 		return tokenstore.ClientGrant{}, err
@@ -82,16 +83,19 @@ func (a *api) client(c *gin.Context, p params) (tokenstore.ClientGrant, error) {
 	if shown == (shownClient{id: a.Settings.ClientID}) && c.GetHeader("Authorization") == "" {
 		return tokenstore.ClientGrant{}, nil
 	}
-	return a.authenticate(c, shown)
+	return a.authenticate(c, shown, check)
 }
 
+// secretCheck is the store's AuthenticateClient or IssueToClient.
+type secretCheck func(ctx context.Context, id string, secret [32]byte) (tokenstore.ClientGrant, error)
+
 // authenticate checks a registered client's secret.
-func (a *api) authenticate(c *gin.Context, shown shownClient) (tokenstore.ClientGrant, error) {
+func (a *api) authenticate(c *gin.Context, shown shownClient, check secretCheck) (tokenstore.ClientGrant, error) {
 	if shown.secret == "" {
 		a.note(c, EventClientRefused, slog.String("reason", "no_secret"))
 		return tokenstore.ClientGrant{}, errClient
 	}
-	client, err := a.Store.AuthenticateClient(c.Request.Context(), shown.id, sha256.Sum256([]byte(shown.secret)))
+	client, err := check(c.Request.Context(), shown.id, sha256.Sum256([]byte(shown.secret)))
 	switch {
 	case errors.Is(err, tokenstore.ErrNoClient):
 		// What was typed for an id that does not exist may be a secret.
@@ -100,15 +104,6 @@ func (a *api) authenticate(c *gin.Context, shown shownClient) (tokenstore.Client
 	case errors.Is(err, tokenstore.ErrClientSecret):
 		a.note(c, EventClientRefused, slog.String("client_id", shown.id), slog.String("reason", "secret"))
 		return client, errClient
-	}
-	return client, err
-}
-
-// registered authenticates the request's client, which the public one is not.
-func (a *api) registered(c *gin.Context, p params) (tokenstore.ClientGrant, error) {
-	client, err := a.client(c, p)
-	if err == nil && client.ID == "" {
-		err = errClient
 	}
 	return client, err
 }

@@ -28,9 +28,12 @@ func (a *api) introspect(c *gin.Context) error {
 	if err != nil {
 		return err
 	}
-	client, err := a.registered(c, p)
+	client, err := a.client(c, p, a.Store.AuthenticateClient)
 	if err != nil {
 		return err
+	}
+	if client.ID == "" {
+		return errClient
 	}
 	if !client.Introspect {
 		return errClientMayNot

@@ -76,7 +76,7 @@ func (a *api) loginClient(c *gin.Context, shown shownClient) (tokenstore.Client,
 	if shown == (shownClient{}) {
 		return tokenstore.Client{}, nil
 	}
-	client, err := a.authenticate(c, shown)
+	client, err := a.authenticate(c, shown, a.Store.AuthenticateClient)
 	if err == nil {
 		err = allow(client.Client, grantRefreshToken)
 	}

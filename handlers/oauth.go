@@ -56,7 +56,7 @@ func (a *api) token(c *gin.Context) error {
 // clientCredentials issues an access token to a client for itself (RFC 6749 section
 // 4.4): one round trip. There is no refresh token with it (section 4.4.3).
 func (a *api) clientCredentials(c *gin.Context, p params) error {
-	client, err := a.client(c, p)
+	client, err := a.client(c, p, a.Store.IssueToClient)
 	if err != nil {
 		return err
 	}
@@ -90,7 +90,7 @@ func (a *api) clientCredentials(c *gin.Context, p params) error {
 // refreshGrant exchanges a refresh token that was handed out in a body (RFC 6749
 // section 6): two round trips, or one for the public client.
 func (a *api) refreshGrant(c *gin.Context, p params) error {
-	client, err := a.client(c, p)
+	client, err := a.client(c, p, a.Store.AuthenticateClient)
 	if err != nil {
 		return err
 	}

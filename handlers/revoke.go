@@ -23,7 +23,7 @@ func (a *api) revoke(c *gin.Context) error {
 	if err != nil {
 		return err
 	}
-	client, err := a.client(c, p)
+	client, err := a.client(c, p, a.Store.AuthenticateClient)
 	if err != nil {
 		return err
 	}

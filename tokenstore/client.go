@@ -39,8 +39,8 @@ type Client struct {
 	Created    time.Time
 }
 
-// ClientGrant is a client that has shown its secret, and what an access token of
-// its own carries that is issued on this answer.
+// ClientGrant is a client that has shown its secret, and what an access token carries
+// that is issued to it for itself on this answer.
 type ClientGrant struct {
 	Client
 	Grant
@@ -84,10 +84,20 @@ func (s *Store) DeleteClient(ctx context.Context, id string) error {
 	return err
 }
 
-// AuthenticateClient checks a client's secret by its SHA-256, and reads, of the same
-// moment, what the client may do and what its own access tokens carry. Errors:
-// [ErrNoClient], [ErrClientSecret], [ErrUnavailable].
+// AuthenticateClient checks a client's secret by its SHA-256, and reads what the
+// client may do. The epochs of the grant are not set. Errors: [ErrNoClient],
+// [ErrClientSecret], [ErrUnavailable].
 func (s *Store) AuthenticateClient(ctx context.Context, id string, secret [32]byte) (ClientGrant, error) {
+	return s.checkClient(ctx, id, secret, false)
+}
+
+// IssueToClient is [Store.AuthenticateClient] for a client that gets an access token
+// for itself, with what that carries.
+func (s *Store) IssueToClient(ctx context.Context, id string, secret [32]byte) (ClientGrant, error) {
+	return s.checkClient(ctx, id, secret, true)
+}
+
+func (s *Store) checkClient(ctx context.Context, id string, secret [32]byte, issue bool) (ClientGrant, error) {
 	if !IsClient(id) {
 		return ClientGrant{}, ErrNoClient
 	}
@@ -98,7 +108,7 @@ func (s *Store) AuthenticateClient(ctx context.Context, id string, secret [32]by
 	uid := s.UserID(id)
 	r, err := s.run(ctx, s.scripts.clientCheck,
 		[]string{s.clientKey(id), s.epochKey(uid), s.headKey(uid[0]), s.logKey(uid[0])},
-		epoch, secret[:], milliseconds(s.life.Access), milliseconds(skewPad))
+		epoch, secret[:], milliseconds(s.life.Access), milliseconds(skewPad), flag(issue))
 	if err != nil {
 		return ClientGrant{}, err
 	}

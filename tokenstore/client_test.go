@@ -35,7 +35,7 @@ func TestClientLifecycle(t *testing.T) {
 		if diff := cmp.Diff(want, got.Client); diff != "" {
 			t.Errorf("-want +got\n%s", diff)
 		}
-		if got.Subject != want.ID || got.ClientID != want.ID || got.LogEpoch == "" || got.UserEpoch != 0 {
+		if got.Subject != want.ID || got.ClientID != want.ID || got.LogEpoch != "" || got.UserEpoch != 0 {
 			t.Errorf("the grant: %+v", got.Grant)
 		}
 		near(t, "now", time.Since(got.Now), 0, 5*time.Second)
@@ -51,6 +51,12 @@ func TestClientLifecycle(t *testing.T) {
 		is(t, "sent again", f.CreateClient(ctx, want, first), nil)
 		is(t, "taken", f.CreateClient(ctx, want, random32(t)), tokenstore.ErrClientExists)
 
+		issued, err := f.IssueToClient(ctx, want.ID, first)
+		if err != nil || issued.LogEpoch == "" || !cmp.Equal(issued.Client, want) {
+			t.Errorf("issued: %+v, %v", issued, err)
+		}
+		_, err = f.IssueToClient(ctx, want.ID, random32(t))
+		is(t, "another secret, to issue", err, tokenstore.ErrClientSecret)
 		_, err = f.AuthenticateClient(ctx, want.ID, random32(t))
 		is(t, "another secret", err, tokenstore.ErrClientSecret)
 		for _, id := range []string{"lkc_nobody", "billing", "", "latchkey"} {
@@ -91,7 +97,7 @@ func TestAClientsTokensDieWithItsEpoch(t *testing.T) {
 		uid := f.UserID("lkc_billing")
 		issue := func() tokenstore.AccessToken {
 			t.Helper()
-			g, err := f.AuthenticateClient(t.Context(), "lkc_billing", secret)
+			g, err := f.IssueToClient(t.Context(), "lkc_billing", secret)
 			is(t, "authenticate", err, nil)
 			sid, _ := f.NewID(uid)
 			jti, _ := f.NewID(uid)

@@ -612,6 +612,8 @@ func exercise(t *testing.T, f *fixture) {
 	must(f.RotateClientSecret(ctx, "lkc_a", random32(t), time.Hour))
 	_, err = f.AuthenticateClient(ctx, "lkc_a", secret)
 	must(err)
+	_, err = f.IssueToClient(ctx, "lkc_a", secret)
+	must(err)
 	_, err = f.Client(ctx, "lkc_a")
 	must(err)
 	_, err = f.Peek(ctx, f.login("u-1").rotation(1))

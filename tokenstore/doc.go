@@ -32,6 +32,10 @@
 //   - AuthenticateClient checks a client's secret and reads, of the same moment,
 //     what an access token of that client carries: a token that was issued on an
 //     old secret dies with the epoch that goes up after the secret was replaced.
+//   - AuthenticateClient checks a client's secret and writes nothing. IssueToClient
+//     also reads, of the same moment, what an access token of that client carries: a
+//     token that was issued on an old secret dies with the epoch that goes up after
+//     the secret was replaced.
 //   - Verify tells whether an access token may still be accepted. A token that
 //     was issued before this Redis lost its data is dead.
 //

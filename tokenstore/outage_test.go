@@ -55,6 +55,7 @@ func operations(s *family) map[string]func() error {
 		"rotate client":       func() error { return s.f.RotateClientSecret(ctx, "lkc_a", [32]byte{}, 0) },
 		"delete client":       func() error { return s.f.DeleteClient(ctx, "lkc_a") },
 		"authenticate client": func() error { _, err := s.f.AuthenticateClient(ctx, "lkc_a", [32]byte{}); return err },
+		"issue to client":     func() error { _, err := s.f.IssueToClient(ctx, "lkc_a", [32]byte{}); return err },
 		"peek":                func() error { _, err := s.f.Peek(ctx, s.rotation(1)); return err },
 		"revoke": func() error {
 			_, err := s.f.Revoke(ctx, tokenstore.SessionEnd{SID: s.sid, UID: s.uid})

@@ -138,7 +138,7 @@ func TestWhatEndsTheTokensOfAClient(t *testing.T) {
 			c.register("other")
 			c.add("alice")
 			own := func() tokenstore.AccessToken {
-				g, err := c.authenticate("lkc_billing", secret)
+				g, err := c.store.IssueToClient(t.Context(), "lkc_billing", sha256.Sum256([]byte(secret)))
 				if err != nil {
 					t.Fatal(err)
 				}
