@@ -124,7 +124,7 @@ func TestStaticClaims(t *testing.T) {
 	// An introspection says them, and cannot be made to say anything else by them.
 	api := f.register(tokenstore.Client{ID: "lkc_api", Introspect: true})
 	got := f.post(0, "/oauth2/introspect", api.basic(), form("token", by.access)).json()
-	if got["plan"] != 2.0 || got["active"] != true {
+	if got["plan"] != 2.0 || got["sub"] != "bob" {
 		t.Errorf("%v", got)
 	}
 }

@@ -1,7 +1,6 @@
 package handlers
 
 import (
-	"encoding/json"
 	"errors"
 	"net/http"
 	"slices"
@@ -63,15 +62,17 @@ func (a *api) examineAccess(c *gin.Context, asker tokenstore.Client, token strin
 	switch {
 	case errors.Is(err, edge.ErrUnavailable):
 		return nil, err
-	case err != nil:
+	case errors.Is(err, edge.ErrInvalid), errors.Is(err, edge.ErrExpired), errors.Is(err, edge.ErrRevoked):
 		return inactive(), nil
+	case err != nil:
+		return nil, err
 	}
 	if claims.ClientID != asker.ID && !overlap(claims.Audience, a.audience(asker)) {
 		return inactive(), nil
 	}
 	answer := introspection{}
 	for name, value := range claims.Extra {
-		answer[name] = json.RawMessage(value)
+		answer[name] = value
 	}
 	for name, value := range map[string]any{
 		"active": true, "token_type": "Bearer", "iss": claims.Issuer, "sub": claims.Subject, "aud": claims.Audience,

@@ -55,8 +55,10 @@ func (a *api) endOfShown(c *gin.Context, shown, client string) (tokenstore.Sessi
 	switch {
 	case errors.Is(err, edge.ErrUnavailable):
 		return tokenstore.SessionEnd{}, false, err
-	case err != nil:
+	case errors.Is(err, edge.ErrInvalid):
 		return tokenstore.SessionEnd{}, false, nil
+	case err != nil:
+		return tokenstore.SessionEnd{}, false, err
 	}
 	own := claims.ClientID == client || client == "" && !tokenstore.IsClient(claims.ClientID)
 	if !own {

@@ -126,7 +126,7 @@ func clientID(name string) (string, error) {
 	if plain == "" || len(plain) > maxClientName || strings.ContainsFunc(plain, func(r rune) bool {
 		return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && r != '-' && r != '_' && r != '.'
 	}) {
-		return "", fmt.Errorf("the client's name is not usable; write at most %d letters, digits, -, _ and .", maxClientName)
+		return "", fmt.Errorf("the client's name is not usable; write letters, digits, -, _ and ., at most %d of them", maxClientName)
 	}
 	return tokenstore.ClientPrefix + plain, nil
 }

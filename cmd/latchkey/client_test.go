@@ -29,15 +29,16 @@ func secretOf(t *testing.T, out string) string {
 	return m[1]
 }
 
-func (c *console) authenticate(id, secret string) (tokenstore.ClientGrant, error) {
-	return c.store.AuthenticateClient(c.t.Context(), id, sha256.Sum256([]byte(secret)))
+// authenticate shows the secret of the client billing.
+func (c *console) authenticate(secret string) (tokenstore.ClientGrant, error) {
+	return c.store.AuthenticateClient(c.t.Context(), "lkc_billing", sha256.Sum256([]byte(secret)))
 }
 
 func TestClientAdd(t *testing.T) {
 	c := newConsole(t)
 	secret := c.register("billing", "--grant", "refresh_token,client_credentials", "--grant", "client_credentials", "--scope", "read  write read",
 		"--audience", "https://a.example", "--audience", "https://b.example", "--claims", `{"tier": 1}`, "--introspect")
-	got, err := c.authenticate("lkc_billing", secret)
+	got, err := c.authenticate(secret)
 	want := tokenstore.Client{
 		ID: "lkc_billing", Grants: "client_credentials refresh_token", Scopes: "read write",
 		Audiences: "https://a.example https://b.example", Claims: `{"tier":1}`, Introspect: true,
@@ -93,7 +94,7 @@ func TestClientAddRefuses(t *testing.T) {
 			fails(t, "", append([]string{"client", "add"}, tt.args...), tt.text)
 		})
 	}
-	if got, err := c.authenticate("lkc_billing", secret); err != nil || got.Scopes != "read" {
+	if got, err := c.authenticate(secret); err != nil || got.Scopes != "read" {
 		t.Errorf("the first one changed: %+v, %v", got, err)
 	}
 }
@@ -103,17 +104,17 @@ func TestClientRotateSecret(t *testing.T) {
 	first := c.register("billing")
 	second := secretOf(t, c.works("", "client", "rotate-secret", "billing", "--keep", "24h"))
 	for _, secret := range []string{first, second} {
-		if _, err := c.authenticate("lkc_billing", secret); err != nil {
+		if _, err := c.authenticate(secret); err != nil {
 			t.Errorf("while both are good: %v", err)
 		}
 	}
 	third := secretOf(t, c.works("", "client", "rotate-secret", "lkc_billing"))
 	for _, secret := range []string{first, second} {
-		if _, err := c.authenticate("lkc_billing", secret); !errors.Is(err, tokenstore.ErrClientSecret) {
+		if _, err := c.authenticate(secret); !errors.Is(err, tokenstore.ErrClientSecret) {
 			t.Errorf("a replaced secret: %v", err)
 		}
 	}
-	if _, err := c.authenticate("lkc_billing", third); err != nil {
+	if _, err := c.authenticate(third); err != nil {
 		t.Error(err)
 	}
 	fails(t, "", []string{"client", "rotate-secret", "nobody"}, "there is no client lkc_nobody; list them with: latchkey client list")
@@ -178,7 +179,7 @@ func TestClientDelete(t *testing.T) {
 	if got, want := c.works("", "client", "delete", "billing"), "deleted lkc_billing; every token that was issued to it has ended\n"; got != want {
 		t.Errorf("printed %q, want %q", got, want)
 	}
-	if _, err := c.authenticate("lkc_billing", secret); !errors.Is(err, tokenstore.ErrNoClient) {
+	if _, err := c.authenticate(secret); !errors.Is(err, tokenstore.ErrNoClient) {
 		t.Error(err)
 	}
 	fails(t, "", []string{"client", "delete", "billing"}, "there is no client lkc_billing, so there is nothing to delete")
