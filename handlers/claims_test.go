@@ -34,6 +34,7 @@ type hooked struct {
 	status int
 	answer string
 	asked  []claimhook.Request
+	then   func()
 }
 
 func newHook(t *testing.T) *hooked {
@@ -49,6 +50,9 @@ func newHook(t *testing.T) *hooked {
 		h.mu.Lock()
 		defer h.mu.Unlock()
 		h.asked = append(h.asked, asked)
+		if h.then != nil {
+			h.then()
+		}
 		w.WriteHeader(h.status)
 		_, _ = io.WriteString(w, h.answer)
 	}))
@@ -62,6 +66,13 @@ func (h *hooked) says(status int, answer string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.status, h.answer, h.asked = status, answer, nil
+}
+
+// meanwhile has something happen while the webhook is asked.
+func (h *hooked) meanwhile(do func()) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.then = do
 }
 
 func (h *hooked) requests() []claimhook.Request {

@@ -361,6 +361,20 @@ func TestLoginByAClient(t *testing.T) {
 	}
 }
 
+// A client that is deleted while it logs a user in gets no tokens: whoever deletes it
+// ends the sessions that are there, and this one was not yet.
+func TestLoginByAClientThatIsDeletedMeanwhile(t *testing.T) {
+	t.Parallel()
+	h := newHook(t)
+	f := start(t, setup{claims: h.Webhook})
+	full := f.service("full")
+	h.meanwhile(func() { f.check(f.replicas[1].store.DeleteClient(t.Context(), full.id)) })
+	f.post(0, "/auth/token", full.post("username", alice, "password", password)).fails(http.StatusUnauthorized, "invalid_client", "")
+	if len(h.requests()) != 1 {
+		t.Error("the webhook was not asked: the test does not test it")
+	}
+}
+
 // Rotation and deletion of a client kill its tokens everywhere, at once.
 func TestAClientsTokensEndWithIt(t *testing.T) {
 	t.Parallel()
@@ -377,6 +391,22 @@ func TestAClientsTokensEndWithIt(t *testing.T) {
 	f.get(1, "/auth/verify", bearer(f.own(full))).is(http.StatusNoContent)
 	f.check(store.DeleteClient(t.Context(), full.id))
 	f.post(1, "/oauth2/token", full.basic(), form("grant_type", "client_credentials")).fails(http.StatusUnauthorized, "invalid_client", "")
+}
+
+// A revocation is answered when every follower has it, or can have no lease any more:
+// one that shows no life is waited for.
+func TestARevocationIsConfirmed(t *testing.T) {
+	t.Parallel()
+	f := start(t, setup{replicas: 1})
+	full := f.service("full")
+	token := f.own(full)
+	members := strings.Replace(f.rtKey(token), ":rt:"+f.claim(token, "sid"), ":members", 1)
+	f.check(f.rdb.HSet(t.Context(), members, "silent", "0:"+f.claim(token, "le")+":1").Err())
+	begin := time.Now()
+	f.post(0, "/oauth2/revoke", full.basic(), form("token", token)).is(http.StatusOK)
+	if took := time.Since(begin); took < time.Second { // the lease
+		t.Errorf("answered after %v, while a follower may still accept the token", took)
+	}
 }
 
 func active(introspection map[string]any) bool {
