@@ -16,8 +16,7 @@ LOAD_FOR ?= 60s
 export GOWORK = off
 
 .DEFAULT_GOAL := help
-.PHONY: help test simulate zero lint fmt bench bench-floors bench-memory load load-short load-all dev build image generate tidy-check test-needs
-.PHONY: help test clients simulate zero lint fmt bench bench-floors bench-memory dev build image generate tidy-check test-needs
+.PHONY: help test clients simulate zero lint fmt bench bench-floors bench-memory load load-short load-all dev build image generate tidy-check test-needs
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile

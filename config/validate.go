@@ -138,7 +138,7 @@ func (c *Config) checkClaims(f *collector) {
 		f.add("LATCHKEY_CLAIMS_SECRET", "not set", "make one with: "+SecretHint+", and give it to the webhook")
 	case n < minSecret:
 		f.add("LATCHKEY_CLAIMS_SECRET", fmt.Sprintf("%d bytes long; at least %d are needed", n, minSecret), "make one with: "+SecretHint)
-	case c.ClaimsSecret == c.Secret:
+	case slices.Contains(c.Secret.List(), c.ClaimsSecret):
 		f.add("LATCHKEY_CLAIMS_SECRET", "the same as LATCHKEY_SECRET", "make one of its own: the webhook must not be able to sign tokens")
 	}
 }
@@ -377,11 +377,9 @@ func (c *Config) Warnings() []string {
 		if n := variety(s); n < 8 {
 			w = append(w, fmt.Sprintf("LATCHKEY_SECRET has only %d different bytes and can be guessed: make one with: %s", n, SecretHint))
 		}
+	}
 	if u, err := url.Parse(c.ClaimsURL); err == nil && u.Scheme == "http" && !loopback(u.Hostname()) {
 		w = append(w, "LATCHKEY_CLAIMS_URL is not https: whoever is on the way can put claims into tokens")
-	}
-	if n := variety(c.Secret); n < 8 {
-		w = append(w, fmt.Sprintf("LATCHKEY_SECRET has only %d different bytes and can be guessed: make one with: %s", n, SecretHint))
 	}
 	if !c.passwordCostAdequate() {
 		w = append(w, fmt.Sprintf("LATCHKEY_PASSWORD_MEMORY=%d with LATCHKEY_PASSWORD_ITERATIONS=%d is weaker than OWASP's least argon2id parameters, such as 19456 with 2", c.PasswordMemory, c.PasswordIterations))

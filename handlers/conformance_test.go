@@ -8,6 +8,8 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 // docs/conformance.md names tests that there are.
@@ -73,6 +75,26 @@ func TestRFC6750(t *testing.T) {
 		}
 		if a.status == http.StatusBadRequest && a.member("error") != "invalid_request" {
 			t.Errorf("%s: %s", c.name, a.text)
+		}
+	}
+}
+
+// RFC 8414 section 2: what the document says of clients is what the endpoints do.
+func TestMetadataOfClients(t *testing.T) {
+	t.Parallel()
+	f := start(t, setup{replicas: 1})
+	a, err := f.try(0, http.MethodGet, "/.well-known/oauth-authorization-server")
+	f.check(err)
+	got := a.is(http.StatusOK).json()
+	secrets := []any{"client_secret_basic", "client_secret_post"}
+	for name, want := range map[string][]any{
+		"grant_types_supported":                         {"client_credentials", "refresh_token"},
+		"token_endpoint_auth_methods_supported":         append(secrets[:2:2], "none"),
+		"revocation_endpoint_auth_methods_supported":    append(secrets[:2:2], "none"),
+		"introspection_endpoint_auth_methods_supported": secrets,
+	} {
+		if diff := cmp.Diff(any(want), got[name]); diff != "" {
+			t.Errorf("%s: -want +got\n%s", name, diff)
 		}
 	}
 }

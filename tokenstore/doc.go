@@ -29,9 +29,6 @@
 //     shard. The signing keys themselves change by SyncSigningKeys, OfferSigningKey
 //     and RevokeSigningKey: a key is published for a while before it signs, and is
 //     removed once the last of its tokens has expired.
-//   - AuthenticateClient checks a client's secret and reads, of the same moment,
-//     what an access token of that client carries: a token that was issued on an
-//     old secret dies with the epoch that goes up after the secret was replaced.
 //   - AuthenticateClient checks a client's secret and writes nothing. IssueToClient
 //     also reads, of the same moment, what an access token of that client carries: a
 //     token that was issued on an old secret dies with the epoch that goes up after

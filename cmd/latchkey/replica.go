@@ -136,7 +136,6 @@ func newReplica(ctx context.Context, cfg *config.Config, logger *slog.Logger) (*
 				Address: tokenstore.Limit(cfg.LoginLimitAddress),
 			},
 			DeviceKey: deviceKeys[0], OlderDeviceKeys: deviceKeys[1:], JWKSMaxAge: cfg.JWKSMaxAge, RevocationsToken: cfg.RevocationsToken.Reveal(),
-			DeviceKey: deviceKey, RevocationsToken: cfg.RevocationsToken.Reveal(),
 			ScopeClaims: cfg.ClaimsOfScopes(), ClaimsOmit: cfg.ClaimsFailure == "omit",
 		},
 	}

@@ -17,7 +17,6 @@ Run it with: latchkey serve    settings come from LATCHKEY_* (see latchkey confi
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(newServe(), newDev(), newUser(), newSession(), newKey(), newConfig(), newHealthcheck(), newVersion())
-	root.AddCommand(newServe(), newDev(), newUser(), newClient(), newSession(), newConfig(), newHealthcheck(), newVersion())
+	root.AddCommand(newServe(), newDev(), newUser(), newClient(), newSession(), newKey(), newConfig(), newHealthcheck(), newVersion())
 	return root
 }

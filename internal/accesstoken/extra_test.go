@@ -22,6 +22,7 @@ func TestExtraClaims(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	want.KeyID = ring.Active().ID()
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("claims differ (-signed +verified):\n%s", diff)
 	}
