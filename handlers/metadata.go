@@ -34,7 +34,7 @@ type metadata struct {
 // the table of routes adds nothing.
 func announcements() map[string]func(m *metadata, address string) {
 	secrets := []string{"client_secret_basic", "client_secret_post"}
-	anybody := append(secrets[:2:2], "none") // the public client only says its name
+	anybody := slices.Concat(secrets, []string{"none"}) // the public client only says its name
 	return map[string]func(*metadata, string){
 		http.MethodGet + " " + keySetPath: func(m *metadata, address string) { m.KeySet = address },
 		http.MethodPost + " /oauth2/token": func(m *metadata, address string) {

@@ -54,7 +54,7 @@ func (s *service) on(t *testing.T) *service {
 func serve(t *testing.T, bin string, settings ...string) *service {
 	t.Helper()
 	env := append([]string{
-		"LATCHKEY_SECRET=a test's own secret of the clients, 32 bytes and more", "LATCHKEY_REDIS_URL=" + redistest.Start(t).URL(),
+		"LATCHKEY_SECRET=a test's own secret of the clients that is long enough", "LATCHKEY_REDIS_URL=" + redistest.Start(t).URL(),
 		"LATCHKEY_ISSUER=" + issuer, "LATCHKEY_AUDIENCE=" + audience, "LATCHKEY_ADDR=127.0.0.1:0", "LATCHKEY_ADMIN_ADDR=127.0.0.1:0",
 		"LATCHKEY_PASSWORD_MEMORY=7168", "LATCHKEY_REFRESH_GRACE=2s", "LATCHKEY_REDIS_TIMEOUT=5s", "HOME=" + t.TempDir(),
 	}, settings...)
