@@ -16,7 +16,7 @@ LOAD_FOR ?= 60s
 export GOWORK = off
 
 .DEFAULT_GOAL := help
-.PHONY: help test test-valkey valkey-needs simulate zero lint fmt bench bench-floors bench-memory load load-short load-all dev build image generate tidy-check test-needs
+.PHONY: help test clients test-valkey valkey-needs simulate zero lint fmt bench bench-floors bench-memory load load-short load-all dev build image generate tidy-check test-needs
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -27,6 +27,10 @@ test: test-needs $(CADDY) $(KUBE)/built ## all tests, with the race detector, on
 .PHONY: kube-test image-test
 kube-test: test-needs $(KUBE)/built ## the manifests and the chart: rendered, against schemas, linted
 	KUBE_TOOLS='$(CURDIR)/$(KUBE)' go test -count=1 -timeout 10m ./deploy/kubernetes
+
+# Libraries that others wrote are no dependencies of the product: they have a module of their own.
+clients: test-needs ## OAuth libraries of others, unchanged, against the program
+	go -C internal/clients test -count=1 -timeout 5m ./...
 
 # Without the race detector, which finds nothing in one goroutine a schedule and costs eight times as much.
 simulate: ## 100,000 schedules of the protocol, with faults, in virtual time
@@ -39,6 +43,7 @@ lint: $(TOOLS)/built ## format, golangci-lint, import directions, workflow files
 	@unformatted=$$($(TOOLS)/gofumpt -l .); if [ -n "$$unformatted" ]; then \
 		printf 'not formatted, run `make fmt`:\n%s\n' "$$unformatted" >&2; exit 1; fi
 	$(TOOLS)/golangci-lint run ./...
+	cd internal/clients && ../../$(TOOLS)/golangci-lint run ./...
 	$(TOOLS)/actionlint .github/workflows/*.yml
 	bash -n .ci/run
 
@@ -98,6 +103,7 @@ generate: ## rewrite the settings in README.md and deploy/latchkey.env.example
 
 tidy-check: ## fail when go.mod or go.sum is not tidy
 	go mod tidy -diff
+	go -C internal/clients mod tidy -diff
 
 # The tests start redis-server, nginx, haproxy and prometheus themselves; the race detector needs a C compiler.
 test-needs:

@@ -10,6 +10,7 @@
 package config
 
 import (
+	"encoding/json"
 	"log/slog"
 	"net/netip"
 	"time"
@@ -91,6 +92,12 @@ type Config struct {
 	EdgeCache          int           `env:"LATCHKEY_EDGE_CACHE" envDefault:"65536" min:"16" max:"10000000" doc:"How many verified tokens a replica remembers, about 1.5 KiB each, so that a signature is checked once."`
 	RevokeWaitReplicas int           `env:"LATCHKEY_REVOKE_WAIT_REPLICAS" envDefault:"0" min:"0" max:"16" doc:"How many replicas of Redis must have a logout before it is answered (WAIT). All that can be promoted: then no failover loses a logout, nor does a deposed primary extend a lease."`
 
+	ClaimsURL     string        `env:"LATCHKEY_CLAIMS_URL" kind:"URL" doc:"A webhook that is asked for further claims whenever an access token is issued (docs/oauth.md). Empty: none."`
+	ClaimsSecret  Secret        `env:"LATCHKEY_CLAIMS_SECRET" secret:"yes" kind:"secret" doc:"The key, 32 bytes or more, that signs the requests to LATCHKEY_CLAIMS_URL: the webhook has it, too. Required with it."`
+	ClaimsTimeout time.Duration `env:"LATCHKEY_CLAIMS_TIMEOUT" envDefault:"1s" min:"50ms" max:"10s" doc:"How long the webhook may take."`
+	ClaimsFailure string        `env:"LATCHKEY_CLAIMS_FAILURE" envDefault:"deny" oneof:"deny omit" doc:"What happens when the webhook fails. deny: the request is answered 503. omit: the token is issued without its claims."`
+	ScopeClaims   string        `env:"LATCHKEY_SCOPE_CLAIMS" kind:"JSON" doc:"Claims that a scope brings when it is granted: a JSON object of scopes, each an object of claims, such as {\"reports:read\":{\"department\":\"finance\"}}."`
+
 	LoginLimitClient  Rate `env:"LATCHKEY_LOGIN_LIMIT_CLIENT" envDefault:"10/5m" doc:"Failed logins of one account from one address or known device: 10/5m allows 10 at once, regained evenly over 5 minutes. A successful login spends nothing."`
 	LoginLimitAccount Rate `env:"LATCHKEY_LOGIN_LIMIT_ACCOUNT" envDefault:"100/1h" doc:"Failed logins of one account from all unknown devices together. Devices that have logged in before are not held up by it, so a stranger cannot lock the owner out."`
 	LoginLimitAddress Rate `env:"LATCHKEY_LOGIN_LIMIT_ADDRESS" envDefault:"100/5m" doc:"Failed logins from one address over all accounts."`
@@ -112,6 +119,16 @@ type Config struct {
 	ShutdownDelay   time.Duration `env:"LATCHKEY_SHUTDOWN_DELAY" envDefault:"0s" min:"0s" max:"5m" doc:"On SIGTERM, how long to go on serving with /readyz already failing, so that balancers notice before the listener closes."`
 	ShutdownTimeout time.Duration `env:"LATCHKEY_SHUTDOWN_TIMEOUT" envDefault:"20s" min:"1s" max:"10m" doc:"How long requests under way may then take to finish."`
 	PProf           bool          `env:"LATCHKEY_PPROF" envDefault:"false" doc:"Serve Go's profiler at /debug/pprof/ on the admin listener."`
+}
+
+// ClaimsOfScopes is ScopeClaims, by scope and claim; empty if it is none that
+// [Config.Validate] accepts.
+func (c *Config) ClaimsOfScopes() map[string]map[string]json.RawMessage {
+	var m map[string]map[string]json.RawMessage
+	if c.ScopeClaims == "" || json.Unmarshal([]byte(c.ScopeClaims), &m) != nil {
+		return nil
+	}
+	return m
 }
 
 // Level is LogLevel for log/slog; info if it is none that [Config.Validate] accepts.

@@ -23,6 +23,9 @@ import (
 // goodSecret is what a test may use as the root secret.
 const goodSecret = "Zk3v0q8TjR1mYcW7uHs5nBxE2pLdA9fG"
 
+// claimsSecret is another.
+const claimsSecret = "Xk3v0q8TjR1mYcW7uHs5nBxE2pLdA9fG"
+
 // withSecret is the least environment that loads, and settings on top.
 func withSecret(env ...string) []string {
 	return append([]string{"PATH=/bin", "LATCHKEY_SECRET=" + goodSecret}, env...)
@@ -51,6 +54,7 @@ func TestDefaults(t *testing.T) {
 		LogLevel: "info", LogFormat: "json", ShutdownTimeout: 20 * time.Second,
 		Verify: "follow", EdgeLease: time.Second, EdgeMaxDenied: 4_000_000, EdgeCache: 65536,
 		Traces: "off", TracesRatio: 0.1,
+		ClaimsTimeout: time.Second, ClaimsFailure: "deny",
 	}
 	if diff := cmp.Diff(want, load(t), cmpopts.EquateComparable(netip.Prefix{})); diff != "" {
 		t.Errorf("defaults (-want +got):\n%s", diff)
@@ -76,6 +80,8 @@ func TestEverySettingIsRead(t *testing.T) {
 		"LATCHKEY_REDIS_TLS_CERT_FILE=/cert", "LATCHKEY_REDIS_TLS_KEY_FILE=/key", "LATCHKEY_REDIS_TLS_SERVER_NAME=redis.example",
 		"LATCHKEY_REDIS_ALLOW_EVICTION=true",
 		"LATCHKEY_TRACES=otlp", "LATCHKEY_TRACES_RATIO=0.25", "LATCHKEY_AUDIT_STREAM=100000",
+		"LATCHKEY_CLAIMS_URL=https://claims.example.com/latchkey", "LATCHKEY_CLAIMS_SECRET="+claimsSecret,
+		"LATCHKEY_CLAIMS_TIMEOUT=250ms", "LATCHKEY_CLAIMS_FAILURE=omit", `LATCHKEY_SCOPE_CLAIMS={"read":{"a":1}}`,
 	)
 	want := &config.Config{
 		Addr: "127.0.0.1:0", AdminAddr: "127.0.0.1:0",
@@ -95,6 +101,8 @@ func TestEverySettingIsRead(t *testing.T) {
 		RedisTLSKeyFile: "/key", RedisTLSServerName: "redis.example", RedisAllowEviction: true,
 		KeyRotation: 24 * time.Hour, JWKSMaxAge: time.Minute, KeysDir: "/etc/latchkey/keys",
 		Traces: "otlp", TracesRatio: 0.25, AuditStream: 100_000,
+		ClaimsURL: "https://claims.example.com/latchkey", ClaimsSecret: claimsSecret, ClaimsTimeout: 250 * time.Millisecond,
+		ClaimsFailure: "omit", ScopeClaims: `{"read":{"a":1}}`,
 	}
 	if diff := cmp.Diff(want, cfg, cmpopts.EquateComparable(netip.Prefix{})); diff != "" {
 		t.Errorf("settings (-want +got):\n%s", diff)
@@ -141,6 +149,10 @@ func TestFaults(t *testing.T) {
 		{"format", "LATCHKEY_LOG_FORMAT=xml", `LATCHKEY_LOG_FORMAT: "xml" is not allowed; write json or text`},
 		{"verify", "LATCHKEY_VERIFY=lax", `LATCHKEY_VERIFY: "lax" is not allowed; write follow or strict`},
 		{"outage", "LATCHKEY_EDGE_OUTAGE=serve-stale:2h", `LATCHKEY_EDGE_OUTAGE: "serve-stale:2h" is not allowed; write deny, or serve-stale: and a duration from 1s to 1h`},
+		{"claims without a secret", "LATCHKEY_CLAIMS_URL=https://claims.example.com", `LATCHKEY_CLAIMS_SECRET: not set; make one with: openssl rand -base64 48, and give it to the webhook`},
+		{"claims of scopes that are no objects", `LATCHKEY_SCOPE_CLAIMS={"read":1}`, `LATCHKEY_SCOPE_CLAIMS: not an object of objects; write JSON such as {"reports:read":{"department":"finance"}}`},
+		{"claims failure", "LATCHKEY_CLAIMS_FAILURE=allow", `LATCHKEY_CLAIMS_FAILURE: "allow" is not allowed; write deny or omit`},
+		{"a client id of registered clients", "LATCHKEY_CLIENT_ID=lkc_app", `LATCHKEY_CLIENT_ID: "lkc_app" begins with lkc_, as the ids of registered clients do; write another`},
 		{"short revocations token", "LATCHKEY_REVOCATIONS_TOKEN=hunter2", `LATCHKEY_REVOCATIONS_TOKEN: 7 bytes, too short to be safe; make one with: openssl rand -base64 48`},
 		{"ext_authz address", "LATCHKEY_EXTAUTHZ_ADDR=9191", `LATCHKEY_EXTAUTHZ_ADDR: "9191" is not an address; write host:port or :port, with a port from 0 (any free one) to 65535`},
 		{"access cookie's name", "LATCHKEY_ACCESS_COOKIE=a b", `LATCHKEY_ACCESS_COOKIE: "a b" cannot name this cookie; write letters, digits, - and _, such as access_token`},
@@ -369,6 +381,21 @@ func TestDevIsForDevAlone(t *testing.T) {
 	}
 }
 
+func TestClaimsWebhookFaults(t *testing.T) {
+	for name, c := range map[string]struct{ url, secret, want string }{
+		"password":        {"https://user:canary@claims.example.com", claimsSecret, "LATCHKEY_CLAIMS_URL: holds a user name or password"},
+		"scheme":          {"ftp://claims.example.com", claimsSecret, "LATCHKEY_CLAIMS_URL: not a URL"},
+		"no host":         {"https://", claimsSecret, "LATCHKEY_CLAIMS_URL: not a URL"},
+		"short secret":    {"https://claims.example.com", "hunter2", "LATCHKEY_CLAIMS_SECRET: 7 bytes long; at least 32 are needed"},
+		"the root secret": {"https://claims.example.com", goodSecret, "LATCHKEY_CLAIMS_SECRET: the same as LATCHKEY_SECRET"},
+	} {
+		_, err := config.Load(withSecret("LATCHKEY_CLAIMS_URL="+c.url, "LATCHKEY_CLAIMS_SECRET="+c.secret))
+		if err == nil || !strings.Contains(err.Error(), c.want) || strings.Contains(err.Error(), "canary") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
 func TestWarnings(t *testing.T) {
 	quiet := []string{"LATCHKEY_ISSUER=https://auth.example"}
 	for _, tt := range []struct{ name, env, want string }{
@@ -521,7 +548,7 @@ func TestDocument(t *testing.T) {
 		if r.Type == "" || !strings.HasSuffix(r.Doc, ".") && !strings.HasSuffix(r.Doc, config.SecretHint) {
 			t.Errorf("%s: type %q and text %q: want both, the text in sentences", r.Name, r.Type, r.Doc)
 		}
-		if want := slices.Contains([]string{"LATCHKEY_SECRET", "LATCHKEY_REDIS_URL", "LATCHKEY_REVOCATIONS_TOKEN", "LATCHKEY_REDIS_PASSWORD"}, r.Name); r.Secret != want {
+		if want := slices.Contains([]string{"LATCHKEY_SECRET", "LATCHKEY_REDIS_URL", "LATCHKEY_REVOCATIONS_TOKEN", "LATCHKEY_REDIS_PASSWORD", "LATCHKEY_CLAIMS_SECRET"}, r.Name); r.Secret != want {
 			t.Errorf("%s: Secret = %t", r.Name, r.Secret)
 		}
 		if r.Secret && r.Type == "secret" && r.Default != "" {

@@ -48,6 +48,7 @@ func (c *Config) validate(f *collector, dev bool) {
 	c.checkOrigins(f)
 	c.checkProxies(f)
 	c.checkEdge(f)
+	c.checkClaims(f)
 }
 
 // check holds a value to the bounds in its tags.
@@ -121,6 +122,32 @@ func (c *Config) checkEdge(f *collector) {
 	}
 	if c.AccessCookie != "" && (!cookieName(c.AccessCookie) || c.AccessCookie == "refresh_token" || c.AccessCookie == "known_device") {
 		f.add("LATCHKEY_ACCESS_COOKIE", quote(c.AccessCookie)+" cannot name this cookie", "write letters, digits, - and _, such as access_token")
+	}
+}
+
+// checkClaims holds together what the claims of the operator's own need. The URL is
+// not shown: it may hold a password.
+func (c *Config) checkClaims(f *collector) {
+	if c.ScopeClaims != "" && c.ClaimsOfScopes() == nil {
+		f.add("LATCHKEY_SCOPE_CLAIMS", "not an object of objects", `write JSON such as {"reports:read":{"department":"finance"}}`)
+	}
+	if c.ClaimsURL == "" {
+		return
+	}
+	u, err := url.Parse(c.ClaimsURL)
+	switch {
+	case err == nil && u.User != nil:
+		f.add("LATCHKEY_CLAIMS_URL", "holds a user name or password", "leave them out: the request is signed")
+	case err != nil, u.Scheme != "https" && u.Scheme != "http", u.Hostname() == "", u.Fragment != "":
+		f.add("LATCHKEY_CLAIMS_URL", "not a URL", "write https://host[:port][/path]")
+	}
+	switch n := len(c.ClaimsSecret); {
+	case n == 0:
+		f.add("LATCHKEY_CLAIMS_SECRET", "not set", "make one with: "+SecretHint+", and give it to the webhook")
+	case n < minSecret:
+		f.add("LATCHKEY_CLAIMS_SECRET", fmt.Sprintf("%d bytes long; at least %d are needed", n, minSecret), "make one with: "+SecretHint)
+	case slices.Contains(c.Secret.List(), c.ClaimsSecret):
+		f.add("LATCHKEY_CLAIMS_SECRET", "the same as LATCHKEY_SECRET", "make one of its own: the webhook must not be able to sign tokens")
 	}
 }
 
@@ -267,6 +294,9 @@ func (c *Config) checkTokens(f *collector) {
 	if c.Audience != c.Issuer && !plainText(c.Audience) {
 		f.add("LATCHKEY_AUDIENCE", quote(c.Audience)+" is not allowed", "write 1 to 255 printable ASCII characters without spaces")
 	}
+	if strings.HasPrefix(c.ClientID, "lkc_") {
+		f.add("LATCHKEY_CLIENT_ID", quote(c.ClientID)+" begins with lkc_, as the ids of registered clients do", "write another")
+	}
 	if !plainText(c.ClientID) {
 		f.add("LATCHKEY_CLIENT_ID", quote(c.ClientID)+" is not allowed", "write 1 to 255 printable ASCII characters without spaces")
 	}
@@ -410,6 +440,9 @@ func (c *Config) Warnings() []string {
 		if n := variety(s); n < 8 {
 			w = append(w, fmt.Sprintf("LATCHKEY_SECRET has only %d different bytes and can be guessed: make one with: %s", n, SecretHint))
 		}
+	}
+	if u, err := url.Parse(c.ClaimsURL); err == nil && u.Scheme == "http" && !loopback(u.Hostname()) {
+		w = append(w, "LATCHKEY_CLAIMS_URL is not https: whoever is on the way can put claims into tokens")
 	}
 	if !c.passwordCostAdequate() {
 		w = append(w, fmt.Sprintf("LATCHKEY_PASSWORD_MEMORY=%d with LATCHKEY_PASSWORD_ITERATIONS=%d is weaker than OWASP's least argon2id parameters, such as 19456 with 2", c.PasswordMemory, c.PasswordIterations))

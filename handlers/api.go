@@ -1,6 +1,7 @@
 package handlers
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -17,6 +18,7 @@ import (
 
 	"github.com/latchkey-auth/latchkey/edge"
 	"github.com/latchkey-auth/latchkey/internal/accesstoken"
+	"github.com/latchkey-auth/latchkey/internal/claimhook"
 	"github.com/latchkey-auth/latchkey/internal/credential"
 	"github.com/latchkey-auth/latchkey/internal/refreshtoken"
 	"github.com/latchkey-auth/latchkey/tokenstore"
@@ -41,9 +43,16 @@ type Settings struct {
 	JWKSMaxAge time.Duration
 	// RevocationsToken lets an API follow GET /revocations.
 	RevocationsToken []byte
+	// ScopeClaims are the claims that a scope brings when it is granted, by scope and
+	// name.
+	ScopeClaims map[string]map[string]json.RawMessage
+	// ClaimsOmit issues tokens without the webhook's claims when it fails; otherwise
+	// that is a 503.
+	ClaimsOmit bool
 }
 
-// Dependencies are what the API is made of. All but Revocations are required.
+// Dependencies are what the API is made of. All but Revocations and Claims are
+// required.
 type Dependencies struct {
 	Store     *tokenstore.Store
 	Verifier  *edge.Verifier
@@ -64,7 +73,12 @@ type Dependencies struct {
 	// It must not block.
 	Audit slog.Handler
 	// Tracer makes a span for each request; nil for none.
-	Tracer   trace.Tracer
+	Tracer trace.Tracer
+	// Issued verifies tokens for whomever they are: with AnyAudience. It judges what
+	// is shown to /oauth2/introspect and /oauth2/revoke and admits nobody.
+	Issued *edge.Verifier
+	// Claims adds claims to tokens that are about to be issued; nil adds none.
+	Claims   *claimhook.Webhook
 	Settings Settings
 }
 
@@ -99,6 +113,13 @@ func New(d Dependencies) (http.Handler, error) {
 	for _, origin := range d.Settings.AllowedOrigins {
 		faults = append(faults, a.crossOrigin.AddTrustedOrigin(origin))
 	}
+	for scope, claims := range d.Settings.ScopeClaims {
+		for name := range claims {
+			if accesstoken.Reserved(name) {
+				faults = append(faults, fmt.Errorf("the claims of the scope %q: Latchkey sets %s itself", scope, name))
+			}
+		}
+	}
 	shared, err := share(d.Settings.AllowedOrigins)
 	if err := errors.Join(append(faults, err)...); err != nil {
 		return nil, fmt.Errorf("the API's settings: %w", err)
@@ -129,6 +150,9 @@ func New(d Dependencies) (http.Handler, error) {
 	engine.DELETE("/auth/sessions/:sid", own, a.serve(a.endSession))
 	engine.GET("/users/me", a.serve(a.me))
 	engine.POST("/users/me/password", own, a.serve(a.changePassword))
+	engine.POST("/oauth2/token", a.oauth(a.token))
+	engine.POST("/oauth2/introspect", a.oauth(a.introspect))
+	engine.POST("/oauth2/revoke", a.oauth(a.revoke))
 	engine.GET("/.well-known/jwks.json", a.serve(a.keySet))
 	engine.HEAD("/.well-known/jwks.json", a.serve(a.keySet))
 	a.describe(engine)

@@ -31,6 +31,7 @@ import (
 	"github.com/latchkey-auth/latchkey/edge"
 	"github.com/latchkey-auth/latchkey/handlers"
 	"github.com/latchkey-auth/latchkey/internal/accesstoken"
+	"github.com/latchkey-auth/latchkey/internal/claimhook"
 	"github.com/latchkey-auth/latchkey/internal/credential"
 	"github.com/latchkey-auth/latchkey/internal/redistest"
 	"github.com/latchkey-auth/latchkey/internal/refreshtoken"
@@ -78,6 +79,7 @@ type setup struct {
 	refetch   func(context.Context) error
 	// dependencies, if set, has the last word on what a replica is made of.
 	dependencies func(*handlers.Dependencies)
+	claims       *claimhook.Webhook
 }
 
 // fleet is some replicas of the service over one Redis, and a client of them.
@@ -213,11 +215,13 @@ func (f *fleet) replica(s setup, redisURL string) *replica {
 		Store: r.store, Ring: f.ring, Issuer: issuer, Audience: audience, Refetch: s.refetch,
 	})
 	f.check(err)
+	issued, err := edge.New(edge.Options{Store: r.store, Ring: f.ring, Issuer: issuer, AnyAudience: true, Refetch: s.refetch})
+	f.check(err)
 	deps := handlers.Dependencies{
 		Store: r.store, Verifier: verifier, Confirmer: edge.NewConfirmer(r.store, time.Second),
 		Signer: accesstoken.NewSigner(f.ring), Refresh: f.codec, Passwords: f.hasher, Metrics: metrics,
 		Log:  slog.New(slog.NewJSONHandler(f.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
-		Rand: random, Settings: settings,
+		Rand: random, Settings: settings, Issued: issued, Claims: s.claims,
 	}
 	if s.dependencies != nil {
 		s.dependencies(&deps)
@@ -361,7 +365,11 @@ func (a answer) proper() {
 	}
 	challenge := a.header.Get("WWW-Authenticate")
 	challenged := a.status == http.StatusUnauthorized || a.status == http.StatusForbidden && strings.Contains(a.text, "insufficient_scope")
-	if challenged != strings.HasPrefix(challenge, `Bearer realm="latchkey"`) {
+	scheme := "Bearer"
+	if a.status == http.StatusUnauthorized && strings.Contains(a.text, `"invalid_client"`) {
+		scheme = "Basic"
+	}
+	if challenged != strings.HasPrefix(challenge, scheme+` realm="latchkey"`) {
 		a.f.Errorf("%s: %d with WWW-Authenticate %q", a.what, a.status, challenge)
 	}
 	retry := a.header.Get("Retry-After")

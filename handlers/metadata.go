@@ -34,13 +34,14 @@ type metadata struct {
 // the table of routes adds nothing.
 func announcements() map[string]func(m *metadata, address string) {
 	secrets := []string{"client_secret_basic", "client_secret_post"}
+	anybody := slices.Concat(secrets, []string{"none"}) // the public client only says its name
 	return map[string]func(*metadata, string){
 		http.MethodGet + " " + keySetPath: func(m *metadata, address string) { m.KeySet = address },
 		http.MethodPost + " /oauth2/token": func(m *metadata, address string) {
-			m.Token, m.TokenAuth, m.GrantTypes = address, secrets, []string{"client_credentials", "refresh_token"}
+			m.Token, m.TokenAuth, m.GrantTypes = address, anybody, []string{"client_credentials", "refresh_token"}
 		},
 		http.MethodPost + " /oauth2/introspect": func(m *metadata, address string) { m.Introspect, m.IntrospectAuth = address, secrets },
-		http.MethodPost + " /oauth2/revoke":     func(m *metadata, address string) { m.Revoke, m.RevokeAuth = address, secrets },
+		http.MethodPost + " /oauth2/revoke":     func(m *metadata, address string) { m.Revoke, m.RevokeAuth = address, anybody },
 	}
 }
 

@@ -534,7 +534,7 @@ func TestTheLogDropsWhatEveryTokenHasOutlived(t *testing.T) {
 func TestEveryKeyExpiresButAccountsKeysAndMeta(t *testing.T) {
 	onEach(t, func(t *testing.T, f *fixture) {
 		exercise(t, f)
-		permanent := regexp.MustCompile(`^lk:(meta|keys|\{\d+\}:(acct:.*|dead))$`)
+		permanent := regexp.MustCompile(`^lk:(meta|keys|\{\d+\}:((acct|client):.*|dead))$`)
 		seen := map[string]bool{}
 		for _, key := range f.allKeys() {
 			kind := regexp.MustCompile(`^lk:(?:\{\d+\}:)?([a-z]+(?::[a-z]+)?)`).FindStringSubmatch(key)
@@ -547,7 +547,7 @@ func TestEveryKeyExpiresButAccountsKeysAndMeta(t *testing.T) {
 				t.Errorf("%s has TTL %v", key, ttl)
 			}
 		}
-		for _, kind := range []string{"rt", "deny", "ue", "us", "log", "head", "acct", "thr", "meta", "keys", "dead"} {
+		for _, kind := range []string{"rt", "deny", "ue", "us", "log", "head", "acct", "client", "thr", "meta", "keys", "dead"} {
 			found := false
 			for k := range seen {
 				found = found || strings.HasPrefix(k, kind)
@@ -607,6 +607,17 @@ func exercise(t *testing.T, f *fixture) {
 	must(f.CreateAccount(ctx, tokenstore.Account{Username: "bob", Hash: "h"}))
 	_, err = f.DeleteAccount(ctx, "bob")
 	must(err)
+	secret := random32(t)
+	must(f.CreateClient(ctx, tokenstore.Client{ID: "lkc_a"}, secret))
+	must(f.RotateClientSecret(ctx, "lkc_a", random32(t), time.Hour))
+	_, err = f.AuthenticateClient(ctx, "lkc_a", secret)
+	must(err)
+	_, err = f.IssueToClient(ctx, "lkc_a", secret)
+	must(err)
+	_, err = f.Client(ctx, "lkc_a")
+	must(err)
+	_, err = f.Peek(ctx, f.login("u-1").rotation(1))
+	must(err)
 	must(f.Open(ctx))
 	must(f.Ping(ctx))
 }
@@ -637,7 +648,7 @@ func TestNoScriptCrossesSlots(t *testing.T) {
 			}
 		}})
 		exercise(t, f)
-		if len(seen) < 18 {
+		if len(seen) < 22 {
 			t.Errorf("only %d scripts were seen", len(seen))
 		}
 	})
@@ -695,6 +706,8 @@ func TestRoundTrips(t *testing.T) {
 			cost("same", 1, func() { _, _ = s.show(1) })
 			cost("verify", 1, func() { _ = s.verify(0) })
 			cost("revoke", 1, func() { s.logout(true) })
+			cost("authenticate a client", 1, func() { _, _ = f.AuthenticateClient(t.Context(), "lkc_a", [32]byte{}) })
+			cost("peek", 1, func() { _, _ = f.Peek(t.Context(), s.rotation(1)) })
 			cost("revoke user", 1, func() { _, _ = f.RevokeUser(t.Context(), tokenstore.UserEnd{UID: s.uid}) })
 			counted = true
 		}

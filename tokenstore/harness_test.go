@@ -104,18 +104,34 @@ func (f *fixture) login(sub string) *family {
 	return fam
 }
 
+// loginBy makes a session that a client was issued.
+func (f *fixture) loginBy(sub, client, scope string) *family {
+	f.t.Helper()
+	fam, err := f.loginWith(tokenstore.NewSession{Subject: sub, ClientID: client, Scope: scope, Claims: `{"a":1}`, ReadAt: f.Now().Add(time.Hour)})
+	if err != nil {
+		f.t.Fatalf("login: %v", err)
+	}
+	return fam
+}
+
 func (f *fixture) tryLogin(sub string, readAt time.Time) (*family, error) {
 	f.t.Helper()
+	return f.loginWith(tokenstore.NewSession{Subject: sub, ClientID: "latchkey", ReadAt: readAt})
+}
+
+// loginWith makes a session, with ids and a secret of its own.
+func (f *fixture) loginWith(n tokenstore.NewSession) (*family, error) {
+	f.t.Helper()
+	sub := n.Subject
 	uid := f.UserID(sub)
 	sid, err := f.NewID(uid)
 	if err != nil {
 		f.t.Fatal(err)
 	}
 	fam := &family{f: f, sid: sid, uid: uid, sub: sub, secrets: [][32]byte{random32(f.t)}}
-	g, err := f.Login(f.t.Context(), tokenstore.NewSession{
-		SID: sid, UID: uid, Hash: sha256.Sum256(fam.secrets[0][:]), Subject: sub, Username: sub,
-		ClientID: "latchkey", Device: "curl/8.5.0", Address: "192.0.2.1", ReadAt: readAt,
-	})
+	n.SID, n.UID, n.Hash, n.Username = sid, uid, sha256.Sum256(fam.secrets[0][:]), sub
+	n.Device, n.Address = "curl/8.5.0", "192.0.2.1"
+	g, err := f.Login(f.t.Context(), n)
 	if err != nil {
 		return nil, err
 	}
@@ -135,9 +151,6 @@ func (fam *family) took(g tokenstore.Grant) {
 // show presents the refresh token of a generation, counted from 1.
 func (fam *family) show(gen int) (tokenstore.Grant, error) {
 	fam.f.t.Helper()
-	for len(fam.secrets) <= gen {
-		fam.secrets = append(fam.secrets, random32(fam.f.t))
-	}
 	g, _, err := fam.f.Rotate(context.Background(), fam.rotation(gen))
 	if err == nil {
 		fam.took(g)
@@ -146,6 +159,9 @@ func (fam *family) show(gen int) (tokenstore.Grant, error) {
 }
 
 func (fam *family) rotation(gen int) tokenstore.Rotation {
+	for len(fam.secrets) <= gen {
+		fam.secrets = append(fam.secrets, random32(fam.f.t))
+	}
 	return tokenstore.Rotation{
 		SID: fam.sid, UID: fam.uid, Gen: uint32(gen),
 		Hash: sha256.Sum256(fam.secrets[gen-1][:]), Next: sha256.Sum256(fam.secrets[gen][:]),

@@ -30,6 +30,8 @@ type scripts struct {
 	keysSync, keysPut, keysRevoke, keysReseal   *script
 	renew, strike, restoreEpoch                 *script
 	probe                                       *script
+	clientCreate, clientRotate, clientCheck     *script
+	peek                                        *script
 }
 
 // loadScripts reads the embedded files. Each script is its own file; the parts
@@ -49,8 +51,8 @@ func loadScripts() (scripts, error) {
 	}
 	sc := scripts{
 		login:         load("login", "head"),
-		rotate:        load("rotate", "head", "log"),
-		revoke:        load("revoke", "head", "log"),
+		rotate:        load("rotate", "head", "log", "issued"),
+		revoke:        load("revoke", "head", "log", "issued"),
 		revokeUser:    load("revoke_user", "head", "log"),
 		verify:        load("verify", "head"),
 		lookup:        load("lookup", "head", "gcra"),
@@ -69,6 +71,10 @@ func loadScripts() (scripts, error) {
 		strike:        load("strike"),
 		restoreEpoch:  load("restore_epoch", "head", "log"),
 		probe:         load("probe", "head"),
+		clientCreate:  load("client_create", "head"),
+		clientRotate:  load("client_rotate", "head"),
+		clientCheck:   load("client_check", "head"),
+		peek:          load("peek", "head"),
 	}
 	sc.rotate.hot, sc.verify.hot = true, true
 	return sc, errors.Join(errs...)

@@ -192,7 +192,7 @@ func (s *Store) accountKey(username string) string {
 
 // throttleKeys are named by a hash, so that an attacker's input is of one
 // length and no address is readable in a dump.
-func (s *Store) clientKey(username, client string) string {
+func (s *Store) throttleKey(username, client string) string {
 	return s.prefix[s.UserID(username)[0]] + "thr:c:" + digest(username+"\x00"+client)
 }
 

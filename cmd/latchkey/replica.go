@@ -26,6 +26,7 @@ import (
 	"github.com/latchkey-auth/latchkey/edge"
 	"github.com/latchkey-auth/latchkey/handlers"
 	"github.com/latchkey-auth/latchkey/internal/accesstoken"
+	"github.com/latchkey-auth/latchkey/internal/claimhook"
 	"github.com/latchkey-auth/latchkey/internal/credential"
 	"github.com/latchkey-auth/latchkey/internal/refreshtoken"
 	"github.com/latchkey-auth/latchkey/tokenstore"
@@ -53,6 +54,9 @@ type replica struct {
 	state     atomic.Pointer[error]
 	setting   sync.Mutex // of state
 }
+
+// issuedCache is how many tokens a replica remembers that were introspected.
+const issuedCache = 4096
 
 var (
 	errStarting = errors.New("starting: Redis has not answered yet")
@@ -121,6 +125,17 @@ func newReplica(ctx context.Context, cfg *config.Config, logger *slog.Logger) (*
 		return nil, err
 	}
 	metrics.WatchEdge(verifier, follower)
+	issued, err := edge.New(edge.Options{
+		Store: store, Ring: ring, Issuer: cfg.Issuer, AnyAudience: true, Refetch: keys.sync,
+		Follower: follower, CacheSize: issuedCache, ServeStale: cfg.EdgeOutage.ServeStale,
+	})
+	if err != nil {
+		return nil, err
+	}
+	var claims *claimhook.Webhook
+	if cfg.ClaimsURL != "" {
+		claims = claimhook.New(claimhook.Options{URL: cfg.ClaimsURL, Key: cfg.ClaimsSecret.Reveal(), Timeout: cfg.ClaimsTimeout})
+	}
 	feed := edge.NewFeed(edge.FeedOptions{Store: store, Lease: cfg.EdgeLease, Failed: func(err error) {
 		logger.LogAttrs(context.WithoutCancel(ctx), slog.LevelWarn, "the log of revocations cannot be read for GET /revocations", slog.String("cause", err.Error()))
 	}})
@@ -129,7 +144,7 @@ func newReplica(ctx context.Context, cfg *config.Config, logger *slog.Logger) (*
 		Stalled: func() bool { return alive.stalled(time.Now()) },
 		Store:   store, Verifier: verifier, Confirmer: edge.NewConfirmer(store, cfg.EdgeLease).Beside(follower),
 		Signer: accesstoken.NewSigner(ring), Refresh: codec, Passwords: passwords,
-		Metrics: metrics, Log: logger, Rand: rand.Reader, Revocations: feed, Tracer: tracer,
+		Metrics: metrics, Log: logger, Rand: rand.Reader, Revocations: feed, Tracer: tracer, Issued: issued, Claims: claims,
 		Settings: handlers.Settings{
 			Issuer: cfg.Issuer, Audience: cfg.Audience, ClientID: cfg.ClientID,
 			CookieSecure: cfg.CookieSecure, CookieDomain: cfg.CookieDomain, CookiePath: cfg.CookiePath, AccessCookie: cfg.AccessCookie,
@@ -139,6 +154,7 @@ func newReplica(ctx context.Context, cfg *config.Config, logger *slog.Logger) (*
 				Address: tokenstore.Limit(cfg.LoginLimitAddress),
 			},
 			DeviceKey: deviceKeys[0], OlderDeviceKeys: deviceKeys[1:], JWKSMaxAge: cfg.JWKSMaxAge, RevocationsToken: cfg.RevocationsToken.Reveal(),
+			ScopeClaims: cfg.ClaimsOfScopes(), ClaimsOmit: cfg.ClaimsFailure == "omit",
 		},
 	}
 	var audit *handlers.AuditStream
@@ -164,6 +180,9 @@ func newReplica(ctx context.Context, cfg *config.Config, logger *slog.Logger) (*
 	metrics.WatchReplica(state)
 	r.api = server(r.leaving(api), logger)
 	r.api.RegisterOnShutdown(feed.Close) // streams do not end by themselves
+	if claims != nil {
+		r.api.RegisterOnShutdown(claims.Close)
+	}
 	r.admin = server(handlers.NewAdmin(handlers.AdminOptions{Metrics: metrics, Ready: r.ready, PProf: cfg.PProf}), logger)
 	if cfg.PProf {
 		r.admin.WriteTimeout = 2 * time.Minute // a profile is collected while its request waits
