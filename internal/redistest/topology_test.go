@@ -82,8 +82,8 @@ func TestSentinelFailsOver(t *testing.T) {
 			s.AwaitSettled(t)
 			first.Restart(t)
 			s.AwaitSettled(t)
-			third := s.Failover(t)
-			if third == second {
+			before := s.Primary(t)
+			if s.Failover(t) == before {
 				t.Error("the same primary after an orderly failover")
 			}
 			s.AwaitSettled(t)
