@@ -164,3 +164,15 @@ valkey-needs:
 	apt-get update </dev/null && \
 	apt-get install -y --no-install-recommends -t $${VERSION_CODENAME}-backports valkey-server </dev/null; status=$$?; \
 	rm -f $$list; [ -z "$$started" ] || rm -f /usr/sbin/policy-rc.d; exit $$status
+
+# What /docs embeds, from the npm package that tools/npm/package-lock.json pins by version and checksum.
+docs-assets: tools/npm/node_modules/.package-lock.json ## rewrite the files of Swagger UI that /docs serves
+	@cd tools/npm/node_modules/swagger-ui-dist && to=../../../../internal/docspage/swagger-ui && mkdir -p $$to && \
+	cp LICENSE $$to/LICENSE.txt && cp NOTICE swagger-ui-bundle.js.LICENSE.txt favicon-32x32.png $$to/ && \
+	for f in swagger-ui-bundle.js swagger-ui.css; do gzip -9nc $$f >$$to/$$f.gz; done
+
+tools/npm/node_modules/.package-lock.json: tools/npm/package-lock.json
+	@command -v npm >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get update </dev/null && apt-get install -y --no-install-recommends nodejs npm </dev/null; } || \
+		{ echo 'this needs Node.js and npm; on Debian or Ubuntu: sudo apt-get install -y nodejs npm' >&2; exit 1; }
+	npm --prefix tools/npm ci
+	@touch $@

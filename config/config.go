@@ -109,6 +109,8 @@ type Config struct {
 	PasswordQueue       int           `env:"LATCHKEY_PASSWORD_QUEUE" envDefault:"64" min:"1" max:"10000" doc:"How many logins may wait for a password worker. One more is answered 503."`
 	PasswordWait        time.Duration `env:"LATCHKEY_PASSWORD_WAIT" envDefault:"2s" min:"100ms" max:"30s" doc:"How long a login may wait for a password worker before it is answered 503."`
 
+	Docs bool `env:"LATCHKEY_DOCS" envDefault:"false" doc:"Serve an interactive page of the API at /docs. It puts a large script on the origin that has the refresh cookie, so it is for development and trusted networks. /openapi.json is always there."`
+
 	LogLevel  string `env:"LATCHKEY_LOG_LEVEL" envDefault:"info" oneof:"debug info warn error" doc:"The least severe log lines written."`
 	LogFormat string `env:"LATCHKEY_LOG_FORMAT" envDefault:"json" oneof:"json text" doc:"The form of log lines, written to standard error."`
 

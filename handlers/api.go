@@ -49,6 +49,10 @@ type Settings struct {
 	// ClaimsOmit issues tokens without the webhook's claims when it fails; otherwise
 	// that is a 503.
 	ClaimsOmit bool
+	// Version is what /openapi.json calls this release.
+	Version string
+	// Docs serves a page at /docs on which the API can be tried out.
+	Docs bool
 }
 
 // Dependencies are what the API is made of. All but Revocations and Claims are
@@ -156,11 +160,23 @@ func New(d Dependencies) (http.Handler, error) {
 	engine.GET("/.well-known/jwks.json", a.serve(a.keySet))
 	engine.HEAD("/.well-known/jwks.json", a.serve(a.keySet))
 	a.describe(engine)
-	if d.Revocations != nil && len(d.Settings.RevocationsToken) > 0 {
+	document := a.openAPI()
+	engine.GET("/openapi.json", document)
+	engine.HEAD("/openapi.json", document)
+	if d.Settings.Docs {
+		for _, path := range []string{"/docs", "/docs/:file"} {
+			engine.GET(path, a.serve(a.docs))
+			engine.HEAD(path, a.serve(a.docs))
+		}
+	}
+	if a.followable() {
 		engine.GET("/revocations", a.serve(a.revocations))
 	}
 	return engine, nil
 }
+
+// followable reports whether there is GET /revocations.
+func (a *api) followable() bool { return a.Revocations != nil && len(a.Settings.RevocationsToken) > 0 }
 
 // share lets pages of some origins read what the API answers (CORS). Of others
 // it takes no notice: their browsers keep the answer from them, and what they may

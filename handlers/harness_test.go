@@ -202,7 +202,7 @@ func (f *fleet) replica(s setup, redisURL string) *replica {
 			Account: tokenstore.Limit{Burst: 1000, Period: time.Hour},
 			Address: tokenstore.Limit{Burst: 1000, Period: time.Hour},
 		},
-		DeviceKey: []byte("canary-device-key-0123456789abcd"), JWKSMaxAge: 5 * time.Minute,
+		DeviceKey: []byte("canary-device-key-0123456789abcd"), JWKSMaxAge: 5 * time.Minute, Version: "test",
 	}
 	if s.settings != nil {
 		s.settings(&settings)
@@ -230,7 +230,7 @@ func (f *fleet) replica(s setup, redisURL string) *replica {
 	f.check(err)
 	r.admin = handlers.NewAdmin(handlers.AdminOptions{Metrics: metrics, Ready: func() error { return nil }})
 
-	srv := httptest.NewUnstartedServer(r.handler)
+	srv := httptest.NewUnstartedServer(documented(f, r.handler))
 	limits(srv.Config)
 	srv.Start()
 	f.Cleanup(srv.Close)

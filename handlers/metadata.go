@@ -2,7 +2,6 @@ package handlers
 
 import (
 	"net/http"
-	"net/url"
 	"slices"
 	"strings"
 
@@ -49,10 +48,6 @@ func announcements() map[string]func(m *metadata, address string) {
 // issuer with a path is looked for at that path behind it (section 3.1).
 func (a *api) describe(engine *gin.Engine) {
 	issuer := strings.TrimSuffix(a.Settings.Issuer, "/")
-	path := metadataPath
-	if u, err := url.Parse(issuer); err == nil {
-		path += u.EscapedPath()
-	}
 	answer := a.serve(func(c *gin.Context) error {
 		m := metadata{Issuer: a.Settings.Issuer, ResponseTypes: []string{}, GrantTypes: []string{}}
 		all := announcements()
@@ -72,7 +67,7 @@ func (a *api) describe(engine *gin.Engine) {
 		c.JSON(http.StatusOK, m)
 		return nil
 	})
-	for _, at := range slices.Compact([]string{metadataPath, path}) {
+	for _, at := range slices.Compact([]string{metadataPath, a.Settings.metadataPath()}) {
 		engine.GET(at, answer)
 		engine.HEAD(at, answer)
 	}

@@ -155,6 +155,7 @@ func newReplica(ctx context.Context, cfg *config.Config, logger *slog.Logger) (*
 			},
 			DeviceKey: deviceKeys[0], OlderDeviceKeys: deviceKeys[1:], JWKSMaxAge: cfg.JWKSMaxAge, RevocationsToken: cfg.RevocationsToken.Reveal(),
 			ScopeClaims: cfg.ClaimsOfScopes(), ClaimsOmit: cfg.ClaimsFailure == "omit",
+			Version: buildVersion(), Docs: cfg.Docs,
 		},
 	}
 	var audit *handlers.AuditStream
