@@ -29,7 +29,7 @@ try {
   });
   const shot = async (name, options) => folder && page.screenshot({ path: `${folder}/${name}.png`, ...options });
   const answer = async (text) => page.locator("#response", { hasText: text }).waitFor();
-  const state = async (text) => page.locator("#state", { hasText: text }).waitFor();
+  const state = async (text) => page.locator("#state", { hasText: new RegExp(`^${text}`) }).waitFor();
 
   const response = await page.goto(`${base}/docs`);
   assert.equal(response.status(), 200);
