@@ -8,6 +8,7 @@ CADDY   := bin/tools/caddy-$(shell cat tools/caddy/go.mod tools/caddy/go.sum | c
 # The Kubernetes tools, likewise.
 KUBE    := bin/tools/kube-$(shell cat tools/kubernetes/go.mod tools/kubernetes/go.sum tools/kubescore/go.mod tools/kubescore/go.sum | cksum | cut -d ' ' -f 1)
 K6      := bin/tools/k6-$(shell cat tools/k6/go.mod tools/k6/go.sum | cksum | cut -d ' ' -f 1)/k6
+NPM     := tools/npm/node_modules/.package-lock.json
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 IMAGE   ?= latchkey:$(VERSION)
 ZERO_FOR ?= 5m
@@ -16,7 +17,7 @@ LOAD_FOR ?= 60s
 export GOWORK = off
 
 .DEFAULT_GOAL := help
-.PHONY: help test clients test-valkey valkey-needs simulate zero lint fmt bench bench-floors bench-memory load load-short load-all dev build image generate tidy-check test-needs
+.PHONY: help test clients test-clients test-browser docs-assets test-valkey valkey-needs simulate zero lint fmt bench bench-floors bench-memory load load-short load-all dev build image generate tidy-check test-needs
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -43,7 +44,7 @@ lint: $(TOOLS)/built ## format, golangci-lint, import directions, workflow files
 	@unformatted=$$($(TOOLS)/gofumpt -l .); if [ -n "$$unformatted" ]; then \
 		printf 'not formatted, run `make fmt`:\n%s\n' "$$unformatted" >&2; exit 1; fi
 	$(TOOLS)/golangci-lint run ./...
-	cd internal/clients && ../../$(TOOLS)/golangci-lint run ./...
+	cd internal/clients && ../../$(TOOLS)/golangci-lint run --build-tags npm ./...
 	$(TOOLS)/actionlint .github/workflows/*.yml
 	bash -n .ci/run
 
@@ -166,13 +167,26 @@ valkey-needs:
 	rm -f $$list; [ -z "$$started" ] || rm -f /usr/sbin/policy-rc.d; exit $$status
 
 # What /docs embeds, from the npm package that tools/npm/package-lock.json pins by version and checksum.
-docs-assets: tools/npm/node_modules/.package-lock.json ## rewrite the files of Swagger UI that /docs serves
+docs-assets: $(NPM) ## rewrite the files of Swagger UI that /docs serves
 	@cd tools/npm/node_modules/swagger-ui-dist && to=../../../../internal/docspage/swagger-ui && mkdir -p $$to && \
 	cp LICENSE $$to/LICENSE.txt && cp NOTICE swagger-ui-bundle.js.LICENSE.txt favicon-32x32.png $$to/ && \
 	for f in swagger-ui-bundle.js swagger-ui.css; do gzip -9nc $$f >$$to/$$f.gz; done
 
-tools/npm/node_modules/.package-lock.json: tools/npm/package-lock.json
-	@command -v npm >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get update </dev/null && apt-get install -y --no-install-recommends nodejs npm </dev/null; } || \
+test-clients: test-needs $(NPM) ## npm's jose and oauth4webapi, unchanged, against the program
+	go -C internal/clients test -tags npm -count=1 -timeout 5m -run '^TestNPMClients$$' ./...
+
+# That the embedded files are those of the package is checked here, where the package is at hand.
+test-browser: test-needs $(NPM) ## the page at /docs, in Chromium (SCREENSHOTS=folder keeps pictures)
+	@cd tools/npm/node_modules/swagger-ui-dist && for f in swagger-ui-bundle.js swagger-ui.css; do \
+		gunzip -c ../../../../internal/docspage/swagger-ui/$$f.gz | cmp - $$f || { echo 'run make docs-assets' >&2; exit 1; }; done
+	@command -v "$${CHROMIUM:-/usr/bin/chromium}" >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get update </dev/null && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends chromium </dev/null; } || \
+		{ echo 'test-browser needs Chromium; on Debian: sudo apt-get install -y chromium' >&2; exit 1; }
+	SCREENSHOTS='$(abspath $(SCREENSHOTS))' go -C internal/clients test -tags npm -count=1 -timeout 5m -run '^TestDocsInChromium$$' ./...
+
+# jose and playwright need Node.js 20; Debian has that from 13 on.
+$(NPM): tools/npm/package-lock.json
+	@command -v npm >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get update </dev/null && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends nodejs npm </dev/null; } || \
 		{ echo 'this needs Node.js and npm; on Debian or Ubuntu: sudo apt-get install -y nodejs npm' >&2; exit 1; }
+	@node -e 'process.exit(parseInt(process.version.slice(1)) < 20 ? 1 : 0)' || { echo "this needs Node.js 20 or later; here is $$(node --version)" >&2; exit 1; }
 	npm --prefix tools/npm ci
 	@touch $@
