@@ -108,12 +108,18 @@ func (d *apiDocument) find(path string) (template string, item *openapi3.PathIte
 		before, name, found := strings.Cut(template, "{")
 		if rest, ok := strings.CutPrefix(path, before); found && ok {
 			// Of verify all that follows belongs to the parameter; elsewhere one segment does.
-			if item.Extensions["x-any-method"] == true || rest != "" && !strings.Contains(rest, "/") {
+			if marked(item, "x-any-method") || rest != "" && !strings.Contains(rest, "/") {
 				return template, item, map[string]string{strings.TrimSuffix(name, "}"): cmp.Or(rest, "/")}
 			}
 		}
 	}
 	return "", nil, nil
+}
+
+// marked reports whether a path has an extension of the document's own.
+func marked(item *openapi3.PathItem, extension string) bool {
+	on, _ := item.Extensions[extension].(bool)
+	return on
 }
 
 // methods are those that a path is documented to answer.
@@ -122,7 +128,7 @@ func methods(item *openapi3.PathItem) []string {
 	for method := range item.Operations() {
 		list = append(list, method)
 	}
-	if item.Extensions["x-head"] == true {
+	if marked(item, "x-head") {
 		list = append(list, http.MethodHead)
 	}
 	slices.Sort(list)
@@ -140,7 +146,7 @@ func (d *apiDocument) check(e *exchange) error {
 		return d.elsewhere(e, http.StatusNotFound)
 	}
 	method := r.Method
-	if item.Extensions["x-any-method"] == true || item.Extensions["x-head"] == true && method == http.MethodHead {
+	if marked(item, "x-any-method") || marked(item, "x-head") && method == http.MethodHead {
 		method = http.MethodGet
 	}
 	operation := item.Operations()[method]
@@ -288,7 +294,7 @@ func TestEveryRouteIsDocumented(t *testing.T) {
 			}
 			for path, item := range document.Paths.Map() {
 				list := methods(item)
-				if item.Extensions["x-any-method"] == true {
+				if marked(item, "x-any-method") {
 					list = []string{"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"}
 				}
 				for _, m := range list {

@@ -69,7 +69,7 @@ func Document(f Facts) ([]byte, error) {
 		return nil, fmt.Errorf("the OpenAPI document: %w", err)
 	}
 	var document ordered
-	if err := yaml.UnmarshalWithOptions(filled.Bytes(), (*any)(&document.value), yaml.UseOrderedMap()); err != nil {
+	if err := yaml.UnmarshalWithOptions(filled.Bytes(), &document.value, yaml.UseOrderedMap()); err != nil {
 		return nil, fmt.Errorf("the OpenAPI document: %w", err)
 	}
 	text, err := json.Marshal(document)

@@ -2,10 +2,12 @@ package openapi_test
 
 import (
 	"encoding/json"
+	"net/http"
 	"strings"
 	"testing"
 
 	"github.com/getkin/kin-openapi/openapi3"
+	"github.com/go-jose/go-jose/v4"
 
 	"github.com/latchkey-auth/latchkey/internal/openapi"
 )
@@ -70,6 +72,46 @@ func TestOrder(t *testing.T) {
 	}
 	if !json.Valid(text) || !strings.Contains(string(text), `"paths":{"/auth/token":{"post":{"tags":["Sessions"],"operationId":"login"`) {
 		t.Errorf("it begins %.200s", text)
+	}
+}
+
+// The access token of the examples is one: it verifies with the key of the examples.
+func TestExamplesAreTrue(t *testing.T) {
+	t.Parallel()
+	text, err := openapi.Document(openapi.Facts{MetadataPath: "/m", ExpiresIn: 900})
+	if err != nil {
+		t.Fatal(err)
+	}
+	document, err := openapi3.NewLoader().LoadFromData(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	answer := func(operation *openapi3.Operation, kind string) *openapi3.MediaType {
+		return operation.Responses.Status(http.StatusOK).Value.Content[kind]
+	}
+	example, err := json.Marshal(answer(document.Paths.Value("/.well-known/jwks.json").Get, "application/jwk-set+json").Example)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var keys jose.JSONWebKeySet
+	if err := json.Unmarshal(example, &keys); err != nil {
+		t.Fatal(err)
+	}
+	for name, e := range answer(document.Paths.Value("/auth/token").Post, "application/json").Examples {
+		tokens, _ := e.Value.Value.(map[string]any)
+		access, _ := tokens["access_token"].(string)
+		token, err := jose.ParseSignedCompact(access, []jose.SignatureAlgorithm{jose.EdDSA})
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		payload, err := token.Verify(keys)
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		var claims struct{ Scope string }
+		if err := json.Unmarshal(payload, &claims); err != nil || claims.Scope != tokens["scope"] {
+			t.Errorf("%s: the scope is %v, and that of the token %q (%v)", name, tokens["scope"], claims.Scope, err)
+		}
 	}
 }
 
