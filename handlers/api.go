@@ -1,6 +1,7 @@
 package handlers
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -9,6 +10,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/gin-contrib/cors"
@@ -40,7 +42,14 @@ type Settings struct {
 	JWKSMaxAge time.Duration
 	// RevocationsToken lets an API follow GET /revocations.
 	RevocationsToken []byte
+	// MaxInFlight is how many refreshes, and how many other requests about
+	// sessions, are under way at once; 0 means 512. Of logins and password changes
+	// it is as many as Passwords takes.
+	MaxInFlight int
 }
+
+// defaultInFlight is the default of Settings.MaxInFlight.
+const defaultInFlight = 512
 
 // Dependencies are what the API is made of. All but Revocations are required.
 type Dependencies struct {
@@ -67,6 +76,7 @@ type api struct {
 	Dependencies
 	crossOrigin *http.CrossOriginProtection
 	noStore     []string // a value of Cache-Control; all responses share it
+	shedTold    atomic.Int64
 }
 
 // maxBody is the largest request body, in bytes. The largest honest one is a
@@ -112,14 +122,18 @@ func New(d Dependencies) (http.Handler, error) {
 	// Cookies come along with a request that another site made: the endpoints
 	// that act on one refuse such requests.
 	own := a.sameOrigin
-	engine.POST("/auth/token", own, a.serve(a.login))
-	engine.POST("/auth/refresh", own, a.serve(a.refresh))
-	engine.POST("/auth/logout", own, a.serve(a.logout))
-	engine.POST("/auth/logout-all", own, a.serve(a.logoutAll))
-	engine.GET("/auth/sessions", a.serve(a.listSessions))
-	engine.DELETE("/auth/sessions/:sid", own, a.serve(a.endSession))
-	engine.GET("/users/me", a.serve(a.me))
-	engine.POST("/users/me/password", own, a.serve(a.changePassword))
+	inFlight := int64(cmp.Or(d.Settings.MaxInFlight, defaultInFlight))
+	login := a.within(&class{name: ShedLogin, limit: int64(d.Passwords.Capacity())})
+	refresh := a.within(&class{name: ShedRefresh, limit: inFlight})
+	session := a.within(&class{name: ShedSession, limit: inFlight})
+	engine.POST("/auth/token", own, login, a.serve(a.login))
+	engine.POST("/auth/refresh", own, refresh, a.serve(a.refresh))
+	engine.POST("/auth/logout", own, session, a.serve(a.logout))
+	engine.POST("/auth/logout-all", own, session, a.serve(a.logoutAll))
+	engine.GET("/auth/sessions", session, a.serve(a.listSessions))
+	engine.DELETE("/auth/sessions/:sid", own, session, a.serve(a.endSession))
+	engine.GET("/users/me", session, a.serve(a.me))
+	engine.POST("/users/me/password", own, login, a.serve(a.changePassword))
 	engine.GET("/.well-known/jwks.json", a.serve(a.keySet))
 	engine.HEAD("/.well-known/jwks.json", a.serve(a.keySet))
 	a.describe(engine)
