@@ -24,6 +24,10 @@ const (
 	refusalRead = 64 << 10
 )
 
+// writeBuffer is how much of its answers the kernel keeps for a client that does
+// not read them, in bytes. Left to itself it would keep megabytes for each.
+const writeBuffer = 64 << 10
+
 // tooMany is the answer to a connection beyond the bound.
 func tooMany() string {
 	const body = `{"detail":"Service temporarily unavailable","error":"temporarily_unavailable",` +
@@ -97,6 +101,9 @@ func (l *crowd) Close() error {
 }
 
 func (l *crowd) admit(c net.Conn) net.Conn {
+	if tcp, ok := c.(interface{ SetWriteBuffer(int) error }); ok {
+		_ = tcp.SetWriteBuffer(writeBuffer) // the connection may be gone already: reading tells
+	}
 	m := &member{Conn: c, crowd: l}
 	m.stir()
 	l.open.Add(1)
