@@ -75,8 +75,10 @@ type Dependencies struct {
 type api struct {
 	Dependencies
 	crossOrigin *http.CrossOriginProtection
-	noStore     []string // a value of Cache-Control; all responses share it
-	shedTold    atomic.Int64
+	noStore     []string     // a value of Cache-Control; all responses share it
+	shedTold    atomic.Int64 // when the log was told last of requests turned away, in Unix nanoseconds
+	// Of the second that outageSecond is, in Unix seconds: lines about an outage.
+	outageSecond, outageCount atomic.Int64
 }
 
 // maxBody is the largest request body, in bytes. The largest honest one is a

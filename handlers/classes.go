@@ -100,6 +100,19 @@ const (
 // that is turned away would be work that grows with the load.
 const shedNotice = int64(time.Second)
 
+// outageLines is how many requests that met an outage have a line in the log in
+// each second. What became of all of them is in latchkey_http_requests_total.
+const outageLines = 20
+
+// loud reports whether one more line about an outage may be written now.
+func (a *api) loud() bool {
+	now := time.Now().Unix()
+	if a.outageSecond.Swap(now) != now {
+		a.outageCount.Store(0)
+	}
+	return a.outageCount.Add(1) <= outageLines
+}
+
 // shed counts a request that was turned away.
 func (a *api) shed(where Shed) {
 	a.Metrics.Shed(where)

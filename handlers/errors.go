@@ -106,7 +106,7 @@ func (a *api) fail(c *gin.Context, err error) {
 		if !errors.Is(err, context.Canceled) {
 			a.shed(ShedPassword)
 		}
-	case !known || (p.status == http.StatusServiceUnavailable && !errors.Is(err, context.Canceled)):
+	case !known, p.status == http.StatusServiceUnavailable && !errors.Is(err, context.Canceled) && a.loud():
 		a.logger(c).LogAttrs(c.Request.Context(), slog.LevelError, "request failed",
 			slog.String("route", c.FullPath()), slog.Int("status", p.status), slog.String("cause", err.Error()))
 	}

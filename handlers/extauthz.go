@@ -205,7 +205,7 @@ func (e *ExtAuthz) decide(ctx context.Context, asked *authv3.AttributeContext_Ht
 // refuse is what the HTTP API answers to an error.
 func (e *ExtAuthz) refuse(ctx context.Context, err error) (*authv3.CheckResponse, int) {
 	p, known := problemOf(err)
-	if !known || (p.status == http.StatusServiceUnavailable && !errors.Is(err, context.Canceled) && !errors.Is(err, errOverload)) {
+	if !known || (p.status == http.StatusServiceUnavailable && !errors.Is(err, context.Canceled) && !errors.Is(err, errOverload) && e.api.loud()) {
 		e.api.Log.LogAttrs(ctx, slog.LevelError, "request failed",
 			slog.String("route", extAuthzRoute), slog.Int("status", p.status), slog.String("cause", err.Error()))
 	}
