@@ -54,6 +54,8 @@ func hostile() map[string]func(net.Conn) {
 			if tcp, ok := c.(*net.TCPConn); ok {
 				_ = tcp.SetReadBuffer(4096)
 			}
+			// That the replica has given up it hears only when it reads again.
+			_ = c.SetWriteDeadline(time.Now().Add(31 * time.Second))
 			for {
 				if _, err := io.WriteString(c, strings.Repeat(get("/auth/verify", "x"), 64)); err != nil {
 					return

@@ -30,7 +30,7 @@ func TestNothingLeaks(t *testing.T) {
 	// Whatever is kept for a time is kept for a short one, and so levels off.
 	r := start(t, server.URL(), "LATCHKEY_PASSWORD_MEMORY=7168", "LATCHKEY_PASSWORD_ITERATIONS=1",
 		fmt.Sprintf("LATCHKEY_ACCESS_TTL=%ds", ttl), fmt.Sprintf("LATCHKEY_REFRESH_TTL=%ds", 2*ttl), fmt.Sprintf("LATCHKEY_SESSION_MAX=%ds", 2*ttl),
-		"LATCHKEY_EDGE_CACHE=256")
+		"LATCHKEY_EDGE_CACHE=256", "LATCHKEY_REDIS_POOL_SIZE=8")
 	ch := &churn{addr: r.Addr, rest: 20 * time.Millisecond}
 	if long {
 		ch.rest *= 10 // so that the machine has something else to do

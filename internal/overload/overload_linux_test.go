@@ -28,10 +28,10 @@ const (
 // not grow; and whatever it does not do it must say so, with when to come back.
 // OVERLOAD_FOR makes it last longer and holds it to strict bounds.
 func TestOverload(t *testing.T) {
-	length, strict := duration(t, "OVERLOAD_FOR", 8*time.Second)
-	factor, floor := 5.0, 2*time.Millisecond
+	length, strict := duration(t, "OVERLOAD_FOR", 5*time.Second)
+	b := bounds{factor: 5, floor: 2 * time.Millisecond, refused: 0, refreshed: .9, grown: .25, recovery: 2 * time.Second}
 	if !strict { // other tests run on the same machine meanwhile
-		factor, floor = 20, 250*time.Millisecond
+		b = bounds{factor: 20, floor: 500 * time.Millisecond, refused: .05, refreshed: .5, grown: .5, recovery: 10 * time.Second}
 	}
 	server := redistest.Start(t)
 	r := start(t, server.URL(), "LATCHKEY_VERIFY=follow")
@@ -69,13 +69,13 @@ func TestOverload(t *testing.T) {
 	t.Logf("resident memory: %s", memory)
 	t.Logf("the load was behind its schedule by up to %v", o.late.Round(time.Millisecond))
 
-	if p := all[verify].quantile(.99); p > max(time.Duration(factor*float64(unloaded)), floor) {
+	if p := all[verify].quantile(.99); p > max(time.Duration(b.factor*float64(unloaded)), b.floor) {
 		t.Errorf("checks: p99 %v, alone %v", p, unloaded)
 	}
-	if n := all[verify].shed.Load(); n > 0 {
-		t.Errorf("%d checks were turned away", n)
+	if s := all[verify]; s.done() < 1-b.refused {
+		t.Errorf("checks were turned away: %s", s)
 	}
-	if s := all[refresh]; s.good.Load() < 9*(s.good.Load()+s.shed.Load())/10 {
+	if s := all[refresh]; s.done() < b.refreshed {
 		t.Errorf("refreshes were turned away: %s", s)
 	}
 	if all[login].good.Load() == 0 || all[login].shed.Load() == 0 {
@@ -86,23 +86,33 @@ func TestOverload(t *testing.T) {
 			t.Errorf("%s: %d answers were neither right nor a 503 or 429 with Retry-After: %v", kind(k), n, s.last.Load())
 		}
 	}
-	if grown := memory.grown(); grown > .25 {
+	if grown := memory.grown(); grown > b.grown {
 		t.Errorf("memory is not flat: %s", memory)
 	}
-	o.recovers(unloaded, floor)
+	o.recovers(unloaded, b)
 }
 
-// recovers fails the test if things are not as before within 2 s.
-func (o *offer) recovers(unloaded, floor time.Duration) {
+// bounds are what a replica under overload is held to.
+type bounds struct {
+	factor    float64       // of the unloaded p99 of checks
+	floor     time.Duration // below which no p99 is too much
+	refused   float64       // the most of the checks
+	refreshed float64       // the least of the refreshes
+	grown     float64       // memory
+	recovery  time.Duration // until all is as before
+}
+
+// recovers fails the test if things are not as before in time.
+func (o *offer) recovers(unloaded time.Duration, b bounds) {
 	o.t.Helper()
 	begun := time.Now()
 	for {
 		s := o.run(250*time.Millisecond, 300, func(int) kind { return verify })[verify]
 		logged, err := o.client.ask(loginRequest(user))
 		took := time.Since(begun)
-		if err == nil && logged.status == 200 && s.quantile(.99) <= max(2*unloaded, floor) {
+		if err == nil && logged.status == 200 && s.quantile(.99) <= max(2*unloaded, b.floor) {
 			o.t.Logf("as before after %v", took.Round(time.Millisecond))
-			if took > 2*time.Second {
+			if took > b.recovery {
 				o.t.Error("that is too long")
 			}
 			return
@@ -144,6 +154,12 @@ type seen struct {
 	strange atomic.Int64
 	last    atomic.Value // the last of them, a string
 	refused times
+}
+
+// done is the share of requests that were not turned away.
+func (s *seen) done() float64 {
+	good, shed := float64(s.good.Load()), float64(s.shed.Load())
+	return good / max(good+shed, 1)
 }
 
 func (s *seen) String() string {
