@@ -80,6 +80,7 @@ func (r received) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// Close does nothing: the server closes the body that this was read from.
 func (received) Close() error { return nil }
 
 // Shed is where a request was turned away: a label of latchkey_shed_total.

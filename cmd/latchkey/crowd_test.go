@@ -113,7 +113,7 @@ func TestTheLongestSilentMakesRoom(t *testing.T) {
 	for i := range here {
 		call(t, l)
 		here[i] = (<-accepted).(*member)
-		defer func() { _ = here[i].Close() }()
+		t.Cleanup(func() { _ = here[i].Close() })
 	}
 	now := time.Now()
 	here[0].stirred.Store(now.Add(-silence - time.Second).UnixNano())

@@ -179,7 +179,8 @@ func (a answer) session() (session, error) {
 	if a.status != 200 {
 		return s, fmt.Errorf("answered %d: %s", a.status, a.body)
 	}
-	return s, json.Unmarshal(a.body, &s)
+	err := json.Unmarshal(a.body, &s)
+	return s, err
 }
 
 func (s session) refresh() string {

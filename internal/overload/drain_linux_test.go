@@ -45,7 +45,12 @@ func TestADrainEndsWhatDoesNotEndByItself(t *testing.T) {
 	stream := dial(r.Addr)
 	say(stream, get("/revocations", streaming))
 	lines := bufio.NewScanner(stream)
-	for lines.Scan() && !strings.HasPrefix(lines.Text(), "event: hello") {
+	begins := false
+	for !begins && lines.Scan() {
+		begins = strings.HasPrefix(lines.Text(), "event: hello")
+	}
+	if !begins {
+		t.Fatal("there is no stream")
 	}
 	// HTTP/2 with nothing on it yet: a preface and an empty SETTINGS frame (RFC 9113 section 3.4).
 	grpc := dial(envoy)
@@ -58,7 +63,8 @@ func TestADrainEndsWhatDoesNotEndByItself(t *testing.T) {
 	begun := time.Now()
 	ended := make(chan time.Duration, 1)
 	go func() {
-		for lines.Scan() {
+		for more := true; more; {
+			more = lines.Scan()
 		}
 		ended <- time.Since(begun)
 	}()
