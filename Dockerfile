@@ -8,7 +8,8 @@ COPY go.mod go.sum ./
 RUN go mod download
 COPY . .
 ARG VERSION=devel
-RUN CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.version=${VERSION}" -o /latchkey ./cmd/latchkey
+# Gin without MessagePack and gRPC without its trace pages, which nothing here uses: half the size.
+RUN CGO_ENABLED=0 go build -tags nomsgpack,grpcnotrace -trimpath -ldflags "-s -w -X main.version=${VERSION}" -o /latchkey ./cmd/latchkey
 
 FROM scratch
 ARG VERSION=devel

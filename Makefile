@@ -5,7 +5,10 @@
 TOOLS   := bin/tools/$(shell cat tools/go.mod tools/go.sum tools/actionlint/go.mod tools/actionlint/go.sum | cksum | cut -d ' ' -f 1)
 # Caddy, which a test runs, likewise.
 CADDY   := bin/tools/caddy-$(shell cat tools/caddy/go.mod tools/caddy/go.sum | cksum | cut -d ' ' -f 1)/caddy
+# The Kubernetes tools, likewise.
+KUBE    := bin/tools/kube-$(shell cat tools/kubernetes/go.mod tools/kubernetes/go.sum tools/kubescore/go.mod tools/kubescore/go.sum | cksum | cut -d ' ' -f 1)
 K6      := bin/tools/k6-$(shell cat tools/k6/go.mod tools/k6/go.sum | cksum | cut -d ' ' -f 1)/k6
+NPM     := tools/npm/node_modules/.package-lock.json
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 IMAGE   ?= latchkey:$(VERSION)
 ZERO_FOR ?= 5m
@@ -16,13 +19,21 @@ LOAD_FOR ?= 60s
 export GOWORK = off
 
 .DEFAULT_GOAL := help
-.PHONY: help test simulate zero overload leak lint fmt bench bench-floors bench-memory load load-short load-all dev build image generate tidy-check test-needs
+.PHONY: help test clients test-clients test-browser docs-assets test-valkey valkey-needs simulate zero overload leak lint fmt bench bench-floors bench-memory load load-short load-all dev build image generate tidy-check test-needs
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 
-test: test-needs $(CADDY) ## all tests, with the race detector, on real Redis and proxies
-	CADDY='$(CURDIR)/$(CADDY)' go test -race -count=1 -parallel 8 -timeout 15m ./...
+test: test-needs $(CADDY) $(KUBE)/built ## all tests, with the race detector, on real Redis and proxies
+	CADDY='$(CURDIR)/$(CADDY)' KUBE_TOOLS='$(CURDIR)/$(KUBE)' go test -race -count=1 -parallel 8 -timeout 15m ./...
+
+.PHONY: kube-test image-test
+kube-test: test-needs $(KUBE)/built ## the manifests and the chart: rendered, against schemas, linted
+	KUBE_TOOLS='$(CURDIR)/$(KUBE)' go test -count=1 -timeout 10m ./deploy/kubernetes
+
+# Libraries that others wrote are no dependencies of the product: they have a module of their own.
+clients: test-needs ## OAuth libraries of others, unchanged, against the program
+	go -C internal/clients test -count=1 -timeout 5m ./...
 
 # Without the race detector, which finds nothing in one goroutine a schedule and costs eight times as much.
 simulate: ## 100,000 schedules of the protocol, with faults, in virtual time
@@ -41,6 +52,7 @@ lint: $(TOOLS)/built ## format, golangci-lint, import directions, workflow files
 	@unformatted=$$($(TOOLS)/gofumpt -l .); if [ -n "$$unformatted" ]; then \
 		printf 'not formatted, run `make fmt`:\n%s\n' "$$unformatted" >&2; exit 1; fi
 	$(TOOLS)/golangci-lint run ./...
+	cd internal/clients && ../../$(TOOLS)/golangci-lint run --build-tags npm ./...
 	$(TOOLS)/actionlint .github/workflows/*.yml
 	bash -n .ci/run
 
@@ -73,7 +85,19 @@ dev: ## three replicas on an embedded Redis, with a printed tour
 	go run ./cmd/latchkey dev
 
 build: ## the static binary, bin/latchkey
-	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/latchkey ./cmd/latchkey
+	CGO_ENABLED=0 go build -tags nomsgpack,grpcnotrace -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/latchkey ./cmd/latchkey
+
+# Needs root: it makes a root file system where the base image cannot be pulled.
+image-test: ## the image: built, under 30 MB, run confined, healthy; needs root, takes a minute
+	@need=; PATH="$$PATH:/usr/sbin:/usr/local/sbin"; for p in buildah podman runc redis-server; do command -v $$p >/dev/null || need="$$need $$p"; done; \
+	[ -n "$$need" ] || exit 0; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		export DEBIAN_FRONTEND=noninteractive; \
+		apt-get update </dev/null && apt-get install -y --no-install-recommends $$need </dev/null; \
+	else \
+		echo "image-test needs$$need; on Debian or Ubuntu: sudo apt-get install -y --no-install-recommends$$need" >&2; exit 1; \
+	fi
+	go test -tags image -count=1 -timeout 15m -v ./deploy/image
 
 # HEALTHCHECK exists in Docker's image format only, so buildah and podman are told to use it.
 image: ## the container image, by buildah, podman or docker
@@ -88,13 +112,15 @@ generate: ## rewrite the settings in README.md and deploy/latchkey.env.example
 
 tidy-check: ## fail when go.mod or go.sum is not tidy
 	go mod tidy -diff
+	go -C internal/clients mod tidy -diff
 
-# The tests start redis-server, nginx and haproxy themselves; the race detector needs a C compiler.
+# The tests start redis-server, nginx, haproxy and prometheus themselves; the race detector needs a C compiler.
 test-needs:
 	@need=; PATH="$$PATH:/usr/sbin:/usr/local/sbin"; \
 	command -v redis-server >/dev/null || need="$$need redis-server"; \
 	command -v nginx >/dev/null || need="$$need nginx-light"; \
 	command -v haproxy >/dev/null || need="$$need haproxy"; \
+	command -v promtool >/dev/null || need="$$need prometheus"; \
 	command -v "$$(go env CC)" >/dev/null || need="$$need gcc libc6-dev"; \
 	[ -n "$$need" ] || exit 0; \
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
@@ -109,6 +135,13 @@ $(CADDY):
 	@mkdir -p $(dir $@)
 	CGO_ENABLED=0 go -C tools/caddy build -ldflags '-s -w' -o ../../$@ github.com/caddyserver/caddy/v2/cmd/caddy
 
+$(KUBE)/built:
+	@echo 'building helm, kustomize, kubeconform and kube-score, once: two to four minutes'
+	@mkdir -p $(KUBE)
+	CGO_ENABLED=0 go -C tools/kubernetes build -ldflags '-s -w' -o ../../$(KUBE)/ tool
+	CGO_ENABLED=0 go -C tools/kubescore build -ldflags '-s -w' -o ../../$(KUBE)/ tool
+	@touch $@
+
 $(K6):
 	@echo 'building k6, once: one to three minutes'
 	@mkdir -p $(dir $@)
@@ -119,4 +152,49 @@ $(TOOLS)/built:
 	@mkdir -p $(TOOLS)
 	go -C tools build -o ../$(TOOLS)/ tool
 	go -C tools/actionlint build -o ../../$(TOOLS)/ tool
+	@touch $@
+
+# Another server than redis-server must keep the same contract. Debian has Valkey in its backports suite, whose mirror is
+# the one that the system's own packages come from. Installed so, it does not start.
+test-valkey: valkey-needs ## the store's contract on Valkey, alone, by Sentinels and as a Cluster
+	REDIS_SERVER=valkey-server go test -count=1 -parallel 8 -timeout 10m ./tokenstore ./internal/redistest
+
+valkey-needs:
+	@command -v valkey-server >/dev/null && exit 0; \
+	if ! { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; }; then \
+		echo 'test-valkey needs valkey-server; on Debian 12: sudo apt-get install -y valkey-server, from bookworm-backports' >&2; exit 1; fi; \
+	export DEBIAN_FRONTEND=noninteractive; . /etc/os-release; \
+	sources() { cat /etc/apt/sources.list /etc/apt/sources.list.d/*.list /etc/apt/sources.list.d/*.sources 2>/dev/null; }; \
+	mirror=$$(sources | sed -n -E "s/^(URIs:|deb( \[[^]]*\])?) *(https?:[^ ]*debian\/?)( .*)?$$/\3/p" | head -n 1); \
+	[ -n "$$mirror" ] || { echo 'no Debian mirror is configured in /etc/apt' >&2; exit 1; }; \
+	list=/etc/apt/sources.list.d/latchkey-backports.list; started=; \
+	echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $$mirror $${VERSION_CODENAME}-backports main" >$$list; \
+	[ -e /usr/sbin/policy-rc.d ] || { started=1; printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d; chmod 755 /usr/sbin/policy-rc.d; }; \
+	apt-get update </dev/null && \
+	apt-get install -y --no-install-recommends -t $${VERSION_CODENAME}-backports valkey-server </dev/null; status=$$?; \
+	rm -f $$list; [ -z "$$started" ] || rm -f /usr/sbin/policy-rc.d; exit $$status
+
+# What /docs embeds, from the npm package that tools/npm/package-lock.json pins by version and checksum.
+docs-assets: $(NPM) ## rewrite the files of Swagger UI that /docs serves
+	@cd tools/npm/node_modules/swagger-ui-dist && to=../../../../internal/docspage/swagger-ui && mkdir -p $$to && \
+	cp LICENSE $$to/LICENSE.txt && cp NOTICE swagger-ui-bundle.js.LICENSE.txt favicon-32x32.png $$to/ && \
+	for f in swagger-ui-bundle.js swagger-ui.css; do gzip -9nc $$f >$$to/$$f.gz; done
+
+test-clients: test-needs $(NPM) ## npm's jose and oauth4webapi, unchanged, against the program
+	go -C internal/clients test -tags npm -count=1 -timeout 5m -run '^TestNPMClients$$' ./...
+
+# That the embedded files are those of the package is checked here, where the package is at hand.
+test-browser: test-needs $(NPM) ## the page at /docs, in Chromium (SCREENSHOTS=folder keeps pictures)
+	@cd tools/npm/node_modules/swagger-ui-dist && for f in swagger-ui-bundle.js swagger-ui.css; do \
+		gunzip -c ../../../../internal/docspage/swagger-ui/$$f.gz | cmp - $$f || { echo 'run make docs-assets' >&2; exit 1; }; done
+	@command -v "$${CHROMIUM:-/usr/bin/chromium}" >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get update </dev/null && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends chromium </dev/null; } || \
+		{ echo 'test-browser needs Chromium; on Debian: sudo apt-get install -y chromium' >&2; exit 1; }
+	SCREENSHOTS='$(abspath $(SCREENSHOTS))' go -C internal/clients test -tags npm -count=1 -timeout 5m -run '^TestDocsInChromium$$' ./...
+
+# jose and playwright need Node.js 20; Debian has that from 13 on.
+$(NPM): tools/npm/package-lock.json
+	@command -v npm >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get update </dev/null && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends nodejs npm </dev/null; } || \
+		{ echo 'this needs Node.js and npm; on Debian or Ubuntu: sudo apt-get install -y nodejs npm' >&2; exit 1; }
+	@node -e 'process.exit(parseInt(process.version.slice(1)) < 20 ? 1 : 0)' || { echo "this needs Node.js 20 or later; here is $$(node --version)" >&2; exit 1; }
+	npm --prefix tools/npm ci
 	@touch $@

@@ -23,6 +23,9 @@ import (
 // goodSecret is what a test may use as the root secret.
 const goodSecret = "Zk3v0q8TjR1mYcW7uHs5nBxE2pLdA9fG"
 
+// claimsSecret is another.
+const claimsSecret = "Xk3v0q8TjR1mYcW7uHs5nBxE2pLdA9fG"
+
 // withSecret is the least environment that loads, and settings on top.
 func withSecret(env ...string) []string {
 	return append([]string{"PATH=/bin", "LATCHKEY_SECRET=" + goodSecret}, env...)
@@ -40,7 +43,7 @@ func load(t *testing.T, env ...string) *config.Config {
 func TestDefaults(t *testing.T) {
 	want := &config.Config{
 		Addr: ":8080", AdminAddr: ":9090",
-		RedisURL: "redis://127.0.0.1:6379/0", RedisTimeout: 250 * time.Millisecond,
+		RedisURL: "redis://127.0.0.1:6379/0", RedisMode: "auto", RedisTimeout: 250 * time.Millisecond,
 		Secret: goodSecret, Issuer: "http://localhost:8080", Audience: "http://localhost:8080", ClientID: "latchkey",
 		Algorithm: "EdDSA", AccessTTL: 15 * time.Minute, KeyRotation: 720 * time.Hour, JWKSMaxAge: 5 * time.Minute, RefreshTTL: 168 * time.Hour, SessionMax: 720 * time.Hour, RefreshGrace: 10 * time.Second,
 		CookieSecure: true, CookiePath: "/auth", Shards: 16,
@@ -50,6 +53,8 @@ func TestDefaults(t *testing.T) {
 		PasswordMemory:    19456, PasswordIterations: 2, PasswordParallelism: 1, PasswordQueue: 64, PasswordWait: 2 * time.Second, MaxConnections: 4096, MaxInFlight: 512,
 		LogLevel: "info", LogFormat: "json", ShutdownTimeout: 20 * time.Second,
 		Verify: "follow", EdgeLease: time.Second, EdgeMaxDenied: 4_000_000, EdgeCache: 65536,
+		Traces: "off", TracesRatio: 0.1,
+		ClaimsTimeout: time.Second, ClaimsFailure: "deny",
 	}
 	if diff := cmp.Diff(want, load(t), cmpopts.EquateComparable(netip.Prefix{})); diff != "" {
 		t.Errorf("defaults (-want +got):\n%s", diff)
@@ -59,7 +64,7 @@ func TestDefaults(t *testing.T) {
 func TestEverySettingIsRead(t *testing.T) {
 	cfg := load(
 		t, "LATCHKEY_ADDR=127.0.0.1:0", "LATCHKEY_ADMIN_ADDR=127.0.0.1:0",
-		"LATCHKEY_REDIS_URL=rediss://u:p%40ss@r.example:6380/3", "LATCHKEY_REDIS_TIMEOUT=50ms", "LATCHKEY_REDIS_POOL_SIZE=7",
+		"LATCHKEY_REDIS_URL=rediss://u:p%40ss@r.example:6380/3?master_name=m", "LATCHKEY_REDIS_TIMEOUT=50ms", "LATCHKEY_REDIS_POOL_SIZE=7",
 		"LATCHKEY_ISSUER=https://auth.example/a", "LATCHKEY_AUDIENCE=api", "LATCHKEY_CLIENT_ID=web", "LATCHKEY_ALG=ES256",
 		"LATCHKEY_ACCESS_TTL=1s", "LATCHKEY_REFRESH_TTL=2s", "LATCHKEY_SESSION_MAX=8760h", "LATCHKEY_REFRESH_GRACE=2s",
 		"LATCHKEY_COOKIE_SECURE=false", "LATCHKEY_COOKIE_DOMAIN=example.com", "LATCHKEY_COOKIE_PATH=/api/auth",
@@ -70,11 +75,17 @@ func TestEverySettingIsRead(t *testing.T) {
 		"LATCHKEY_SHUTDOWN_DELAY=5s", "LATCHKEY_SHUTDOWN_TIMEOUT=1s", "LATCHKEY_PPROF=true",
 		"LATCHKEY_VERIFY=strict", "LATCHKEY_EDGE_LEASE=500ms", "LATCHKEY_EDGE_OUTAGE=serve-stale:30s", "LATCHKEY_EDGE_MAX_DENIED=1000",
 		"LATCHKEY_EDGE_CACHE=16", "LATCHKEY_REVOKE_WAIT_REPLICAS=2", "LATCHKEY_ACCESS_COOKIE=access_token", "LATCHKEY_EXTAUTHZ_ADDR=:9191",
-		"LATCHKEY_REVOCATIONS_TOKEN="+goodSecret, "LATCHKEY_KEY_ROTATION=24h", "LATCHKEY_JWKS_MAX_AGE=1m", "LATCHKEY_KEYS_DIR=/etc/latchkey/keys",
+		"LATCHKEY_REVOCATIONS_TOKEN="+goodSecret, "LATCHKEY_KEY_ROTATION=24h", "LATCHKEY_JWKS_MAX_AGE=1m", "LATCHKEY_KEYS_DIR=/etc/latchkey/keys", "LATCHKEY_DOCS=true",
+		"LATCHKEY_REDIS_MODE=sentinel", "LATCHKEY_REDIS_USERNAME=app", "LATCHKEY_REDIS_PASSWORD=p", "LATCHKEY_REDIS_TLS_CA_FILE=/ca",
+		"LATCHKEY_REDIS_TLS_CERT_FILE=/cert", "LATCHKEY_REDIS_TLS_KEY_FILE=/key", "LATCHKEY_REDIS_TLS_SERVER_NAME=redis.example",
+		"LATCHKEY_REDIS_ALLOW_EVICTION=true",
+		"LATCHKEY_TRACES=otlp", "LATCHKEY_TRACES_RATIO=0.25", "LATCHKEY_AUDIT_STREAM=100000",
+		"LATCHKEY_CLAIMS_URL=https://claims.example.com/latchkey", "LATCHKEY_CLAIMS_SECRET="+claimsSecret,
+		"LATCHKEY_CLAIMS_TIMEOUT=250ms", "LATCHKEY_CLAIMS_FAILURE=omit", `LATCHKEY_SCOPE_CLAIMS={"read":{"a":1}}`,
 	)
 	want := &config.Config{
 		Addr: "127.0.0.1:0", AdminAddr: "127.0.0.1:0",
-		RedisURL: "rediss://u:p%40ss@r.example:6380/3", RedisTimeout: 50 * time.Millisecond, RedisPoolSize: 7,
+		RedisURL: "rediss://u:p%40ss@r.example:6380/3?master_name=m", RedisTimeout: 50 * time.Millisecond, RedisPoolSize: 7,
 		Secret: goodSecret, Issuer: "https://auth.example/a", Audience: "api", ClientID: "web", Algorithm: "ES256",
 		AccessTTL: time.Second, RefreshTTL: 2 * time.Second, SessionMax: 8760 * time.Hour, RefreshGrace: 2 * time.Second,
 		CookieDomain: "example.com", CookiePath: "/api/auth",
@@ -86,7 +97,12 @@ func TestEverySettingIsRead(t *testing.T) {
 		LogLevel: "debug", LogFormat: "text", ShutdownDelay: 5 * time.Second, ShutdownTimeout: time.Second, PProf: true,
 		Verify: "strict", EdgeLease: 500 * time.Millisecond, EdgeOutage: config.Outage{ServeStale: 30 * time.Second}, EdgeMaxDenied: 1000, EdgeCache: 16,
 		RevokeWaitReplicas: 2, AccessCookie: "access_token", ExtAuthzAddr: ":9191", RevocationsToken: goodSecret,
-		KeyRotation: 24 * time.Hour, JWKSMaxAge: time.Minute, KeysDir: "/etc/latchkey/keys",
+		RedisMode: "sentinel", RedisUsername: "app", RedisPassword: "p", RedisTLSCAFile: "/ca", RedisTLSCertFile: "/cert",
+		RedisTLSKeyFile: "/key", RedisTLSServerName: "redis.example", RedisAllowEviction: true,
+		KeyRotation: 24 * time.Hour, JWKSMaxAge: time.Minute, KeysDir: "/etc/latchkey/keys", Docs: true,
+		Traces: "otlp", TracesRatio: 0.25, AuditStream: 100_000,
+		ClaimsURL: "https://claims.example.com/latchkey", ClaimsSecret: claimsSecret, ClaimsTimeout: 250 * time.Millisecond,
+		ClaimsFailure: "omit", ScopeClaims: `{"read":{"a":1}}`,
 	}
 	if diff := cmp.Diff(want, cfg, cmpopts.EquateComparable(netip.Prefix{})); diff != "" {
 		t.Errorf("settings (-want +got):\n%s", diff)
@@ -128,9 +144,15 @@ func TestFaults(t *testing.T) {
 		{"algorithm", "LATCHKEY_ALG=none", `LATCHKEY_ALG: "none" is not allowed; write EdDSA, ES256, RS256 or HS256`},
 		{"algorithm case", "LATCHKEY_ALG=eddsa", `LATCHKEY_ALG: "eddsa" is not allowed; write EdDSA, ES256, RS256 or HS256`},
 		{"level", "LATCHKEY_LOG_LEVEL=verbose", `LATCHKEY_LOG_LEVEL: "verbose" is not allowed; write debug, info, warn or error`},
+		{"fraction", "LATCHKEY_TRACES_RATIO=1.5", `LATCHKEY_TRACES_RATIO: "1.5" is not allowed; write a number from 0 to 1`},
+		{"no number", "LATCHKEY_TRACES_RATIO=NaN", `LATCHKEY_TRACES_RATIO: "NaN" is not allowed; write a number from 0 to 1`},
 		{"format", "LATCHKEY_LOG_FORMAT=xml", `LATCHKEY_LOG_FORMAT: "xml" is not allowed; write json or text`},
 		{"verify", "LATCHKEY_VERIFY=lax", `LATCHKEY_VERIFY: "lax" is not allowed; write follow or strict`},
 		{"outage", "LATCHKEY_EDGE_OUTAGE=serve-stale:2h", `LATCHKEY_EDGE_OUTAGE: "serve-stale:2h" is not allowed; write deny, or serve-stale: and a duration from 1s to 1h`},
+		{"claims without a secret", "LATCHKEY_CLAIMS_URL=https://claims.example.com", `LATCHKEY_CLAIMS_SECRET: not set; make one with: openssl rand -base64 48, and give it to the webhook`},
+		{"claims of scopes that are no objects", `LATCHKEY_SCOPE_CLAIMS={"read":1}`, `LATCHKEY_SCOPE_CLAIMS: not an object of objects; write JSON such as {"reports:read":{"department":"finance"}}`},
+		{"claims failure", "LATCHKEY_CLAIMS_FAILURE=allow", `LATCHKEY_CLAIMS_FAILURE: "allow" is not allowed; write deny or omit`},
+		{"a client id of registered clients", "LATCHKEY_CLIENT_ID=lkc_app", `LATCHKEY_CLIENT_ID: "lkc_app" begins with lkc_, as the ids of registered clients do; write another`},
 		{"short revocations token", "LATCHKEY_REVOCATIONS_TOKEN=hunter2", `LATCHKEY_REVOCATIONS_TOKEN: 7 bytes, too short to be safe; make one with: openssl rand -base64 48`},
 		{"ext_authz address", "LATCHKEY_EXTAUTHZ_ADDR=9191", `LATCHKEY_EXTAUTHZ_ADDR: "9191" is not an address; write host:port or :port, with a port from 0 (any free one) to 65535`},
 		{"access cookie's name", "LATCHKEY_ACCESS_COOKIE=a b", `LATCHKEY_ACCESS_COOKIE: "a b" cannot name this cookie; write letters, digits, - and _, such as access_token`},
@@ -359,6 +381,21 @@ func TestDevIsForDevAlone(t *testing.T) {
 	}
 }
 
+func TestClaimsWebhookFaults(t *testing.T) {
+	for name, c := range map[string]struct{ url, secret, want string }{
+		"password":        {"https://user:canary@claims.example.com", claimsSecret, "LATCHKEY_CLAIMS_URL: holds a user name or password"},
+		"scheme":          {"ftp://claims.example.com", claimsSecret, "LATCHKEY_CLAIMS_URL: not a URL"},
+		"no host":         {"https://", claimsSecret, "LATCHKEY_CLAIMS_URL: not a URL"},
+		"short secret":    {"https://claims.example.com", "hunter2", "LATCHKEY_CLAIMS_SECRET: 7 bytes long; at least 32 are needed"},
+		"the root secret": {"https://claims.example.com", goodSecret, "LATCHKEY_CLAIMS_SECRET: the same as LATCHKEY_SECRET"},
+	} {
+		_, err := config.Load(withSecret("LATCHKEY_CLAIMS_URL="+c.url, "LATCHKEY_CLAIMS_SECRET="+c.secret))
+		if err == nil || !strings.Contains(err.Error(), c.want) || strings.Contains(err.Error(), "canary") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
 func TestWarnings(t *testing.T) {
 	quiet := []string{"LATCHKEY_ISSUER=https://auth.example"}
 	for _, tt := range []struct{ name, env, want string }{
@@ -511,7 +548,7 @@ func TestDocument(t *testing.T) {
 		if r.Type == "" || !strings.HasSuffix(r.Doc, ".") && !strings.HasSuffix(r.Doc, config.SecretHint) {
 			t.Errorf("%s: type %q and text %q: want both, the text in sentences", r.Name, r.Type, r.Doc)
 		}
-		if want := slices.Contains([]string{"LATCHKEY_SECRET", "LATCHKEY_REDIS_URL", "LATCHKEY_REVOCATIONS_TOKEN"}, r.Name); r.Secret != want {
+		if want := slices.Contains([]string{"LATCHKEY_SECRET", "LATCHKEY_REDIS_URL", "LATCHKEY_REVOCATIONS_TOKEN", "LATCHKEY_REDIS_PASSWORD", "LATCHKEY_CLAIMS_SECRET"}, r.Name); r.Secret != want {
 			t.Errorf("%s: Secret = %t", r.Name, r.Secret)
 		}
 		if r.Secret && r.Type == "secret" && r.Default != "" {
@@ -576,6 +613,44 @@ func FuzzLoad(f *testing.F) {
 			t.Errorf("the error holds the secret: %s", err)
 		}
 	})
+}
+
+// What Redis is and how it is reached must go together; each fault names the setting to change.
+func TestRedisSettingsGoTogether(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		env  []string
+		want string // the fault, "" for none
+	}{
+		{"standalone", []string{"LATCHKEY_REDIS_URL=redis://r/3"}, ""},
+		{"Sentinels", []string{"LATCHKEY_REDIS_URL=redis://:of-sentinels@r/3?master_name=m&addr=s:1", "LATCHKEY_REDIS_PASSWORD=p"}, ""},
+		{"a Cluster", []string{"LATCHKEY_REDIS_URL=redis://r?addr=s:1"}, ""},
+		{"a Cluster by one name", []string{"LATCHKEY_REDIS_URL=redis://r/0", "LATCHKEY_REDIS_MODE=cluster"}, ""},
+		{"one server with addr", []string{"LATCHKEY_REDIS_URL=redis://r?addr=s:1", "LATCHKEY_REDIS_MODE=standalone"}, "LATCHKEY_REDIS_MODE: standalone, and LATCHKEY_REDIS_URL has addr or master_name; "},
+		{"Sentinels without a name", []string{"LATCHKEY_REDIS_URL=redis://r", "LATCHKEY_REDIS_MODE=sentinel"}, "LATCHKEY_REDIS_MODE: sentinel, and LATCHKEY_REDIS_URL has no master_name; "},
+		{"a Cluster with a name", []string{"LATCHKEY_REDIS_URL=redis://r?master_name=m", "LATCHKEY_REDIS_MODE=cluster"}, "LATCHKEY_REDIS_MODE: cluster, and LATCHKEY_REDIS_URL has master_name"},
+		{"a Cluster's database", []string{"LATCHKEY_REDIS_URL=redis://r/1?addr=s:1"}, "LATCHKEY_REDIS_URL: names a database, and a Cluster has only 0; "},
+		{"a socket of a Cluster", []string{"LATCHKEY_REDIS_URL=unix:///s?addr=s:1"}, "LATCHKEY_REDIS_URL: names a socket"},
+		{"password twice", []string{"LATCHKEY_REDIS_URL=redis://:hunter2@r", "LATCHKEY_REDIS_PASSWORD=hunter2"}, "LATCHKEY_REDIS_PASSWORD: given twice"},
+		{"password twice, Sentinels", []string{"LATCHKEY_REDIS_URL=redis://r?master_name=m&password=hunter2", "LATCHKEY_REDIS_PASSWORD=hunter2"}, "LATCHKEY_REDIS_PASSWORD: given twice"},
+		{"a user without password", []string{"LATCHKEY_REDIS_USERNAME=app"}, "LATCHKEY_REDIS_USERNAME: set without LATCHKEY_REDIS_PASSWORD; "},
+		{"a CA without TLS", []string{"LATCHKEY_REDIS_TLS_CA_FILE=/ca"}, "LATCHKEY_REDIS_TLS_CA_FILE: set, and LATCHKEY_REDIS_URL is not rediss://"},
+		{"a name without TLS", []string{"LATCHKEY_REDIS_TLS_SERVER_NAME=r"}, "LATCHKEY_REDIS_TLS_SERVER_NAME: set, and LATCHKEY_REDIS_URL is not rediss://"},
+		{"a certificate without key", []string{"LATCHKEY_REDIS_URL=rediss://r", "LATCHKEY_REDIS_TLS_CERT_FILE=/c"}, "LATCHKEY_REDIS_TLS_CERT_FILE: set without LATCHKEY_REDIS_TLS_KEY_FILE; "},
+		{"a key without certificate", []string{"LATCHKEY_REDIS_URL=rediss://r", "LATCHKEY_REDIS_TLS_KEY_FILE=/k"}, "LATCHKEY_REDIS_TLS_KEY_FILE: set without LATCHKEY_REDIS_TLS_CERT_FILE; "},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			_, err := config.Load(append([]string{"LATCHKEY_SECRET=" + goodSecret}, tt.env...))
+			switch {
+			case tt.want == "" && err != nil:
+				t.Errorf("got %v", err)
+			case tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want)):
+				t.Errorf("got %v, want %q", err, tt.want)
+			case err != nil && strings.Contains(err.Error(), "hunter2"):
+				t.Errorf("a secret in %v", err)
+			}
+		})
+	}
 }
 
 func TestASecretIsAList(t *testing.T) {

@@ -170,6 +170,8 @@ func (s setting) form() string {
 			seconds = ", in whole seconds"
 		}
 		return fmt.Sprintf("a duration such as %s, from %s to %s%s", s.def, s.min, s.max, seconds)
+	case reflect.TypeFor[float64]():
+		return "a number from " + s.min + " to " + s.max
 	case reflect.TypeFor[int](), reflect.TypeFor[uint32](), reflect.TypeFor[uint8]():
 		return "a whole number from " + s.min + " to " + s.max
 	}

@@ -50,8 +50,8 @@ func Load(environ []string) (*Config, error) {
 }
 
 // Dev returns the settings of `latchkey dev`: the defaults, listeners on the
-// loopback interface only, cookies without TLS, log lines for people, and
-// [DevSecret]. [Config.ValidateDev] accepts them and [Config.Validate] does not.
+// loopback interface only, cookies without TLS, log lines for people, the page at
+// /docs, and [DevSecret]. [Config.ValidateDev] accepts them and [Config.Validate] does not.
 func Dev() *Config {
 	cfg := parse(new(collector), nil)
 	cfg.Addr = "127.0.0.1:8080"
@@ -59,6 +59,7 @@ func Dev() *Config {
 	cfg.Secret = DevSecret
 	cfg.CookieSecure = false
 	cfg.LogFormat = "text"
+	cfg.Docs = true
 	return cfg
 }
 

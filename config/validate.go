@@ -39,6 +39,7 @@ func (c *Config) validate(f *collector, dev bool) {
 	}
 	c.checkListeners(f)
 	c.checkRedisURL(f)
+	c.checkRedis(f)
 	c.checkSecret(f, dev)
 	c.checkTokens(f)
 	c.checkKeys(f)
@@ -47,6 +48,7 @@ func (c *Config) validate(f *collector, dev bool) {
 	c.checkOrigins(f)
 	c.checkProxies(f)
 	c.checkEdge(f)
+	c.checkClaims(f)
 }
 
 // check holds a value to the bounds in its tags.
@@ -59,6 +61,8 @@ func (s setting) check(f *collector, v reflect.Value) {
 		ok = x.inBounds()
 	case int:
 		ok = s.inRange(int64(x))
+	case float64:
+		ok = x >= fraction(s.min) && x <= fraction(s.max)
 	case uint32:
 		ok = s.inRange(int64(x))
 	case uint8:
@@ -73,7 +77,7 @@ func (s setting) check(f *collector, v reflect.Value) {
 
 func (s setting) inRange(n int64) bool { return n >= integer(s.min) && n <= integer(s.max) }
 
-// duration and integer read bounds, which are ours: a test reads them all.
+// duration, integer and fraction read bounds, which are ours: a test reads them all.
 func duration(s string) time.Duration {
 	d, _ := time.ParseDuration(s)
 	return d
@@ -82,6 +86,11 @@ func duration(s string) time.Duration {
 func integer(s string) int64 {
 	n, _ := strconv.ParseInt(s, 10, 64)
 	return n
+}
+
+func fraction(s string) float64 {
+	x, _ := strconv.ParseFloat(s, 64)
+	return x
 }
 
 func (c *Config) checkListeners(f *collector) {
@@ -116,6 +125,32 @@ func (c *Config) checkEdge(f *collector) {
 	}
 }
 
+// checkClaims holds together what the claims of the operator's own need. The URL is
+// not shown: it may hold a password.
+func (c *Config) checkClaims(f *collector) {
+	if c.ScopeClaims != "" && c.ClaimsOfScopes() == nil {
+		f.add("LATCHKEY_SCOPE_CLAIMS", "not an object of objects", `write JSON such as {"reports:read":{"department":"finance"}}`)
+	}
+	if c.ClaimsURL == "" {
+		return
+	}
+	u, err := url.Parse(c.ClaimsURL)
+	switch {
+	case err == nil && u.User != nil:
+		f.add("LATCHKEY_CLAIMS_URL", "holds a user name or password", "leave them out: the request is signed")
+	case err != nil, u.Scheme != "https" && u.Scheme != "http", u.Hostname() == "", u.Fragment != "":
+		f.add("LATCHKEY_CLAIMS_URL", "not a URL", "write https://host[:port][/path]")
+	}
+	switch n := len(c.ClaimsSecret); {
+	case n == 0:
+		f.add("LATCHKEY_CLAIMS_SECRET", "not set", "make one with: "+SecretHint+", and give it to the webhook")
+	case n < minSecret:
+		f.add("LATCHKEY_CLAIMS_SECRET", fmt.Sprintf("%d bytes long; at least %d are needed", n, minSecret), "make one with: "+SecretHint)
+	case slices.Contains(c.Secret.List(), c.ClaimsSecret):
+		f.add("LATCHKEY_CLAIMS_SECRET", "the same as LATCHKEY_SECRET", "make one of its own: the webhook must not be able to sign tokens")
+	}
+}
+
 func cookieName(s string) bool {
 	return !strings.ContainsFunc(s, func(r rune) bool {
 		return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && r != '-' && r != '_'
@@ -146,6 +181,61 @@ func (c *Config) checkRedisURL(f *collector) {
 func databaseNumber(s string) bool {
 	_, err := strconv.ParseUint(s, 10, 16)
 	return s == "" || err == nil
+}
+
+// checkRedis holds the settings of Redis against its URL, unless that one is at fault.
+func (c *Config) checkRedis(f *collector) {
+	const address, mode, username, password = "LATCHKEY_REDIS_URL", "LATCHKEY_REDIS_MODE", "LATCHKEY_REDIS_USERNAME", "LATCHKEY_REDIS_PASSWORD"
+	u, err := url.Parse(c.RedisURL.Reveal())
+	if err != nil || f.has(address) {
+		return
+	}
+	q := u.Query()
+	sentinel := q.Has("master_name")
+	switch c.RedisMode {
+	case "standalone":
+		if sentinel || q.Has("addr") {
+			f.add(mode, "standalone, and "+address+" has addr or master_name", "leave those out, or write sentinel or cluster")
+		}
+	case "sentinel":
+		if !sentinel {
+			f.add(mode, "sentinel, and "+address+" has no master_name", "add ?master_name= and the name by which the Sentinels know the primary")
+		}
+		sentinel = true
+	case "cluster":
+		if sentinel {
+			f.add(mode, "cluster, and "+address+" has master_name, which only Sentinels know", "leave it out, or write sentinel")
+		}
+	}
+	cluster := c.RedisMode == "cluster" || c.RedisMode == "auto" && !sentinel && q.Has("addr")
+	if u.Scheme == "unix" && (sentinel || cluster) {
+		f.add(address, "names a socket, which is neither a Sentinel nor a Cluster", "write redis:// or rediss://")
+	}
+	if db := strings.Trim(u.Path, "/"); cluster && db != "" && db != "0" {
+		f.add(address, "names a database, and a Cluster has only 0", "leave it out")
+	}
+	// A URL of Sentinels has the Sentinels' own user and password there.
+	twice := u.User != nil && !sentinel || q.Has("username") || q.Has("password")
+	if c.RedisPassword != "" && twice {
+		f.add(password, "given twice, here and in "+address, "leave it out of the URL")
+	}
+	if c.RedisUsername != "" && c.RedisPassword == "" {
+		f.add(username, "set without "+password, "set both: the URL's password belongs to the URL's user")
+	}
+	for name, v := range map[string]string{
+		"LATCHKEY_REDIS_TLS_CA_FILE": c.RedisTLSCAFile, "LATCHKEY_REDIS_TLS_CERT_FILE": c.RedisTLSCertFile,
+		"LATCHKEY_REDIS_TLS_KEY_FILE": c.RedisTLSKeyFile, "LATCHKEY_REDIS_TLS_SERVER_NAME": c.RedisTLSServerName,
+	} {
+		if v != "" && u.Scheme != "rediss" {
+			f.add(name, "set, and "+address+" is not rediss://, so nothing would be encrypted", "write rediss://, or unset it")
+		}
+	}
+	if c.RedisTLSCertFile != "" && c.RedisTLSKeyFile == "" {
+		f.add("LATCHKEY_REDIS_TLS_CERT_FILE", "set without LATCHKEY_REDIS_TLS_KEY_FILE", "set both")
+	}
+	if c.RedisTLSKeyFile != "" && c.RedisTLSCertFile == "" {
+		f.add("LATCHKEY_REDIS_TLS_KEY_FILE", "set without LATCHKEY_REDIS_TLS_CERT_FILE", "set both")
+	}
 }
 
 func (c *Config) checkSecret(f *collector, dev bool) {
@@ -203,6 +293,9 @@ func (c *Config) checkTokens(f *collector) {
 	}
 	if c.Audience != c.Issuer && !plainText(c.Audience) {
 		f.add("LATCHKEY_AUDIENCE", quote(c.Audience)+" is not allowed", "write 1 to 255 printable ASCII characters without spaces")
+	}
+	if strings.HasPrefix(c.ClientID, "lkc_") {
+		f.add("LATCHKEY_CLIENT_ID", quote(c.ClientID)+" begins with lkc_, as the ids of registered clients do", "write another")
 	}
 	if !plainText(c.ClientID) {
 		f.add("LATCHKEY_CLIENT_ID", quote(c.ClientID)+" is not allowed", "write 1 to 255 printable ASCII characters without spaces")
@@ -347,6 +440,9 @@ func (c *Config) Warnings() []string {
 		if n := variety(s); n < 8 {
 			w = append(w, fmt.Sprintf("LATCHKEY_SECRET has only %d different bytes and can be guessed: make one with: %s", n, SecretHint))
 		}
+	}
+	if u, err := url.Parse(c.ClaimsURL); err == nil && u.Scheme == "http" && !loopback(u.Hostname()) {
+		w = append(w, "LATCHKEY_CLAIMS_URL is not https: whoever is on the way can put claims into tokens")
 	}
 	if !c.passwordCostAdequate() {
 		w = append(w, fmt.Sprintf("LATCHKEY_PASSWORD_MEMORY=%d with LATCHKEY_PASSWORD_ITERATIONS=%d is weaker than OWASP's least argon2id parameters, such as 19456 with 2", c.PasswordMemory, c.PasswordIterations))

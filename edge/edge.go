@@ -47,6 +47,7 @@ package edge
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"sync"
@@ -86,6 +87,9 @@ type Claims struct {
 	NotBefore int64 // 0 if absent
 
 	KeyID string // kid of the key that signed the token
+	// Extra is the claims of the operator's own, as JSON; nil if there are none.
+	// Shared between callers: not to be changed.
+	Extra map[string]json.RawMessage
 }
 
 // Options are what a Verifier is made of: Issuer and Audience, the keys, and one
@@ -100,6 +104,10 @@ type Options struct {
 	Ring     *accesstoken.Ring
 	Issuer   string // iss of the tokens
 	Audience string // that aud of the tokens must name
+	// AnyAudience accepts tokens for whomever, in place of Audience. It is for
+	// Latchkey's own endpoints that judge tokens which are shown to others. Never
+	// use it to let a request in (RFC 8725 section 3.9).
+	AnyAudience bool
 	// Refetch brings the ring up to date. It is called, at most once a second,
 	// when a token names a key that the ring does not have. It goes with Ring.
 	Refetch func(context.Context) error
@@ -156,7 +164,7 @@ func New(o Options) (*Verifier, error) {
 		store: o.Store, ring: o.Ring, refetch: o.Refetch, follower: o.Follower, remote: o.Remote, cache: c, stale: o.ServeStale,
 		durable: o.Store != nil && o.Store.WaitReplicas() > 0,
 		tokens: accesstoken.NewVerifier(o.Ring, accesstoken.VerifierOptions{
-			Issuer: o.Issuer, Audience: o.Audience, Leeway: leeway,
+			Issuer: o.Issuer, Audience: o.Audience, AnyAudience: o.AnyAudience, Leeway: leeway,
 		}),
 	}, nil
 }
@@ -170,8 +178,8 @@ func (o *Options) check() error {
 		return errors.New("edge: give either Store or Remote")
 	case o.Follower != nil && o.Store == nil:
 		return errors.New("edge: a Follower needs the Store that it follows")
-	case o.Issuer == "" || o.Audience == "":
-		return errors.New("edge: without Issuer and Audience no token is for us")
+	case o.Issuer == "" || (o.Audience == "") != o.AnyAudience:
+		return errors.New("edge: without Issuer and Audience no token is for us; AnyAudience takes the place of Audience")
 	}
 	return nil
 }

@@ -2,6 +2,7 @@ package handlers
 
 import (
 	"cmp"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -15,9 +16,11 @@ import (
 
 	"github.com/gin-contrib/cors"
 	"github.com/gin-gonic/gin"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/latchkey-auth/latchkey/edge"
 	"github.com/latchkey-auth/latchkey/internal/accesstoken"
+	"github.com/latchkey-auth/latchkey/internal/claimhook"
 	"github.com/latchkey-auth/latchkey/internal/credential"
 	"github.com/latchkey-auth/latchkey/internal/refreshtoken"
 	"github.com/latchkey-auth/latchkey/tokenstore"
@@ -42,6 +45,16 @@ type Settings struct {
 	JWKSMaxAge time.Duration
 	// RevocationsToken lets an API follow GET /revocations.
 	RevocationsToken []byte
+	// ScopeClaims are the claims that a scope brings when it is granted, by scope and
+	// name.
+	ScopeClaims map[string]map[string]json.RawMessage
+	// ClaimsOmit issues tokens without the webhook's claims when it fails; otherwise
+	// that is a 503.
+	ClaimsOmit bool
+	// Version is what /openapi.json calls this release.
+	Version string
+	// Docs serves a page at /docs on which the API can be tried out.
+	Docs bool
 	// MaxInFlight is how many refreshes, and how many other requests about
 	// sessions, are under way at once; 0 means 512. Of logins and password changes
 	// it is as many as Passwords takes.
@@ -51,7 +64,8 @@ type Settings struct {
 // defaultInFlight is the default of Settings.MaxInFlight.
 const defaultInFlight = 512
 
-// Dependencies are what the API is made of. All but Revocations are required.
+// Dependencies are what the API is made of. All but Revocations and Claims are
+// required.
 type Dependencies struct {
 	Store     *tokenstore.Store
 	Verifier  *edge.Verifier
@@ -67,7 +81,17 @@ type Dependencies struct {
 	Revocations *edge.Feed
 	// Stalled tells whether a request read now may have waited for so long that its
 	// client has sent it elsewhere. Nil: never.
-	Stalled  func() bool
+	Stalled func() bool
+	// Audit takes the security events too, whatever the log's level; nil for none.
+	// It must not block.
+	Audit slog.Handler
+	// Tracer makes a span for each request; nil for none.
+	Tracer trace.Tracer
+	// Issued verifies tokens for whomever they are: with AnyAudience. It judges what
+	// is shown to /oauth2/introspect and /oauth2/revoke and admits nobody.
+	Issued *edge.Verifier
+	// Claims adds claims to tokens that are about to be issued; nil adds none.
+	Claims   *claimhook.Webhook
 	Settings Settings
 }
 
@@ -105,11 +129,21 @@ func New(d Dependencies) (http.Handler, error) {
 	for _, origin := range d.Settings.AllowedOrigins {
 		faults = append(faults, a.crossOrigin.AddTrustedOrigin(origin))
 	}
+	for scope, claims := range d.Settings.ScopeClaims {
+		for name := range claims {
+			if accesstoken.Reserved(name) {
+				faults = append(faults, fmt.Errorf("the claims of the scope %q: Latchkey sets %s itself", scope, name))
+			}
+		}
+	}
 	shared, err := share(d.Settings.AllowedOrigins)
 	if err := errors.Join(append(faults, err)...); err != nil {
 		return nil, fmt.Errorf("the API's settings: %w", err)
 	}
 
+	if d.Tracer != nil {
+		engine.Use(a.trace)
+	}
 	engine.Use(a.measure, a.recover, a.bound)
 	// Every request of a protected API is asked about here: an answer without a
 	// body does without what only a body, or a line in the log, has use for.
@@ -136,14 +170,29 @@ func New(d Dependencies) (http.Handler, error) {
 	engine.DELETE("/auth/sessions/:sid", own, session, a.serve(a.endSession))
 	engine.GET("/users/me", session, a.serve(a.me))
 	engine.POST("/users/me/password", own, login, a.serve(a.changePassword))
+	engine.POST("/oauth2/token", refresh, a.oauth(a.token))
+	engine.POST("/oauth2/introspect", session, a.oauth(a.introspect))
+	engine.POST("/oauth2/revoke", session, a.oauth(a.revoke))
 	engine.GET("/.well-known/jwks.json", a.serve(a.keySet))
 	engine.HEAD("/.well-known/jwks.json", a.serve(a.keySet))
 	a.describe(engine)
-	if d.Revocations != nil && len(d.Settings.RevocationsToken) > 0 {
+	document := a.openAPI()
+	engine.GET("/openapi.json", document)
+	engine.HEAD("/openapi.json", document)
+	if d.Settings.Docs {
+		for _, path := range []string{"/docs", "/docs/:file"} {
+			engine.GET(path, a.serve(a.docs))
+			engine.HEAD(path, a.serve(a.docs))
+		}
+	}
+	if a.followable() {
 		engine.GET("/revocations", a.serve(a.revocations))
 	}
 	return engine, nil
 }
+
+// followable reports whether there is GET /revocations.
+func (a *api) followable() bool { return a.Revocations != nil && len(a.Settings.RevocationsToken) > 0 }
 
 // share lets pages of some origins read what the API answers (CORS). Of others
 // it takes no notice: their browsers keep the answer from them, and what they may

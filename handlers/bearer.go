@@ -62,7 +62,7 @@ type caller struct {
 }
 
 // caller accepts the request's access token, for an endpoint that acts on its
-// session. Errors: those of shownToken and admit, and errCrossSite.
+// session. Errors: those of shownToken and admit, errCrossSite and errNotUser.
 func (a *api) caller(c *gin.Context) (caller, error) {
 	shown, err := a.shownToken(c.Request)
 	if err != nil {
@@ -80,6 +80,9 @@ func (a *api) caller(c *gin.Context) (caller, error) {
 	claims, err := a.admit(c.Request.Context(), shown.token, nil)
 	if err != nil {
 		return caller{}, err
+	}
+	if tokenstore.IsClient(claims.Subject) {
+		return caller{}, errNotUser
 	}
 	sid, err := tokenstore.ParseID(claims.SessionID)
 	if err != nil {

@@ -23,7 +23,7 @@ func (a answer) golden() string {
 	var b strings.Builder
 	_, _ = fmt.Fprintf(&b, "%d\n", a.status)
 	for _, name := range []string{
-		"Allow", "Cache-Control", "Content-Type", "Retry-After", "Set-Cookie", "WWW-Authenticate",
+		"Allow", "Cache-Control", "Content-Type", "Pragma", "Retry-After", "Set-Cookie", "WWW-Authenticate",
 		"X-Auth-Expires", "X-Auth-Scope", "X-Auth-Session", "X-Auth-Subject",
 	} {
 		for _, value := range a.header.Values(name) {

@@ -15,6 +15,7 @@ import (
 
 	"github.com/latchkey-auth/latchkey/edge"
 	"github.com/latchkey-auth/latchkey/internal/accesstoken"
+	"github.com/latchkey-auth/latchkey/internal/claimhook"
 	"github.com/latchkey-auth/latchkey/internal/credential"
 	"github.com/latchkey-auth/latchkey/tokenstore"
 )
@@ -39,6 +40,7 @@ var (
 	errRefreshToken   = errors.New("the refresh token is not valid")
 	errStalled        = errors.New("the replica has not run for a while")
 	errNoSession      = errors.New("the user has no such session")
+	errNotUser        = errors.New("the access token is a client's own")
 	errMedia          = errors.New("the body is of another type")
 )
 
@@ -70,6 +72,12 @@ var problems = []struct {
 	{accesstoken.ErrNoKey, problem{http.StatusServiceUnavailable, "temporarily_unavailable", "Service temporarily unavailable", "The replica has no signing key yet; retry in a moment.", ""}},
 	{credential.ErrBusy, problem{http.StatusServiceUnavailable, "temporarily_unavailable", "Service temporarily unavailable", "Too many logins are under way; retry in a moment.", ""}},
 	{errStalled, problem{http.StatusServiceUnavailable, "temporarily_unavailable", "Service temporarily unavailable", "The replica did not run for a while; send the same request again.", ""}},
+
+	{claimhook.ErrFailed, problem{http.StatusServiceUnavailable, "temporarily_unavailable", "Service temporarily unavailable", "The claims of the token could not be had; retry in a moment.", ""}},
+
+	{errClient, problem{http.StatusUnauthorized, "invalid_client", "Client authentication failed", "", ""}},
+	{errClientMayNot, problem{http.StatusForbidden, "unauthorized_client", "The client may not introspect", "", ""}},
+	{errNotUser, problem{http.StatusForbidden, "access_denied", "Not a user", "The access token is a client's own; this is for users.", ""}},
 
 	{errNoToken, problem{http.StatusUnauthorized, "unauthorized", "Not authenticated", "Send the access token as Authorization: Bearer.", ""}},
 	{edge.ErrExpired, problem{http.StatusUnauthorized, "invalid_token", "Could not validate credentials", "The access token has expired", `error="invalid_token", error_description="The access token has expired"`}},
@@ -121,6 +129,10 @@ func (p problem) explain(err error, header http.Header) {
 		header.Set("Retry-After", strconv.Itoa(int(math.Ceil(throttled.wait.Seconds()))))
 	case p.status == http.StatusServiceUnavailable:
 		header.Set("Retry-After", strconv.Itoa(retryAfter))
+	case errors.Is(err, errClient):
+		// RFC 6749 section 5.2, also for a client that did not try it (RFC 9110
+		// section 15.5.2).
+		header.Set("WWW-Authenticate", `Basic realm="latchkey"`)
 	case p.status == http.StatusUnauthorized, p.challenge != "":
 		header.Set("WWW-Authenticate", challenge(p.challenge))
 	case p.status == http.StatusRequestEntityTooLarge:

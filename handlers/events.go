@@ -2,6 +2,7 @@ package handlers
 
 import (
 	"log/slog"
+	"time"
 
 	"github.com/gin-gonic/gin"
 )
@@ -18,17 +19,25 @@ const (
 	EventRefreshSame     Event = "refresh_same"     // the parent, within the grace
 	EventRefreshReuse    Event = "refresh_reuse"    // theft: the session was ended
 	EventRefreshRollback Event = "refresh_rollback" // Redis lost writes: the session was ended
-	EventRefreshRefused  Event = "refresh_refused"  // reason: invalid, expired, revoked, superseded
+	EventRefreshRefused  Event = "refresh_refused"  // reason: invalid, expired, revoked, superseded, foreign
 	EventLogout          Event = "logout"
 	EventLogoutAll       Event = "logout_all"
 	EventSessionEnded    Event = "session_ended" // by its user, from another session
 	EventPasswordChanged Event = "password_changed"
 	EventPasswordRefused Event = "password_refused"
 	EventCrossSite       Event = "cross_site_refused"
+	EventClientToken     Event = "client_token"   // a client got a token for itself
+	EventClientRefused   Event = "client_refused" // reason: unknown, secret, no_secret
+	EventTokenRevoked    Event = "token_revoked"  // by its client
 )
 
-// note logs and counts one security event. Attributes may name a subject, a
-// session and a reason; never a token or a password.
+// auditSchema is the version of the events' form: docs/audit-events.schema.json.
+// A new optional member leaves it as it is; any other change counts it up.
+const auditSchema = 1
+
+// note logs and counts one security event, and sends it to the audit stream if
+// there is one. Attributes may name a subject, a session and a reason; never a
+// token or a password.
 func (a *api) note(c *gin.Context, e Event, attrs ...slog.Attr) {
 	reason := ""
 	for _, at := range attrs {
@@ -41,13 +50,24 @@ func (a *api) note(c *gin.Context, e Event, attrs ...slog.Attr) {
 	if e == EventRefreshReuse || e == EventRefreshRollback {
 		level = slog.LevelWarn
 	}
-	if !a.Log.Enabled(c.Request.Context(), level) {
+	ctx := c.Request.Context()
+	logged := a.Log.Enabled(ctx, level)
+	if !logged && a.Audit == nil {
 		return
 	}
-	all := append([]slog.Attr{
+	r := slog.NewRecord(time.Now(), level, "security", 0)
+	r.AddAttrs(
+		slog.Int("schema", auditSchema),
+		slog.String("id", newRequestID()), // an id of the same kind
 		slog.String("event", string(e)),
 		slog.String("request_id", requestID(c)),
 		slog.String("address", c.ClientIP()),
-	}, attrs...)
-	a.Log.LogAttrs(c.Request.Context(), level, "security", all...)
+	)
+	r.AddAttrs(attrs...)
+	if logged {
+		_ = a.Log.Handler().Handle(ctx, r.Clone()) // nobody reads that the log cannot be written
+	}
+	if a.Audit != nil {
+		_ = a.Audit.Handle(ctx, r) // it does not block; what it drops, it counts
+	}
 }

@@ -22,41 +22,67 @@ type tokenResponse struct {
 	Scope        string `json:"scope,omitempty"`
 }
 
-// issue signs an access token for a grant and returns the answer that carries
-// it. The refresh token goes into a cookie, or for clients that are no browser
-// into the answer.
-func (a *api) issue(c *gin.Context, g tokenstore.Grant, t refreshtoken.Token, inBody bool) (tokenResponse, error) {
-	access, err := a.accessToken(g, t)
+// minted is what an access token is made of.
+type minted struct {
+	grant    tokenstore.Grant // Scope is that of this token
+	sid, uid tokenstore.ID
+	client   tokenstore.Client // zero for the service's own logins
+	asked    extraClaims       // of the webhook
+}
+
+// mintedBy is the part that a refresh token names.
+func mintedBy(t refreshtoken.Token, g tokenstore.Grant, client tokenstore.Client, asked extraClaims) minted {
+	return minted{grant: g, sid: t.SID, uid: t.UID, client: client, asked: asked}
+}
+
+// issue signs an access token and returns the answer that carries it. The refresh
+// token goes into a cookie, or for clients that are no browser into the answer.
+func (a *api) issue(c *gin.Context, m minted, t refreshtoken.Token, inBody bool) (tokenResponse, error) {
+	answer, err := a.answer(m)
 	if err != nil {
 		return tokenResponse{}, err
-	}
-	answer := tokenResponse{
-		AccessToken: access, TokenType: "bearer",
-		ExpiresIn: int(a.Store.Lifetimes().Access / time.Second), Scope: g.Scope,
 	}
 	if inBody {
 		answer.RefreshToken = a.Refresh.Encode(t)
 	} else {
-		a.setRefreshCookie(c, a.Refresh.Encode(t), g.RefreshExpiry.Sub(g.Now))
-		a.setAccessCookie(c, access)
+		a.setRefreshCookie(c, a.Refresh.Encode(t), m.grant.RefreshExpiry.Sub(m.grant.Now))
+		a.setAccessCookie(c, answer.AccessToken)
 	}
 	return answer, nil
 }
 
+// answer signs an access token and returns the answer that carries it alone.
+func (a *api) answer(m minted) (tokenResponse, error) {
+	access, err := a.accessToken(m)
+	return tokenResponse{
+		AccessToken: access, TokenType: "bearer",
+		ExpiresIn: int(a.Store.Lifetimes().Access / time.Second), Scope: m.grant.Scope,
+	}, err
+}
+
 // accessToken signs what the store granted. iat and exp are Redis time, as all
 // that will judge the token.
-func (a *api) accessToken(g tokenstore.Grant, t refreshtoken.Token) (string, error) {
-	jti, err := a.Store.NewID(t.UID)
+func (a *api) accessToken(m minted) (string, error) {
+	jti, err := a.Store.NewID(m.uid)
 	if err != nil {
 		return "", err
 	}
-	iat := g.Now.Unix()
-	token, err := a.Signer.Sign(accesstoken.Claims{
-		Issuer: a.Settings.Issuer, Subject: g.Subject, Audience: []string{a.Settings.Audience},
-		ID: jti.String(), SessionID: tokenstore.ID(t.SID).String(), ClientID: g.ClientID, Scope: g.Scope,
+	extra, err := a.extra(m)
+	if err != nil {
+		return "", err
+	}
+	g, iat := m.grant, m.grant.Now.Unix()
+	claims := accesstoken.Claims{
+		Issuer: a.Settings.Issuer, Subject: g.Subject, Audience: a.audience(m.client),
+		ID: jti.String(), SessionID: m.sid.String(), ClientID: g.ClientID, Scope: g.Scope,
 		UserEpoch: g.UserEpoch, LogEpoch: g.LogEpoch,
-		IssuedAt: iat, ExpiresAt: iat + int64(a.Store.Lifetimes().Access/time.Second), AuthTime: g.AuthTime.Unix(),
-	})
+		IssuedAt: iat, ExpiresAt: iat + int64(a.Store.Lifetimes().Access/time.Second),
+		Extra: extra,
+	}
+	if !g.AuthTime.IsZero() { // a client that speaks for itself has not logged in
+		claims.AuthTime = g.AuthTime.Unix()
+	}
+	token, err := a.Signer.Sign(claims)
 	if err != nil {
 		return "", fmt.Errorf("sign the access token: %w", err)
 	}

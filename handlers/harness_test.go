@@ -31,6 +31,7 @@ import (
 	"github.com/latchkey-auth/latchkey/edge"
 	"github.com/latchkey-auth/latchkey/handlers"
 	"github.com/latchkey-auth/latchkey/internal/accesstoken"
+	"github.com/latchkey-auth/latchkey/internal/claimhook"
 	"github.com/latchkey-auth/latchkey/internal/credential"
 	"github.com/latchkey-auth/latchkey/internal/redistest"
 	"github.com/latchkey-auth/latchkey/internal/refreshtoken"
@@ -76,6 +77,9 @@ type setup struct {
 	memoryKiB uint32 // of a password hash; 0 is 64
 	noKey     bool   // nobody has made a signing key yet
 	refetch   func(context.Context) error
+	// dependencies, if set, has the last word on what a replica is made of.
+	dependencies func(*handlers.Dependencies)
+	claims       *claimhook.Webhook
 }
 
 // fleet is some replicas of the service over one Redis, and a client of them.
@@ -198,7 +202,7 @@ func (f *fleet) replica(s setup, redisURL string) *replica {
 			Account: tokenstore.Limit{Burst: 1000, Period: time.Hour},
 			Address: tokenstore.Limit{Burst: 1000, Period: time.Hour},
 		},
-		DeviceKey: []byte("canary-device-key-0123456789abcd"), JWKSMaxAge: 5 * time.Minute,
+		DeviceKey: []byte("canary-device-key-0123456789abcd"), JWKSMaxAge: 5 * time.Minute, Version: "test",
 	}
 	if s.settings != nil {
 		s.settings(&settings)
@@ -211,16 +215,22 @@ func (f *fleet) replica(s setup, redisURL string) *replica {
 		Store: r.store, Ring: f.ring, Issuer: issuer, Audience: audience, Refetch: s.refetch,
 	})
 	f.check(err)
-	r.handler, err = handlers.New(handlers.Dependencies{
+	issued, err := edge.New(edge.Options{Store: r.store, Ring: f.ring, Issuer: issuer, AnyAudience: true, Refetch: s.refetch})
+	f.check(err)
+	deps := handlers.Dependencies{
 		Store: r.store, Verifier: verifier, Confirmer: edge.NewConfirmer(r.store, time.Second),
 		Signer: accesstoken.NewSigner(f.ring), Refresh: f.codec, Passwords: f.hasher, Metrics: metrics,
 		Log:  slog.New(slog.NewJSONHandler(f.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
-		Rand: random, Settings: settings,
-	})
+		Rand: random, Settings: settings, Issued: issued, Claims: s.claims,
+	}
+	if s.dependencies != nil {
+		s.dependencies(&deps)
+	}
+	r.handler, err = handlers.New(deps)
 	f.check(err)
 	r.admin = handlers.NewAdmin(handlers.AdminOptions{Metrics: metrics, Ready: func() error { return nil }})
 
-	srv := httptest.NewUnstartedServer(r.handler)
+	srv := httptest.NewUnstartedServer(documented(f, r.handler))
 	limits(srv.Config)
 	srv.Start()
 	f.Cleanup(srv.Close)
@@ -355,7 +365,11 @@ func (a answer) proper() {
 	}
 	challenge := a.header.Get("WWW-Authenticate")
 	challenged := a.status == http.StatusUnauthorized || a.status == http.StatusForbidden && strings.Contains(a.text, "insufficient_scope")
-	if challenged != strings.HasPrefix(challenge, `Bearer realm="latchkey"`) {
+	scheme := "Bearer"
+	if a.status == http.StatusUnauthorized && strings.Contains(a.text, `"invalid_client"`) {
+		scheme = "Basic"
+	}
+	if challenged != strings.HasPrefix(challenge, scheme+` realm="latchkey"`) {
 		a.f.Errorf("%s: %d with WWW-Authenticate %q", a.what, a.status, challenge)
 	}
 	retry := a.header.Get("Retry-After")
@@ -666,9 +680,13 @@ func (s *secretList) all() []string {
 }
 
 // nothingLeaked runs at the end of every test: no secret of it shows in the log
-// or the metrics, and every log line is one.
+// or the metrics, every log line is one, and every security event has its form.
 func (f *fleet) nothingLeaked() {
-	f.lines()
+	for _, l := range f.lines() {
+		if l["msg"] == "security" {
+			f.wellFormed(l)
+		}
+	}
 	seen := map[string]string{"the log": f.log.String()}
 	for i := range f.replicas {
 		seen["the metrics of replica "+strconv.Itoa(i)] = f.metrics(i)

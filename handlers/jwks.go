@@ -1,13 +1,8 @@
 package handlers
 
 import (
-	"bytes"
-	"crypto/sha256"
-	"encoding/base64"
 	"encoding/json"
 	"fmt"
-	"net/http"
-	"time"
 
 	"github.com/gin-gonic/gin"
 )
@@ -25,13 +20,8 @@ func (a *api) keySet(c *gin.Context) error {
 	if err != nil {
 		return err
 	}
-	sum := sha256.Sum256(text)
-	h := c.Writer.Header()
-	h.Set("Content-Type", "application/jwk-set+json")
-	h.Set("Cache-Control", a.cacheKeys())
-	h.Set("ETag", `"`+base64.RawURLEncoding.EncodeToString(sum[:16])+`"`)
-	// It answers If-None-Match.
-	http.ServeContent(c.Writer, c.Request, "", time.Time{}, bytes.NewReader(text))
+	c.Header("Content-Type", "application/jwk-set+json")
+	publish(c, text, a.cacheKeys())
 	return nil
 }
 

@@ -1,10 +1,13 @@
 package handlers
 
 import (
+	"cmp"
 	"errors"
 	"log/slog"
 	"net/http"
 	"net/netip"
+	"slices"
+	"strings"
 
 	"github.com/gin-gonic/gin"
 
@@ -17,12 +20,19 @@ import (
 type loginRequest struct {
 	username, password, scope string
 	inBody                    bool // refresh_delivery=body
+	// shown is the registered client that logs the user in; zero if none does.
+	shown shownClient
 }
 
 // login is POST /auth/token: two round trips, one to read the account and the
-// throttle, one to make the session.
+// throttle, one to make the session. A registered client that logs a user in costs
+// two more.
 func (a *api) login(c *gin.Context) error {
 	req, err := readLogin(c)
+	if err != nil {
+		return err
+	}
+	client, err := a.loginClient(c, req.shown)
 	if err != nil {
 		return err
 	}
@@ -31,11 +41,11 @@ func (a *api) login(c *gin.Context) error {
 	if err != nil {
 		return err
 	}
-	scope, err := grantedScope(req.scope, account.Account.Scopes)
+	scope, err := loginScope(req.scope, account.Account, client)
 	if err != nil {
 		return err
 	}
-	token, grant, err := a.openSession(c, account, scope)
+	token, m, err := a.openSession(c, account, client, scope)
 	if errors.Is(err, tokenstore.ErrSuperseded) {
 		// The password that was right a moment ago has just been changed.
 		return errCredentials
@@ -43,16 +53,45 @@ func (a *api) login(c *gin.Context) error {
 	if err != nil {
 		return err
 	}
-	answer, err := a.issue(c, grant, token, req.inBody)
+	// Whoever deletes a client ends the sessions that are there then; one that was
+	// opened later must not be answered.
+	if _, err := a.loginClient(c, req.shown); err != nil {
+		return err
+	}
+	answer, err := a.issue(c, m, token, req.inBody)
 	if err != nil {
 		return err
 	}
 	if !req.inBody && attempt.Device == "" {
 		a.rememberDevice(c, req.username)
 	}
-	a.note(c, EventLogin, slog.String("sub", grant.Subject), slog.String("sid", tokenstore.ID(token.SID).String()))
+	a.note(c, EventLogin, slog.String("sub", m.grant.Subject), slog.String("sid", m.sid.String()))
 	c.JSON(http.StatusOK, answer)
 	return nil
+}
+
+// loginClient authenticates the registered client that logs a user in. Errors: those
+// of authenticate; a [requestError].
+func (a *api) loginClient(c *gin.Context, shown shownClient) (tokenstore.Client, error) {
+	if shown == (shownClient{}) {
+		return tokenstore.Client{}, nil
+	}
+	client, err := a.authenticate(c, shown, a.Store.AuthenticateClient)
+	if err == nil {
+		err = allow(client.Client, grantRefreshToken)
+	}
+	return client.Client, err
+}
+
+// loginScope is what of the requested scope both the account and the client are
+// allowed.
+func loginScope(requested string, account tokenstore.Account, client tokenstore.Client) (string, error) {
+	allowed := account.Scopes
+	if client.ID != "" {
+		may := strings.Fields(client.Scopes)
+		allowed = strings.Join(slices.DeleteFunc(strings.Fields(allowed), func(s string) bool { return !slices.Contains(may, s) }), " ")
+	}
+	return grantedScope(requested, allowed)
 }
 
 func readLogin(c *gin.Context) (loginRequest, error) {
@@ -70,6 +109,17 @@ func readLogin(c *gin.Context) (loginRequest, error) {
 		r.inBody = true
 	default:
 		return r, badRequest("refresh_delivery is cookie or body")
+	}
+	// Clients of other services send a client_id here that means nothing; only that
+	// of a registered client does.
+	if shown, err := p.shownClient(c.Request); tokenstore.IsClient(shown.id) {
+		if err != nil {
+			return r, err
+		}
+		if p["refresh_delivery"] == "cookie" {
+			return r, badRequest("A registered client gets the refresh token in the body")
+		}
+		r.shown, r.inBody = shown, true
 	}
 	if r.username == "" || r.password == "" {
 		return r, badRequest("username and password are required")
@@ -176,24 +226,31 @@ func (a *api) upgradeHash(c *gin.Context, account tokenstore.Account, password s
 	}
 }
 
-// openSession makes the session and its first refresh token.
-func (a *api) openSession(c *gin.Context, found tokenstore.Lookup, scope string) (refreshtoken.Token, tokenstore.Grant, error) {
-	uid := a.Store.UserID(found.Account.Subject)
+// openSession makes a session and its first refresh token, and returns what its
+// access token is made of.
+func (a *api) openSession(c *gin.Context, found tokenstore.Lookup, client tokenstore.Client, scope string) (refreshtoken.Token, minted, error) {
+	account, uid := found.Account, a.Store.UserID(found.Account.Subject)
 	sid, err := a.Store.NewID(uid)
 	if err != nil {
-		return refreshtoken.Token{}, tokenstore.Grant{}, err
+		return refreshtoken.Token{}, minted{}, err
 	}
 	token, err := a.Refresh.First(sid, uid, a.Rand)
 	if err != nil {
-		return refreshtoken.Token{}, tokenstore.Grant{}, err
+		return token, minted{}, err
 	}
-	grant, err := a.Store.Login(c.Request.Context(), tokenstore.NewSession{
+	m := minted{sid: sid, uid: uid, client: client, grant: tokenstore.Grant{
+		Subject: account.Subject, Username: account.Username, Claims: account.Claims,
+		Scope: scope, ClientID: cmp.Or(client.ID, a.Settings.ClientID),
+	}}
+	if m.asked, err = a.askClaims(c, hookLogin, m); err != nil {
+		return token, m, err
+	}
+	m.grant, err = a.Store.Login(c.Request.Context(), tokenstore.NewSession{
 		SID: sid, UID: uid, Hash: token.Hash(),
-		Subject: found.Account.Subject, Username: found.Account.Username,
-		Scope: scope, ClientID: a.Settings.ClientID,
+		Subject: account.Subject, Username: account.Username, Scope: scope, Claims: account.Claims, ClientID: m.grant.ClientID,
 		Device: device(c.Request.UserAgent()), Address: c.ClientIP(), ReadAt: found.ReadAt,
 	})
-	return token, grant, err
+	return token, m, err
 }
 
 // rememberDevice is a courtesy: without it the login is none the worse.

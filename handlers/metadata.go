@@ -2,7 +2,6 @@ package handlers
 
 import (
 	"net/http"
-	"net/url"
 	"slices"
 	"strings"
 
@@ -34,13 +33,14 @@ type metadata struct {
 // the table of routes adds nothing.
 func announcements() map[string]func(m *metadata, address string) {
 	secrets := []string{"client_secret_basic", "client_secret_post"}
+	anybody := slices.Concat(secrets, []string{"none"}) // the public client only says its name
 	return map[string]func(*metadata, string){
 		http.MethodGet + " " + keySetPath: func(m *metadata, address string) { m.KeySet = address },
 		http.MethodPost + " /oauth2/token": func(m *metadata, address string) {
-			m.Token, m.TokenAuth, m.GrantTypes = address, secrets, []string{"client_credentials", "refresh_token"}
+			m.Token, m.TokenAuth, m.GrantTypes = address, anybody, []string{"client_credentials", "refresh_token"}
 		},
 		http.MethodPost + " /oauth2/introspect": func(m *metadata, address string) { m.Introspect, m.IntrospectAuth = address, secrets },
-		http.MethodPost + " /oauth2/revoke":     func(m *metadata, address string) { m.Revoke, m.RevokeAuth = address, secrets },
+		http.MethodPost + " /oauth2/revoke":     func(m *metadata, address string) { m.Revoke, m.RevokeAuth = address, anybody },
 	}
 }
 
@@ -48,10 +48,6 @@ func announcements() map[string]func(m *metadata, address string) {
 // issuer with a path is looked for at that path behind it (section 3.1).
 func (a *api) describe(engine *gin.Engine) {
 	issuer := strings.TrimSuffix(a.Settings.Issuer, "/")
-	path := metadataPath
-	if u, err := url.Parse(issuer); err == nil {
-		path += u.EscapedPath()
-	}
 	answer := a.serve(func(c *gin.Context) error {
 		m := metadata{Issuer: a.Settings.Issuer, ResponseTypes: []string{}, GrantTypes: []string{}}
 		all := announcements()
@@ -71,7 +67,7 @@ func (a *api) describe(engine *gin.Engine) {
 		c.JSON(http.StatusOK, m)
 		return nil
 	})
-	for _, at := range slices.Compact([]string{metadataPath, path}) {
+	for _, at := range slices.Compact([]string{metadataPath, a.Settings.metadataPath()}) {
 		engine.GET(at, answer)
 		engine.HEAD(at, answer)
 	}

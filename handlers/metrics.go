@@ -29,6 +29,7 @@ type Metrics struct {
 	events    *prometheus.CounterVec
 	panics    prometheus.Counter
 	confirms  *prometheus.HistogramVec
+	hook      *prometheus.HistogramVec
 	lag       prometheus.Histogram
 	gaps      prometheus.Counter
 	restored  prometheus.Counter
@@ -58,11 +59,15 @@ func NewMetrics(version, goVersion string, queue func() int) *Metrics {
 			Buckets: requestBuckets,
 		}, []string{"operation", "outcome"}),
 		logins:    counter("latchkey_logins_total", "Password logins by outcome: ok, failed, throttled.", "outcome"),
-		refreshes: counter("latchkey_refreshes_total", "Refreshes by outcome: rotated, same, reuse, rollback, invalid, expired, revoked, superseded.", "outcome"),
+		refreshes: counter("latchkey_refreshes_total", "Refreshes by outcome: rotated, same, reuse, rollback, invalid, expired, revoked, superseded, foreign.", "outcome"),
 		logouts:   counter("latchkey_logouts_total", "Logouts by kind: session, all, other.", "kind"),
 		events:    counter("latchkey_security_events_total", "Security events, as in the log.", "event"),
 		confirms: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "latchkey_confirmation_duration_seconds", Help: "How long it took until no replica accepted what was revoked, by outcome (ok, unavailable).",
+			Buckets: requestBuckets,
+		}, []string{"outcome"}),
+		hook: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "latchkey_claims_webhook_duration_seconds", Help: "How long the claims webhook took, by outcome (ok, failed).",
 			Buckets: requestBuckets,
 		}, []string{"outcome"}),
 		lag: prometheus.NewHistogram(prometheus.HistogramOpts{
@@ -77,6 +82,7 @@ func NewMetrics(version, goVersion string, queue func() int) *Metrics {
 		panics:   prometheus.NewCounter(prometheus.CounterOpts{Name: "latchkey_panics_total", Help: "Requests that panicked: each is a bug."}),
 	}
 	m.series.Store(&map[seriesKey]series{})
+	m.start()
 	build := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "latchkey_build_info", Help: "Always 1; the labels tell the version.",
 		ConstLabels: prometheus.Labels{"version": version, "go_version": goVersion},
@@ -85,7 +91,7 @@ func NewMetrics(version, goVersion string, queue func() int) *Metrics {
 		Name: "latchkey_password_queue_depth", Help: "Password hashes running or waiting for a worker.",
 	}, func() float64 { return float64(queue()) })
 	m.Registry.MustRegister(m.requests, m.duration, m.store, m.logins, m.refreshes, m.logouts, m.events, m.panics, build, depth,
-		m.confirms, m.lag, m.gaps, m.restored, m.failures, m.shed, m.inFlight,
+		m.confirms, m.hook, m.lag, m.gaps, m.restored, m.failures, m.shed, m.inFlight,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -158,6 +164,15 @@ func (m *Metrics) confirmed(took time.Duration, err error) {
 		outcome = "unavailable"
 	}
 	m.confirms.WithLabelValues(outcome).Observe(took.Seconds())
+}
+
+// asked times a call of the claims webhook.
+func (m *Metrics) asked(took time.Duration, err error) {
+	outcome := "ok"
+	if err != nil {
+		outcome = "failed"
+	}
+	m.hook.WithLabelValues(outcome).Observe(took.Seconds())
 }
 
 // EdgeObserver is the [edge.FollowerOptions] Observe of a replica.

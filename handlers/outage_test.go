@@ -87,6 +87,9 @@ func TestOutages(t *testing.T) {
 			outs := []person{f.person("by-cookie"), f.person("by-bearer"), f.person("by-both")}
 			everywhere, others, ends, changes := f.person("everywhere"), f.person("others"), f.person("ends"), f.person("changes")
 			victim := f.loginAs(1, "ends", password)
+			client := f.service("client")
+			machine, machineStays, user, userStays := f.own(client), f.own(client), f.logs(client), f.logs(client)
+			oauth := func(pairs ...string) []option { return []option{client.basic(), form(pairs...)} }
 
 			// reads says that this outage leaves reading possible, writes that
 			// deleting is, too.
@@ -127,6 +130,21 @@ func TestOutages(t *testing.T) {
 				{"DELETE", "/auth/sessions/" + f.claim(victim.access, "sid"), []option{bearer(ends.access)}, maybe(204)},
 				{"POST", "/users/me/password", []option{bearer(changes.access), form("current_password", password, "new_password", "another-password")}, unavailable},
 				{"POST", "/users/me/password", []option{bearer(changes.access), form("current_password", "wrong", "new_password", "another-password")}, unavailable},
+				// A client's own token writes nothing that a full Redis would refuse.
+				{"POST", "/oauth2/token", oauth("grant_type", "client_credentials"), maybe(200)},
+				{"POST", "/oauth2/token", oauth("grant_type", "refresh_token", "refresh_token", userStays.refresh), unavailable},
+				{"POST", "/oauth2/token", []option{form("client_id", clientID, "grant_type", "refresh_token", "refresh_token", stays.refresh)}, unavailable},
+				{"POST", "/oauth2/token", []option{registered{client.id, "wrong"}.basic(), form("grant_type", "client_credentials")}, read(401)},
+				{"POST", "/oauth2/token", []option{registered{"lkc_nobody", "wrong"}.basic(), form("grant_type", "client_credentials")}, read(401)},
+				{"POST", "/auth/token", []option{client.post("username", "stays", "password", password)}, unavailable},
+				{"POST", "/oauth2/introspect", oauth("token", machineStays), read(200)},
+				{"POST", "/oauth2/introspect", oauth("token", userStays.refresh), read(200)},
+				{"POST", "/oauth2/introspect", oauth("token", "garbage"), read(200)},
+				{"POST", "/oauth2/revoke", oauth("token", machine), maybe(200)},
+				{"POST", "/oauth2/revoke", oauth("token", user.refresh), maybe(200)},
+				{"POST", "/oauth2/revoke", []option{form("client_id", clientID, "token", "garbage")}, 200},
+				{"POST", "/oauth2/token", []option{form("client_id", clientID, "grant_type", "refresh_token", "refresh_token", "garbage")}, 400},
+				{"POST", "/oauth2/token", []option{form("grant_type", "client_credentials")}, 401},
 				// What needs no Redis works.
 				{"POST", "/auth/refresh", []option{cookie("garbage")}, 401},
 				{"POST", "/auth/refresh", nil, 401},
@@ -169,6 +187,18 @@ func TestOutages(t *testing.T) {
 			f.alive(stays.access)
 			f.refresh(0, stays.tokens)
 			f.loginAs(1, "stays", password)
+
+			f.get(0, "/auth/verify", bearer(machineStays)).is(http.StatusNoContent)
+			f.post(1, "/oauth2/token", oauth("grant_type", "refresh_token", "refresh_token", userStays.refresh)...).is(http.StatusOK)
+			for _, token := range []string{machine, user.refresh} {
+				if !writes {
+					f.post(2, "/oauth2/revoke", oauth("token", token)...).is(http.StatusOK)
+				}
+				if a := f.post(0, "/oauth2/introspect", oauth("token", token)...); a.text != `{"active":false}` {
+					t.Errorf("after its revocation: %s", a.text)
+				}
+			}
+			f.accessDead(user.access)
 
 			// A logout that was answered 200 is one; the others succeed now.
 			for i, out := range outs {

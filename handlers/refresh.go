@@ -40,14 +40,10 @@ func (a *api) refresh(c *gin.Context) error {
 		return errRefreshToken
 	}
 	for _, token := range families[:min(len(families), maxFamilies)] {
-		next, grant, err := a.rotate(c, token)
+		answer, err := a.renew(c, token, renewal{inBody: inBody})
 		if errors.Is(err, errRefreshToken) {
 			continue // another cookie may be the living one
 		}
-		if err != nil {
-			return err
-		}
-		answer, err := a.issue(c, grant, next, inBody)
 		if err != nil {
 			return err
 		}
@@ -85,9 +81,55 @@ func (a *api) families(shown []string) []refreshtoken.Token {
 	return list
 }
 
+// renewal says who shows a refresh token, and what for.
+type renewal struct {
+	client tokenstore.Client // zero for the service's own logins
+	scope  string            // asked for; "" is all that was granted
+	inBody bool
+}
+
+// renew exchanges a refresh token for its successor and an access token. Of the
+// scope asked for only the access token takes notice: the refresh token keeps all
+// that was granted (RFC 6749 section 6).
+func (a *api) renew(c *gin.Context, token refreshtoken.Token, r renewal) (tokenResponse, error) {
+	asked, err := a.askForRenewal(c, token, r)
+	if err != nil {
+		return tokenResponse{}, err
+	}
+	next, grant, err := a.rotate(c, token, r)
+	if err != nil {
+		return tokenResponse{}, err
+	}
+	grant.Scope = cmp.Or(r.scope, grant.Scope)
+	return a.issue(c, mintedBy(next, grant, r.client, asked), next, r.inBody)
+}
+
+// askForRenewal asks the webhook before the token is spent: a retry might find it too
+// old, and take it for stolen. That costs a look at the session first.
+func (a *api) askForRenewal(c *gin.Context, token refreshtoken.Token, r renewal) (extraClaims, error) {
+	if a.Claims == nil {
+		return nil, nil
+	}
+	grant, err := a.Store.Peek(c.Request.Context(), shownRefresh(token))
+	if errors.Is(err, tokenstore.ErrNoSession) {
+		return nil, nil // the rotation will say why
+	}
+	if err != nil {
+		return nil, err
+	}
+	grant.Scope = cmp.Or(r.scope, grant.Scope)
+	return a.askClaims(c, hookRefresh, mintedBy(token, grant, r.client, nil))
+}
+
+// shownRefresh is a refresh token as the store knows it.
+func shownRefresh(t refreshtoken.Token) tokenstore.Rotation {
+	return tokenstore.Rotation{SID: t.SID, UID: t.UID, Gen: t.Gen, Hash: t.Hash()}
+}
+
 // rotate exchanges a refresh token for its successor. Every way in which a
 // token is not valid is errRefreshToken outside; log and metric tell them apart.
-func (a *api) rotate(c *gin.Context, token refreshtoken.Token) (refreshtoken.Token, tokenstore.Grant, error) {
+// One who asks for more than was granted gets [tokenstore.ErrScope].
+func (a *api) rotate(c *gin.Context, token refreshtoken.Token, r renewal) (refreshtoken.Token, tokenstore.Grant, error) {
 	if err := a.Signer.Ready(); err != nil {
 		return token, tokenstore.Grant{}, err // before the rotation, which a retry might find too old
 	}
@@ -98,9 +140,9 @@ func (a *api) rotate(c *gin.Context, token refreshtoken.Token) (refreshtoken.Tok
 	if err != nil {
 		return next, tokenstore.Grant{}, errRefreshToken
 	}
-	grant, ended, err := a.Store.Rotate(c.Request.Context(), tokenstore.Rotation{
-		SID: token.SID, UID: token.UID, Gen: token.Gen, Hash: token.Hash(), Next: next.Hash(),
-	})
+	rotation := shownRefresh(token)
+	rotation.Next, rotation.IssuedTo, rotation.Scope = next.Hash(), r.client.ID, r.scope
+	grant, ended, err := a.Store.Rotate(c.Request.Context(), rotation)
 	sid := slog.String("sid", tokenstore.ID(token.SID).String())
 	refused := func(reason string) error {
 		a.note(c, EventRefreshRefused, sid, slog.String("reason", reason))
@@ -123,6 +165,8 @@ func (a *api) rotate(c *gin.Context, token refreshtoken.Token) (refreshtoken.Tok
 		err = refused("revoked")
 	case errors.Is(err, tokenstore.ErrSuperseded):
 		err = refused("superseded")
+	case errors.Is(err, tokenstore.ErrForeign):
+		err = refused("foreign")
 	}
 	return next, grant, err
 }

@@ -31,10 +31,10 @@ func (f *fleet) streaming() (*httptest.Server, *edge.Feed) {
 		Signer: accesstoken.NewSigner(f.ring), Refresh: f.codec, Passwords: f.hasher,
 		Metrics: handlers.NewMetrics("test", "go", f.hasher.Depth), Log: slog.New(slog.NewJSONHandler(f.log, nil)),
 		Rand: rand.Reader, Revocations: feed,
-		Settings: handlers.Settings{Issuer: issuer, Audience: audience, RevocationsToken: []byte(revocationsToken)},
+		Settings: handlers.Settings{Issuer: issuer, Audience: audience, RevocationsToken: []byte(revocationsToken), Version: "test"},
 	})
 	f.check(err)
-	srv := httptest.NewUnstartedServer(api)
+	srv := httptest.NewUnstartedServer(documented(f, api))
 	limits(srv.Config)
 	srv.Config.ReadTimeout, srv.Config.WriteTimeout = 300*time.Millisecond, 300*time.Millisecond
 	srv.Config.RegisterOnShutdown(feed.Close)

@@ -26,6 +26,12 @@ func TestRoundTrips(t *testing.T) {
 		f.post(0, "/auth/logout-all", bearer(s.access))
 		f.post(0, "/auth/logout", bearer(s.access))
 	}
+	client := f.service("client")
+	oauth := func(pairs ...string) []option { return []option{client.basic(), form(pairs...)} }
+	for range 2 {
+		f.post(0, "/oauth2/introspect", oauth("token", f.logs(client).refresh)...)
+	}
+	machine, user := f.own(client), f.logs(client)
 	device := f.post(0, "/auth/token", logins).cookie("known_device").Value
 	s, byCookie, byBearer, byBoth, two, three := f.login(0), f.login(0), f.login(0), f.login(0), f.login(0), f.login(0)
 	for _, c := range []struct {
@@ -48,6 +54,13 @@ func TestRoundTrips(t *testing.T) {
 		{"verify of a dead token", "GET", "/auth/verify", []option{bearer(two.access)}, 401, 1},
 		{"sessions", "GET", "/auth/sessions", []option{bearer(s.access)}, 200, 3},
 		{"me", "GET", "/users/me", []option{bearer(s.access)}, 200, 3},
+		{"a client's own token", "POST", "/oauth2/token", oauth("grant_type", "client_credentials"), 200, 1},
+		{"refresh by a client", "POST", "/oauth2/token", oauth("grant_type", "refresh_token", "refresh_token", user.refresh), 200, 2},
+		{"login by a client", "POST", "/auth/token", []option{client.post("username", alice, "password", password)}, 200, 4},
+		{"introspect an access token", "POST", "/oauth2/introspect", oauth("token", machine), 200, 2},
+		{"introspect a refresh token", "POST", "/oauth2/introspect", oauth("token", user.refresh), 200, 2},
+		{"introspect garbage", "POST", "/oauth2/introspect", oauth("token", "garbage"), 200, 1},
+		{"revoke", "POST", "/oauth2/revoke", oauth("token", machine), 200, 2},
 		{"logout-all", "POST", "/auth/logout-all", []option{bearer(s.access)}, 200, 2},
 		{"refresh with garbage", "POST", "/auth/refresh", []option{cookie("garbage")}, 401, 0},
 		{"verify of garbage", "GET", "/auth/verify", []option{bearer("garbage")}, 401, 0},

@@ -5,10 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"strings"
 	"time"
-
-	"github.com/redis/go-redis/v9"
 )
 
 var (
@@ -135,7 +132,7 @@ func (s *Store) throttles(a Attempt) (user, address throttle) {
 	if a.Device != "" {
 		client = "d:" + a.Device
 	}
-	user.add(s.clientKey(a.Username, client), a.Limits.Client)
+	user.add(s.throttleKey(a.Username, client), a.Limits.Client)
 	if a.Device == "" {
 		user.add(s.anyoneKey(a.Username), a.Limits.Account)
 	}
@@ -213,21 +210,7 @@ func (s *Store) DeleteAccount(ctx context.Context, username string) (time.Time, 
 // Usernames calls fn with every account's username, in no order, each at least
 // once. It walks all keys: for an operator's command, not for a request.
 func (s *Store) Usernames(ctx context.Context, fn func(username string) error) error {
-	walk := func(ctx context.Context, c redis.UniversalClient) error {
-		it := c.Scan(ctx, 0, "lk:{*}:acct:*", 1000).Iterator()
-		for it.Next(ctx) {
-			if _, name, ok := strings.Cut(it.Val(), ":acct:"); ok {
-				if err := fn(name); err != nil {
-					return err
-				}
-			}
-		}
-		return unavailable("usernames", it.Err())
-	}
-	if c, ok := s.rdb.(*redis.ClusterClient); ok {
-		return c.ForEachMaster(ctx, func(ctx context.Context, node *redis.Client) error { return walk(ctx, node) })
-	}
-	return walk(ctx, s.rdb)
+	return s.names(ctx, "acct", fn)
 }
 
 func flag(b bool) string {

@@ -18,8 +18,8 @@ import (
 func TestBackendsAgree(t *testing.T) {
 	t.Parallel()
 	stores := []*fixture{
-		newFixture(t, backends()["miniredis"](t), lifetimes()),
-		newFixture(t, backends()["redis"](t), lifetimes()),
+		newFixtureOn(t, backends()["miniredis"](t), lifetimes()),
+		newFixtureOn(t, backends()["redis"](t), lifetimes()),
 	}
 	rapid.Check(t, func(rt *rapid.T) {
 		for _, f := range stores {

@@ -1,53 +1,298 @@
 package tokenstore
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
+	"net/url"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 	"github.com/redis/go-redis/v9/maintnotifications"
 )
 
+// Mode is how several Redis servers, or one, make up the store.
+type Mode string
+
+// The modes. [ModeAuto] is sentinel for a URL with master_name, cluster for one
+// with further addresses (addr), and standalone for any other.
+const (
+	ModeAuto       Mode = "auto"
+	ModeStandalone Mode = "standalone"
+	ModeSentinel   Mode = "sentinel"
+	ModeCluster    Mode = "cluster"
+)
+
 // DialOptions are the settings of the connection to Redis.
 type DialOptions struct {
-	// URL as go-redis reads it: redis://user:password@host:port/db, rediss:// for TLS, unix://.
+	// URL as go-redis reads it:
+	//
+	//	redis://user:password@host:port/db                            standalone
+	//	unix:///path?db=0                                             standalone
+	//	redis://host:port/db?addr=host:port&master_name=name          Sentinels
+	//	redis://user:password@host:port?addr=host:port                nodes of a Cluster
+	//
+	// and with rediss:// for TLS. User and password of Sentinels' URL are the
+	// Sentinels' own; those of the servers are Username and Password.
 	URL string
+	// Mode says what the URL names; "" means [ModeAuto].
+	Mode Mode
+	// Username and Password, if set, are used instead of the URL's. They are
+	// those of the servers that hold the data.
+	Username, Password string
+	// TLS is for rediss:// URLs only.
+	TLS TLSOptions
 	// Timeout bounds one attempt: to connect, to get a connection from the pool,
 	// to write, to read. 0 means 250 ms.
 	Timeout time.Duration
-	// PoolSize is the most connections a replica opens; 0 means ten a CPU.
+	// PoolSize is the most connections a replica opens to a server, for single
+	// commands and for pipelines each; 0 means ten a CPU.
 	PoolSize int
+	// OnConnect, if set, is told of every new connection, Sentinels' included. It
+	// must not block.
+	OnConnect func()
 }
 
-// Dial returns a client for a URL. It does not connect yet. A URL that cannot
-// be read is an error that does not repeat it: it may hold a password.
+const (
+	// retries, after the first attempt, of an operation on one server.
+	retries = 2
+	// redirects are a Cluster's attempts: each may end on a node that sends on, or
+	// that asks to try again while a slot moves.
+	redirects = 8
+	// reload is how long a client goes by what it knows of a Cluster. A primary
+	// that is dead cannot send on: only this finds its successor.
+	reload = 500 * time.Millisecond
+
+	minBackoff        = time.Millisecond
+	maxBackoff        = 10 * time.Millisecond
+	maxClusterBackoff = 50 * time.Millisecond
+)
+
+// Dial returns a client. It does not connect yet. A URL that cannot be read is
+// an error that does not repeat it: it may hold a password.
 //
 // An operation is tried three times at most, at once after a lost connection or
 // an unanswered attempt: after Redis was restarted, the pool may hold more than
 // one dead connection. Every script can be sent twice, and the caller's user is
-// waiting.
+// waiting. On a Cluster it is tried nine times, within the caller's deadline.
+// What a server says that is no primary any more, or not yet, or does not own the
+// slot any more, is tried again likewise, on the server that is.
 func Dial(o DialOptions) (redis.UniversalClient, error) {
-	opt, err := redis.ParseURL(o.URL)
+	o.Timeout = cmp.Or(o.Timeout, 250*time.Millisecond)
+	t, err := o.topology()
 	if err != nil {
-		return nil, fmt.Errorf("the Redis URL cannot be read: write redis://[user:password@]host:port[/db], or rediss:// for TLS")
+		return nil, err
 	}
-	if o.Timeout == 0 {
-		o.Timeout = 250 * time.Millisecond
+	switch t.mode {
+	case ModeSentinel:
+		opt, err := redis.ParseFailoverURL(o.URL)
+		if err != nil {
+			return nil, errURL(sentinelForm)
+		}
+		return o.dialSentinel(opt)
+	case ModeCluster:
+		opt, err := redis.ParseClusterURL(o.URL)
+		if err != nil {
+			return nil, errURL(clusterForm)
+		}
+		return o.dialCluster(opt)
+	default:
+		opt, err := redis.ParseURL(o.URL)
+		if err != nil {
+			return nil, errURL(standaloneForm)
+		}
+		return o.dialStandalone(opt)
 	}
+}
+
+func (o DialOptions) dialStandalone(opt *redis.Options) (redis.UniversalClient, error) {
+	var err error
+	if opt.TLSConfig, err = o.TLS.config(opt.TLSConfig, true); err != nil {
+		return nil, err
+	}
+	opt.OnConnect = o.connected()
+	opt.Username, opt.Password = o.credentials(opt.Username, opt.Password)
 	opt.DialTimeout, opt.ReadTimeout, opt.WriteTimeout, opt.PoolTimeout = o.Timeout, o.Timeout, o.Timeout, o.Timeout
 	opt.ContextTimeoutEnabled = true
-	opt.MaxRetries = 2
-	opt.MinRetryBackoff, opt.MaxRetryBackoff = time.Millisecond, 10*time.Millisecond
+	opt.MaxRetries, opt.MinRetryBackoff, opt.MaxRetryBackoff = retries, minBackoff, maxBackoff
 	// A dial that fails is reported at once: go-redis would otherwise try five
 	// times, 100 ms apart, inside one attempt.
 	opt.DialerRetries = 1
-	opt.PoolSize = o.PoolSize
-	opt.MinIdleConns = 2
-	opt.Protocol = 2
-	opt.DisableIdentity = true
-	opt.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
+	opt.PoolSize, opt.MinIdleConns = o.PoolSize, 2
+	opt.Protocol, opt.DisableIdentity = 2, true
+	opt.MaintNotificationsConfig = noNotifications()
 	return redis.NewClient(opt), nil
+}
+
+// dialSentinel: the client asks the Sentinels for the primary whenever it
+// connects, and drops its connections to the old one when they announce another.
+func (o DialOptions) dialSentinel(opt *redis.FailoverOptions) (redis.UniversalClient, error) {
+	if opt.ReplicaOnly || opt.RouteByLatency || opt.RouteRandomly {
+		return nil, errReplicas
+	}
+	var err error
+	if opt.TLSConfig, err = o.TLS.config(opt.TLSConfig, false); err != nil {
+		return nil, err
+	}
+	opt.OnConnect = o.connected()
+	opt.Username, opt.Password = o.credentials(opt.Username, opt.Password)
+	opt.Dialer = o.sentinelDialer(slices.Clone(opt.SentinelAddrs), opt.TLSConfig)
+	// The time to find the primary, Sentinels that do not answer included; to
+	// connect to it is the dialer's, and one attempt's.
+	opt.DialTimeout = sentinelShare * o.Timeout
+	opt.ReadTimeout, opt.WriteTimeout, opt.PoolTimeout = o.Timeout, o.Timeout, o.Timeout
+	opt.ContextTimeoutEnabled = true
+	opt.MaxRetries, opt.MinRetryBackoff, opt.MaxRetryBackoff = retries, minBackoff, maxBackoff
+	opt.DialerRetries = 1
+	opt.PoolSize, opt.MinIdleConns = o.PoolSize, 2
+	opt.Protocol, opt.DisableIdentity = 2, true
+	return redis.NewFailoverClient(opt), nil
+}
+
+func (o DialOptions) dialCluster(opt *redis.ClusterOptions) (redis.UniversalClient, error) {
+	if opt.ReadOnly || opt.RouteByLatency || opt.RouteRandomly {
+		return nil, errReplicas
+	}
+	var err error
+	if opt.TLSConfig, err = o.TLS.config(opt.TLSConfig, false); err != nil {
+		return nil, err
+	}
+	opt.OnConnect = o.connected()
+	opt.Username, opt.Password = o.credentials(opt.Username, opt.Password)
+	opt.DialTimeout, opt.ReadTimeout, opt.WriteTimeout, opt.PoolTimeout = o.Timeout, o.Timeout, o.Timeout, o.Timeout
+	opt.ContextTimeoutEnabled = true
+	opt.MaxRedirects, opt.MinRetryBackoff, opt.MaxRetryBackoff = redirects, minBackoff, maxClusterBackoff
+	opt.MaxRetries = -1 // of a single node's client: redirects count the attempts
+	opt.ClusterStateReloadInterval = reload
+	opt.DialerRetries = 1
+	opt.PoolSize, opt.MinIdleConns = o.PoolSize, 1
+	opt.Protocol, opt.DisableIdentity = 2, true
+	opt.MaintNotificationsConfig = noNotifications()
+	return redis.NewClusterClient(opt), nil
+}
+
+// noNotifications: go-redis would otherwise ask each server for them.
+func noNotifications() *maintnotifications.Config {
+	return &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
+}
+
+func (o DialOptions) connected() func(context.Context, *redis.Conn) error {
+	if o.OnConnect == nil {
+		return nil
+	}
+	return func(context.Context, *redis.Conn) error {
+		o.OnConnect()
+		return nil
+	}
+}
+
+// credentials are the options' own, or else the URL's.
+func (o DialOptions) credentials(username, password string) (string, string) {
+	if o.Username == "" && o.Password == "" {
+		return username, password
+	}
+	return o.Username, o.Password
+}
+
+const (
+	standaloneForm = "redis://[user:password@]host:port[/db], or rediss:// for TLS, or unix:///path"
+	sentinelForm   = "redis://host:port[/db]?master_name=name[&addr=host:port], naming Sentinels, or rediss:// for TLS"
+	clusterForm    = "redis://[user:password@]host:port[?addr=host:port], naming nodes of the Cluster, or rediss:// for TLS"
+)
+
+func errURL(form string) error {
+	return fmt.Errorf("the Redis URL cannot be read, or has an option that go-redis does not know: write %s", form)
+}
+
+var errReplicas = errors.New("the Redis URL asks for reads from replicas, which may not have heard of a logout yet: leave the option out")
+
+// topology is what a URL names.
+type topology struct {
+	mode    Mode
+	addrs   []string
+	primary string // as Sentinels call it
+	auth    bool
+	tls     bool
+}
+
+// topology reads the URL as far as the mode needs, and refuses what does not go
+// together.
+func (o DialOptions) topology() (topology, error) {
+	u, err := url.Parse(o.URL)
+	if err != nil || u.Host == "" && u.Scheme != "unix" {
+		return topology{}, errURL(standaloneForm)
+	}
+	q := u.Query()
+	t := topology{mode: o.Mode, primary: q.Get("master_name"), tls: u.Scheme == "rediss"}
+	t.addrs = append([]string{cmp.Or(u.Host, u.Path)}, q["addr"]...)
+	if t.mode == "" || t.mode == ModeAuto {
+		switch {
+		case t.primary != "":
+			t.mode = ModeSentinel
+		case q.Has("addr"):
+			t.mode = ModeCluster
+		default:
+			t.mode = ModeStandalone
+		}
+	}
+	_, password := u.User.Password()
+	t.auth = o.Password != "" || (password && t.mode != ModeSentinel) || q.Get("password") != ""
+	if u.Scheme == "unix" && t.mode != ModeStandalone {
+		return t, fmt.Errorf("a socket is no %s", t.mode)
+	}
+	switch t.mode {
+	case ModeStandalone:
+		if t.primary != "" || q.Has("addr") {
+			return t, fmt.Errorf("the Redis URL has addr or master_name, which a standalone Redis has not: write %s", standaloneForm)
+		}
+	case ModeSentinel:
+		if t.primary == "" {
+			return t, fmt.Errorf("the Redis URL has no master_name, by which Sentinels know the primary: write %s", sentinelForm)
+		}
+	case ModeCluster:
+		if t.primary != "" {
+			return t, fmt.Errorf("the Redis URL has master_name, which only Sentinels know: write %s", clusterForm)
+		}
+		if db := strings.Trim(u.Path, "/"); db != "" && db != "0" {
+			return t, errors.New("the Redis URL names a database, and a Cluster has only 0")
+		}
+	default:
+		return t, fmt.Errorf("the mode %q is none of auto, standalone, sentinel and cluster", t.mode)
+	}
+	if !t.tls && o.TLS != (TLSOptions{}) {
+		return t, errors.New("TLS settings are given and the Redis URL is not rediss://, so nothing would be encrypted")
+	}
+	return t, nil
+}
+
+// Describe says in one line what Dial connects to, without secrets, such as
+// "sentinel 10.0.0.1:26379,10.0.0.2:26379 primary=latchkey tls auth".
+func (o DialOptions) Describe() string {
+	t, err := o.topology()
+	if err != nil {
+		return "none: " + err.Error()
+	}
+	words := []string{string(t.mode), strings.Join(t.addrs, ",")}
+	if t.primary != "" {
+		words = append(words, "primary="+t.primary)
+	}
+	switch {
+	case !t.tls:
+		words = append(words, "plain")
+	case o.TLS.CertFile != "":
+		words = append(words, "tls with client certificate")
+	default:
+		words = append(words, "tls")
+	}
+	if t.auth {
+		words = append(words, "password")
+	} else {
+		words = append(words, "no password")
+	}
+	return strings.Join(words, " ")
 }
 
 // Ping asks Redis whether it answers. Errors: [ErrUnavailable].

@@ -1,5 +1,5 @@
 // Package tokenstore is all that touches Redis: sessions and their refresh
-// keys, the denylist and its log, user epochs, accounts, the throttle and the
+// keys, the denylist and its log, user epochs, accounts, clients, the throttle and the
 // sealed signing keys. It holds no state of its own, decides nothing in Go that
 // a script could decide, and never sees a usable token.
 //
@@ -7,8 +7,8 @@
 //
 // Each operation is one Lua script in one round trip on keys of one slot, and
 // so atomic on standalone Redis, Sentinel and Cluster alike. Time inside a
-// script is Redis TIME. Every key expires, but for accounts, signing keys,
-// the list of those that were revoked, and the record of K.
+// script is Redis TIME. Every key expires, but for accounts, clients, signing
+// keys, the list of those that were revoked, and the record of K.
 //
 // An operation that returns [ErrUnavailable] may or may not have happened: the
 // reply is unknown, nothing may be concluded from it, and it is safe to ask
@@ -29,6 +29,10 @@
 //     shard. The signing keys themselves change by SyncSigningKeys, OfferSigningKey
 //     and RevokeSigningKey: a key is published for a while before it signs, and is
 //     removed once the last of its tokens has expired.
+//   - AuthenticateClient checks a client's secret and writes nothing. IssueToClient
+//     also reads, of the same moment, what an access token of that client carries: a
+//     token that was issued on an old secret dies with the epoch that goes up after
+//     the secret was replaced.
 //   - Verify tells whether an access token may still be accepted. A token that
 //     was issued before this Redis lost its data is dead.
 //

@@ -7,21 +7,15 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
-	"github.com/redis/go-redis/v9"
-	"go.uber.org/goleak"
-
 	"github.com/latchkey-auth/latchkey/internal/redistest"
 	"github.com/latchkey-auth/latchkey/tokenstore"
+	"github.com/redis/go-redis/v9"
 )
-
-func TestMain(m *testing.M) {
-	goleak.VerifyTestMain(m)
-}
 
 // lifetimes are the defaults of the product.
 func lifetimes() tokenstore.Lifetimes {
@@ -30,39 +24,32 @@ func lifetimes() tokenstore.Lifetimes {
 	}
 }
 
-// fixture is a store on one backend, and the client beneath it.
+// fixture is a store on one backend.
 type fixture struct {
 	*tokenstore.Store
-	t   testing.TB
-	rdb redis.UniversalClient
+	t     testing.TB
+	rdb   redis.UniversalClient // the test's
+	store redis.UniversalClient // the store's; often the same
 }
 
+// backend is the clients of a server: the store's, and the test's, which may do everything.
+type backend struct{ store, test redis.UniversalClient }
+
 // backends are the servers on which the contract must hold.
-func backends() map[string]func(testing.TB) redis.UniversalClient {
-	return map[string]func(testing.TB) redis.UniversalClient{
-		"miniredis": func(t testing.TB) redis.UniversalClient {
+func backends() map[string]func(testing.TB) backend {
+	one := func(c redis.UniversalClient) backend { return backend{store: c, test: c} }
+	all := map[string]func(testing.TB) backend{
+		"miniredis": func(t testing.TB) backend {
 			c := redis.NewClient(&redis.Options{Addr: redistest.Mini(t).Addr()})
 			t.Cleanup(func() { _ = c.Close() })
-			return c
+			return one(c)
 		},
-		"redis": func(t testing.TB) redis.UniversalClient { return redistest.Start(t).Client() },
-		"cluster": func(t testing.TB) redis.UniversalClient {
-			s := redistest.Start(t, "--cluster-enabled", "yes")
-			ctx := t.Context()
-			if err := s.Client().ClusterAddSlotsRange(ctx, 0, 16383).Err(); err != nil {
-				t.Fatal(err)
-			}
-			c := redis.NewClusterClient(&redis.ClusterOptions{Addrs: []string{s.Addr()}})
-			t.Cleanup(func() { _ = c.Close() })
-			for !strings.Contains(s.Client().ClusterInfo(ctx).Val(), "cluster_state:ok") {
-				if ctx.Err() != nil {
-					t.Fatal("the cluster does not come up")
-				}
-				time.Sleep(5 * time.Millisecond) // a poll of another process's state, not a timing
-			}
-			return c
-		},
+		"redis": func(t testing.TB) backend { return one(redistest.Start(t).Client()) },
 	}
+	for name, p := range topologies {
+		all[name] = p.take
+	}
+	return all
 }
 
 // onEach runs a contract test on every backend.
@@ -72,22 +59,28 @@ func onEach(t *testing.T, test func(t *testing.T, f *fixture)) {
 	for name, open := range backends() {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			test(t, newFixture(t, open(t), lifetimes()))
+			test(t, newFixtureOn(t, open(t), lifetimes()))
 		})
 	}
 }
 
+// newFixture is a store whose client is the test's too.
 func newFixture(t testing.TB, rdb redis.UniversalClient, life tokenstore.Lifetimes) *fixture {
 	t.Helper()
+	return newFixtureOn(t, backend{store: rdb, test: rdb}, life)
+}
+
+func newFixtureOn(t testing.TB, b backend, life tokenstore.Lifetimes) *fixture {
+	t.Helper()
 	// The timeout is generous: a busy machine is not an outage.
-	s, err := tokenstore.New(rdb, tokenstore.Options{Shards: 16, Lifetimes: life, Timeout: 10 * time.Second})
+	s, err := tokenstore.New(b.store, tokenstore.Options{Shards: 16, Lifetimes: life, Timeout: 10 * time.Second})
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := s.Open(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	return &fixture{Store: s, t: t, rdb: rdb}
+	return &fixture{Store: s, t: t, rdb: b.test, store: b.store}
 }
 
 // family is a session as its client holds it: the chain of refresh secrets.
@@ -111,18 +104,34 @@ func (f *fixture) login(sub string) *family {
 	return fam
 }
 
+// loginBy makes a session that a client was issued.
+func (f *fixture) loginBy(sub, client, scope string) *family {
+	f.t.Helper()
+	fam, err := f.loginWith(tokenstore.NewSession{Subject: sub, ClientID: client, Scope: scope, Claims: `{"a":1}`, ReadAt: f.Now().Add(time.Hour)})
+	if err != nil {
+		f.t.Fatalf("login: %v", err)
+	}
+	return fam
+}
+
 func (f *fixture) tryLogin(sub string, readAt time.Time) (*family, error) {
 	f.t.Helper()
+	return f.loginWith(tokenstore.NewSession{Subject: sub, ClientID: "latchkey", ReadAt: readAt})
+}
+
+// loginWith makes a session, with ids and a secret of its own.
+func (f *fixture) loginWith(n tokenstore.NewSession) (*family, error) {
+	f.t.Helper()
+	sub := n.Subject
 	uid := f.UserID(sub)
 	sid, err := f.NewID(uid)
 	if err != nil {
 		f.t.Fatal(err)
 	}
 	fam := &family{f: f, sid: sid, uid: uid, sub: sub, secrets: [][32]byte{random32(f.t)}}
-	g, err := f.Login(f.t.Context(), tokenstore.NewSession{
-		SID: sid, UID: uid, Hash: sha256.Sum256(fam.secrets[0][:]), Subject: sub, Username: sub,
-		ClientID: "latchkey", Device: "curl/8.5.0", Address: "192.0.2.1", ReadAt: readAt,
-	})
+	n.SID, n.UID, n.Hash, n.Username = sid, uid, sha256.Sum256(fam.secrets[0][:]), sub
+	n.Device, n.Address = "curl/8.5.0", "192.0.2.1"
+	g, err := f.Login(f.t.Context(), n)
 	if err != nil {
 		return nil, err
 	}
@@ -142,9 +151,6 @@ func (fam *family) took(g tokenstore.Grant) {
 // show presents the refresh token of a generation, counted from 1.
 func (fam *family) show(gen int) (tokenstore.Grant, error) {
 	fam.f.t.Helper()
-	for len(fam.secrets) <= gen {
-		fam.secrets = append(fam.secrets, random32(fam.f.t))
-	}
 	g, _, err := fam.f.Rotate(context.Background(), fam.rotation(gen))
 	if err == nil {
 		fam.took(g)
@@ -153,6 +159,9 @@ func (fam *family) show(gen int) (tokenstore.Grant, error) {
 }
 
 func (fam *family) rotation(gen int) tokenstore.Rotation {
+	for len(fam.secrets) <= gen {
+		fam.secrets = append(fam.secrets, random32(fam.f.t))
+	}
 	return tokenstore.Rotation{
 		SID: fam.sid, UID: fam.uid, Gen: uint32(gen),
 		Hash: sha256.Sum256(fam.secrets[gen-1][:]), Next: sha256.Sum256(fam.secrets[gen][:]),
@@ -223,7 +232,21 @@ func (f *fixture) ttl(key string) time.Duration {
 // allKeys lists every key of the backend.
 func (f *fixture) allKeys() []string {
 	f.t.Helper()
-	keys, err := f.rdb.Keys(f.t.Context(), "*").Result()
+	var mu sync.Mutex
+	var keys []string
+	list := func(ctx context.Context, c *redis.Client) error {
+		some, err := c.Keys(ctx, "*").Result()
+		mu.Lock()
+		defer mu.Unlock()
+		keys = append(keys, some...)
+		return err
+	}
+	var err error
+	if cluster, ok := f.rdb.(*redis.ClusterClient); ok {
+		err = cluster.ForEachMaster(f.t.Context(), list)
+	} else {
+		keys, err = f.rdb.Keys(f.t.Context(), "*").Result()
+	}
 	if err != nil {
 		f.t.Fatal(err)
 	}

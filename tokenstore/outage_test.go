@@ -46,6 +46,17 @@ func operations(s *family) map[string]func() error {
 		"delete":      func() error { _, err := s.f.DeleteAccount(ctx, "bob"); return err },
 		"usernames":   func() error { return s.f.Usernames(ctx, func(string) error { return nil }) },
 		"revoke user": func() error { _, err := s.f.RevokeUser(ctx, tokenstore.UserEnd{UID: s.uid}); return err },
+		"client":      func() error { _, err := s.f.Client(ctx, "lkc_a"); return err },
+		"clients":     func() error { _, err := s.f.ClientIDs(ctx); return err },
+		"client's sessions": func() error {
+			return s.f.ClientSessions(ctx, "lkc_a", func(tokenstore.SessionEnd) error { return nil })
+		},
+		"create client":       func() error { return s.f.CreateClient(ctx, tokenstore.Client{ID: "lkc_a"}, [32]byte{}) },
+		"rotate client":       func() error { return s.f.RotateClientSecret(ctx, "lkc_a", [32]byte{}, 0) },
+		"delete client":       func() error { return s.f.DeleteClient(ctx, "lkc_a") },
+		"authenticate client": func() error { _, err := s.f.AuthenticateClient(ctx, "lkc_a", [32]byte{}); return err },
+		"issue to client":     func() error { _, err := s.f.IssueToClient(ctx, "lkc_a", [32]byte{}); return err },
+		"peek":                func() error { _, err := s.f.Peek(ctx, s.rotation(1)); return err },
 		"revoke": func() error {
 			_, err := s.f.Revoke(ctx, tokenstore.SessionEnd{SID: s.sid, UID: s.uid})
 			return err
@@ -151,7 +162,7 @@ func TestARotationNobodyWaitsForChangesNothing(t *testing.T) {
 
 func TestACancelledCallerIsNotAbsence(t *testing.T) {
 	t.Parallel()
-	f := newFixture(t, backends()["redis"](t), lifetimes())
+	f := newFixtureOn(t, backends()["redis"](t), lifetimes())
 	s := f.login("alice")
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()

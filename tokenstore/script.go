@@ -29,6 +29,9 @@ type scripts struct {
 	meta, revokeKey                             *script
 	keysSync, keysPut, keysRevoke, keysReseal   *script
 	renew, strike, restoreEpoch                 *script
+	probe                                       *script
+	clientCreate, clientRotate, clientCheck     *script
+	peek                                        *script
 }
 
 // loadScripts reads the embedded files. Each script is its own file; the parts
@@ -48,8 +51,8 @@ func loadScripts() (scripts, error) {
 	}
 	sc := scripts{
 		login:         load("login", "head"),
-		rotate:        load("rotate", "head", "log"),
-		revoke:        load("revoke", "head", "log"),
+		rotate:        load("rotate", "head", "log", "issued"),
+		revoke:        load("revoke", "head", "log", "issued"),
 		revokeUser:    load("revoke_user", "head", "log"),
 		verify:        load("verify", "head"),
 		lookup:        load("lookup", "head", "gcra"),
@@ -67,6 +70,11 @@ func loadScripts() (scripts, error) {
 		renew:         load("renew", "head"),
 		strike:        load("strike"),
 		restoreEpoch:  load("restore_epoch", "head", "log"),
+		probe:         load("probe", "head"),
+		clientCreate:  load("client_create", "head"),
+		clientRotate:  load("client_rotate", "head"),
+		clientCheck:   load("client_check", "head"),
+		peek:          load("peek", "head"),
 	}
 	sc.rotate.hot, sc.verify.hot = true, true
 	return sc, errors.Join(errs...)
@@ -77,10 +85,12 @@ func loadScripts() (scripts, error) {
 func (s *Store) run(ctx context.Context, sc *script, keys []string, args ...any) (reply, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
+	ctx, end := s.trace(ctx, sc.name)
 	start := time.Now()
 	values, err := s.send(ctx, sc, keys, args)
 	err = unavailable(sc.name, err)
 	s.observe(sc.name, time.Since(start), err)
+	end(err)
 	if err != nil {
 		return nil, err
 	}
@@ -133,6 +143,48 @@ func (s *Store) runAll(ctx context.Context, calls []call, waitReplicas int) ([]r
 	if !ok {
 		return s.pipeline(ctx, s.rdb, calls, waitReplicas)
 	}
+	// The WAIT must follow its script on the same connection, so each node is
+	// asked by itself, and go-redis does not follow a slot that has moved.
+	for attempt := 1; ; attempt++ {
+		replies, err := s.onNodes(ctx, cluster, calls, waitReplicas)
+		if err == nil || attempt > redirects || !elsewhere(err) {
+			return replies, err
+		}
+		cluster.ReloadState(ctx)
+		backoff := time.NewTimer(min(maxClusterBackoff, time.Duration(attempt)*maxBackoff))
+		select {
+		case <-ctx.Done():
+			backoff.Stop()
+			return nil, err
+		case <-backoff.C:
+		}
+	}
+}
+
+// errFewReplicas says that the write is on the primary, and on too few replicas.
+var errFewReplicas = errors.New("too few replicas have the write")
+
+// elsewhere tells whether another attempt may find the shards where they are
+// served: they move, or their primary died, or is no primary any more.
+func elsewhere(err error) bool {
+	if errors.Is(err, errFewReplicas) || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return false
+	}
+	var said redis.Error
+	if !errors.As(err, &said) {
+		return true // the network
+	}
+	for _, prefix := range []string{"MOVED ", "ASK ", "TRYAGAIN ", "CLUSTERDOWN ", "READONLY ", "LOADING ", "MASTERDOWN "} {
+		if redis.HasErrorPrefix(said, prefix) {
+			return true
+		}
+	}
+	return false
+}
+
+// onNodes sends scripts to the nodes of a Cluster that own their slots, one
+// after the other.
+func (s *Store) onNodes(ctx context.Context, cluster *redis.ClusterClient, calls []call, waitReplicas int) ([]reply, error) {
 	byNode := map[*redis.Client][]int{}
 	for i, c := range calls {
 		node, err := cluster.MasterForKey(ctx, c.keys[0])
@@ -161,6 +213,7 @@ func (s *Store) runAll(ctx context.Context, calls []call, waitReplicas int) ([]r
 // pipeline sends scripts on one connection. Those that this Redis has not seen
 // are sent once more, as text: they did not run, so none is run twice.
 func (s *Store) pipeline(ctx context.Context, rdb redis.Cmdable, calls []call, waitReplicas int) ([]reply, error) {
+	ctx, end := s.trace(ctx, calls[0].script.name)
 	start := time.Now()
 	replies := make([]reply, len(calls))
 	errs := make([]error, len(calls))
@@ -178,10 +231,13 @@ func (s *Store) pipeline(ctx context.Context, rdb redis.Cmdable, calls []call, w
 		if waitReplicas > 0 {
 			waited = pipe.Do(ctx, "WAIT", waitReplicas, milliseconds(s.timeout/2))
 		}
-		_, _ = pipe.Exec(ctx) // each command's own error is read below
+		_, exec := pipe.Exec(ctx)
 		for j, i := range indexes {
 			var values []any
 			values, errs[i] = cmds[j].Slice()
+			if errs[i] != nil && cmds[j].Err() == nil && exec != nil {
+				errs[i] = exec // no connection was had, and the command does not know
+			}
 			replies[i] = values
 			if redis.HasErrorPrefix(errs[i], "NOSCRIPT") && !load {
 				unseen = append(unseen, i)
@@ -190,7 +246,7 @@ func (s *Store) pipeline(ctx context.Context, rdb redis.Cmdable, calls []call, w
 		if waited != nil {
 			n, err := waited.Int()
 			if err == nil && n < waitReplicas {
-				err = fmt.Errorf("%d of %d replicas have the write", n, waitReplicas)
+				err = fmt.Errorf("%w: %d of %d", errFewReplicas, n, waitReplicas)
 			}
 			wait = err
 		}
@@ -213,6 +269,7 @@ func (s *Store) pipeline(ctx context.Context, rdb redis.Cmdable, calls []call, w
 			first = err
 		}
 	}
+	end(first)
 	if first != nil {
 		return nil, first
 	}

@@ -22,6 +22,10 @@ var (
 	// ErrSuperseded says that the user's credentials changed, or the user
 	// logged out everywhere, after the caller's proof of identity was read.
 	ErrSuperseded = errors.New("the credentials were superseded")
+	// ErrForeign says that the session's tokens were issued to another client.
+	ErrForeign = errors.New("the token was issued to another client")
+	// ErrScope says that more was asked for than the session was granted.
+	ErrScope = errors.New("the scope was not granted")
 )
 
 // errNotTogether is a fault of the caller: it made ids in two shards.
@@ -36,6 +40,7 @@ type NewSession struct {
 	Subject  string
 	Username string
 	Scope    string
+	Claims   string // JSON object of the account's own, or empty
 	ClientID string
 	Device   string // at most 64 bytes, so that the session stays compact in Redis
 	Address  string
@@ -54,6 +59,7 @@ type Grant struct {
 	Username      string
 	Scope         string
 	ClientID      string
+	Claims        string
 	// Same is set when the shown token was the parent of the current one within
 	// the grace: nothing changed.
 	Same bool
@@ -77,7 +83,7 @@ func (s *Store) Login(ctx context.Context, n NewSession) (Grant, error) {
 		[]string{s.rtKey(n.SID), s.userKey(n.UID), s.epochKey(n.UID), s.headKey(shard), s.logKey(shard)},
 		epoch, n.SID.String(), n.Hash[:], n.Subject, username, n.Scope, n.ClientID, n.Device, n.Address,
 		milliseconds(s.life.Refresh), milliseconds(s.life.Session), milliseconds(s.life.Access), milliseconds(skewPad),
-		n.ReadAt.UnixMilli())
+		n.ReadAt.UnixMilli(), n.Claims)
 	if err != nil {
 		return Grant{}, err
 	}
@@ -90,6 +96,7 @@ func (s *Store) Login(ctx context.Context, n NewSession) (Grant, error) {
 		Now: now, RefreshExpiry: r.time(2), AuthTime: now,
 		UserEpoch: uint64(r.int(3)), LogEpoch: r.string(4), //nolint:gosec // an epoch counts up from 0
 		Subject: n.Subject, Username: n.Username, Scope: n.Scope, ClientID: n.ClientID,
+		Claims: n.Claims,
 	}, nil
 }
 
@@ -100,6 +107,12 @@ type Rotation struct {
 	Gen  uint32
 	Hash [32]byte // SHA-256 of the secret shown
 	Next [32]byte // SHA-256 of its successor's secret
+	// IssuedTo is the registered client that shows the token; "" stands for the
+	// service's own logins, whatever client id they were given.
+	IssuedTo string
+	// Scope, if set, is asked for: it must be among what the session was granted,
+	// and does not change what that is.
+	Scope string
 }
 
 // late is what rotate answers when it reached Redis after its caller had gone.
@@ -107,7 +120,8 @@ const late = 7
 
 // Rotate makes the successor current. Errors: [ErrNoSession], [ErrRevoked],
 // [ErrSuperseded], [ErrReuse] and [ErrRollback], after which the session is
-// over; [ErrUnavailable], after which the same token may be shown again.
+// over; [ErrForeign] and [ErrScope], after which nothing has changed;
+// [ErrUnavailable], after which the same token may be shown again.
 // A [Revocation] accompanies ErrReuse and ErrRollback.
 func (s *Store) Rotate(ctx context.Context, t Rotation) (Grant, Revocation, error) {
 	if !s.together(t.SID, t.UID) {
@@ -123,7 +137,7 @@ func (s *Store) Rotate(ctx context.Context, t Rotation) (Grant, Revocation, erro
 			[]string{s.rtKey(t.SID), s.userKey(t.UID), s.epochKey(t.UID), s.denyKey(t.SID), s.headKey(shard), s.logKey(shard), s.membersKey(shard)},
 			epoch, t.SID.String(), t.Gen, t.Hash[:], t.Next[:],
 			milliseconds(s.life.Refresh), milliseconds(s.life.Access), milliseconds(s.life.Grace), milliseconds(skewPad),
-			s.Now().Add(s.timeout).UnixMilli())
+			s.Now().Add(s.timeout).UnixMilli(), t.IssuedTo, t.Scope)
 		if err == nil {
 			s.observeTime(r.time(1))
 		}
@@ -141,7 +155,7 @@ func (s *Store) Rotate(ctx context.Context, t Rotation) (Grant, Revocation, erro
 		g := Grant{
 			Now: r.time(1), RefreshExpiry: r.time(2), UserEpoch: uint64(r.int(3)), //nolint:gosec // an epoch counts up from 0
 			LogEpoch: r.string(4), AuthTime: r.time(5),
-			Subject: r.string(6), Username: r.string(7), Scope: r.string(8), ClientID: r.string(9),
+			Subject: r.string(6), Username: r.string(7), Scope: r.string(8), ClientID: r.string(9), Claims: r.string(10),
 			Same: code == 1,
 		}
 		if g.Username == "" {
@@ -160,6 +174,10 @@ func (s *Store) Rotate(ctx context.Context, t Rotation) (Grant, Revocation, erro
 		return s.endFamily(ctx, t, r, ErrRollback)
 	case late:
 		return Grant{}, Revocation{}, fmt.Errorf("%w: rotate: it reached Redis too late", ErrUnavailable)
+	case 8:
+		return Grant{}, Revocation{}, ErrForeign
+	case 9:
+		return Grant{}, Revocation{}, ErrScope
 	default:
 		return Grant{}, Revocation{}, fmt.Errorf("rotate: unknown reply %d", code)
 	}
@@ -197,6 +215,9 @@ type SessionEnd struct {
 	UID ID
 	// Owner, if set, is the subject that must own the session.
 	Owner string
+	// IssuedTo, if set, is whom a session that is alive must have been issued to,
+	// as [Rotation.IssuedTo] names them.
+	IssuedTo *string
 	// JTI and Expires are the access token that was shown, if one was.
 	JTI     ID
 	Expires time.Time
@@ -204,7 +225,8 @@ type SessionEnd struct {
 
 // Revoke ends a session. It succeeds for one that is already over. Errors:
 // [ErrNoSession] if Owner is set and has no such session, or the ids were never
-// issued here; [ErrUnavailable].
+// issued here; [ErrForeign] if IssuedTo is set and the session is another's;
+// [ErrUnavailable].
 func (s *Store) Revoke(ctx context.Context, e SessionEnd) (Revocation, error) {
 	if !s.together(e.SID, e.UID) || (!e.Expires.IsZero() && !s.together(e.SID, e.JTI)) {
 		return Revocation{}, ErrNoSession
@@ -215,7 +237,10 @@ func (s *Store) Revoke(ctx context.Context, e SessionEnd) (Revocation, error) {
 	}
 	shard := e.SID[0]
 	keys := []string{s.rtKey(e.SID), s.userKey(e.UID), s.denyKey(e.SID), s.headKey(shard), s.logKey(shard), s.membersKey(shard)}
-	args := []any{epoch, e.SID.String(), milliseconds(s.life.Access), milliseconds(skewPad), e.Owner}
+	args := []any{epoch, e.SID.String(), milliseconds(s.life.Access), milliseconds(skewPad), e.Owner, "", ""}
+	if e.IssuedTo != nil {
+		args[5], args[6] = "1", *e.IssuedTo
+	}
 	if !e.Expires.IsZero() {
 		keys = append(keys, s.denyKey(e.JTI))
 		args = append(args, e.Expires.UnixMilli())
@@ -225,8 +250,11 @@ func (s *Store) Revoke(ctx context.Context, e SessionEnd) (Revocation, error) {
 		return Revocation{}, err
 	}
 	s.observeTime(r.time(1))
-	if r.int(0) == 1 {
+	switch r.int(0) {
+	case 1:
 		return Revocation{}, ErrNoSession
+	case 2:
+		return Revocation{}, ErrForeign
 	}
 	return r.revocation(e.SID), nil
 }

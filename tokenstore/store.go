@@ -51,6 +51,9 @@ type Options struct {
 	// Observe, if set, is told of every operation: its name, how long it took
 	// and its error. It must not block.
 	Observe func(operation string, took time.Duration, err error)
+	// Trace, if set, is asked for the context of every operation and told of its
+	// end. It must not block.
+	Trace func(ctx context.Context, operation string) (context.Context, func(error))
 	// Rand is where ids and nonces come from; nil means crypto/rand.
 	Rand io.Reader
 }
@@ -65,6 +68,7 @@ type Store struct {
 	timeout      time.Duration
 	waitReplicas int
 	observe      func(string, time.Duration, error)
+	trace        func(context.Context, string) (context.Context, func(error))
 	rand         io.Reader
 	scripts      scripts
 	observed     atomic.Pointer[observedTime]
@@ -92,6 +96,9 @@ func New(rdb redis.UniversalClient, o Options) (*Store, error) {
 	if o.Observe == nil {
 		o.Observe = func(string, time.Duration, error) {}
 	}
+	if o.Trace == nil {
+		o.Trace = func(ctx context.Context, _ string) (context.Context, func(error)) { return ctx, func(error) {} }
+	}
 	sc, err := loadScripts()
 	if err != nil {
 		return nil, err
@@ -102,7 +109,7 @@ func New(rdb redis.UniversalClient, o Options) (*Store, error) {
 	}
 	s := &Store{
 		rdb: rdb, batches: batches, shards: o.Shards, life: o.Lifetimes, timeout: o.Timeout,
-		waitReplicas: o.WaitReplicas, observe: o.Observe, rand: o.Rand, scripts: sc,
+		waitReplicas: o.WaitReplicas, observe: o.Observe, trace: o.Trace, rand: o.Rand, scripts: sc,
 	}
 	for i := range o.Shards {
 		s.prefix = append(s.prefix, "lk:{"+strconv.Itoa(i)+"}:")
@@ -185,7 +192,7 @@ func (s *Store) accountKey(username string) string {
 
 // throttleKeys are named by a hash, so that an attacker's input is of one
 // length and no address is readable in a dump.
-func (s *Store) clientKey(username, client string) string {
+func (s *Store) throttleKey(username, client string) string {
 	return s.prefix[s.UserID(username)[0]] + "thr:c:" + digest(username+"\x00"+client)
 }
 

@@ -185,7 +185,7 @@ func account(t *testing.T, redisURL string) {
 	t.Helper()
 	cfg := config.Dev()
 	cfg.RedisURL = config.RedisURL(redisURL)
-	rdb, store, err := openStore(cfg, nil)
+	rdb, store, err := openStore(cfg, storeObserver{})
 	if err != nil {
 		t.Fatal(err)
 	}

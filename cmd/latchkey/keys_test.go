@@ -22,7 +22,7 @@ func keeperOn(t *testing.T, m *miniredis.Miniredis) *keyKeeper {
 	t.Helper()
 	cfg := config.Dev()
 	cfg.RedisURL = config.RedisURL("redis://" + m.Addr())
-	rdb, store, err := openStore(cfg, nil)
+	rdb, store, err := openStore(cfg, storeObserver{})
 	if err != nil {
 		t.Fatal(err)
 	}

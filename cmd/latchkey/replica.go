@@ -12,17 +12,21 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
 	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/latchkey-auth/latchkey/config"
 	"github.com/latchkey-auth/latchkey/edge"
 	"github.com/latchkey-auth/latchkey/handlers"
 	"github.com/latchkey-auth/latchkey/internal/accesstoken"
+	"github.com/latchkey-auth/latchkey/internal/claimhook"
 	"github.com/latchkey-auth/latchkey/internal/credential"
 	"github.com/latchkey-auth/latchkey/internal/refreshtoken"
 	"github.com/latchkey-auth/latchkey/tokenstore"
@@ -30,23 +34,29 @@ import (
 
 // replica is one instance of the service: what `serve` runs one of and `dev` three.
 type replica struct {
-	cfg      *config.Config
-	log      *slog.Logger
-	rdb      redis.UniversalClient
-	store    *tokenstore.Store
-	keys     *keyKeeper
-	follower *edge.Follower // nil in strict mode
-	feed     *edge.Feed
-	pulse    *pulse
-	api      *http.Server
-	admin    *http.Server
-	extAuthz *handlers.ExtAuthz // nil for none
-	listen   net.Listener       // of the API
-	ask      net.Listener       // of extAuthz; nil for none
-	watch    net.Listener       // of the admin listener; nil for none
-	state    atomic.Pointer[error]
-	setting  sync.Mutex // of state
+	cfg       *config.Config
+	log       *slog.Logger
+	rdb       redis.UniversalClient
+	traces    *sdktrace.TracerProvider // nil for none
+	audit     *handlers.AuditStream    // nil for none
+	store     *tokenstore.Store
+	preflight *preflight
+	keys      *keyKeeper
+	follower  *edge.Follower // nil in strict mode
+	feed      *edge.Feed
+	pulse     *pulse
+	api       *http.Server
+	admin     *http.Server
+	extAuthz  *handlers.ExtAuthz // nil for none
+	listen    net.Listener       // of the API
+	ask       net.Listener       // of extAuthz; nil for none
+	watch     net.Listener       // of the admin listener; nil for none
+	state     atomic.Pointer[error]
+	setting   sync.Mutex // of state
 }
+
+// issuedCache is how many tokens a replica remembers that were introspected.
+const issuedCache = 4096
 
 var (
 	errStarting = errors.New("starting: Redis has not answered yet")
@@ -66,10 +76,22 @@ func newReplica(ctx context.Context, cfg *config.Config, logger *slog.Logger) (*
 	}
 	metrics := handlers.NewMetrics(buildVersion(), runtime.Version(), passwords.Depth)
 
-	rdb, store, err := openStore(cfg, metrics.StoreCall)
+	traces, err := newTraces(ctx, cfg, logger)
 	if err != nil {
 		return nil, err
 	}
+	look := &preflight{log: logger, allowEviction: cfg.RedisAllowEviction, off: cfg.Secret == config.DevSecret}
+	observe := storeObserver{call: metrics.StoreCall, connected: func() { look.connected.Store(true) }}
+	var tracer trace.Tracer
+	if traces != nil {
+		tracer = traces.Tracer("github.com/latchkey-auth/latchkey")
+		observe.trace = traceStore(tracer)
+	}
+	rdb, store, err := openStore(cfg, observe)
+	if err != nil {
+		return nil, err
+	}
+	look.store = store
 	secrets := rootSecrets(cfg)
 	sealer, err := accesstoken.NewSealer(secrets...)
 	if err != nil {
@@ -103,6 +125,17 @@ func newReplica(ctx context.Context, cfg *config.Config, logger *slog.Logger) (*
 		return nil, err
 	}
 	metrics.WatchEdge(verifier, follower)
+	issued, err := edge.New(edge.Options{
+		Store: store, Ring: ring, Issuer: cfg.Issuer, AnyAudience: true, Refetch: keys.sync,
+		Follower: follower, CacheSize: issuedCache, ServeStale: cfg.EdgeOutage.ServeStale,
+	})
+	if err != nil {
+		return nil, err
+	}
+	var claims *claimhook.Webhook
+	if cfg.ClaimsURL != "" {
+		claims = claimhook.New(claimhook.Options{URL: cfg.ClaimsURL, Key: cfg.ClaimsSecret.Reveal(), Timeout: cfg.ClaimsTimeout})
+	}
 	feed := edge.NewFeed(edge.FeedOptions{Store: store, Lease: cfg.EdgeLease, Failed: func(err error) {
 		logger.LogAttrs(context.WithoutCancel(ctx), slog.LevelWarn, "the log of revocations cannot be read for GET /revocations", slog.String("cause", err.Error()))
 	}})
@@ -111,7 +144,7 @@ func newReplica(ctx context.Context, cfg *config.Config, logger *slog.Logger) (*
 		Stalled: func() bool { return alive.stalled(time.Now()) },
 		Store:   store, Verifier: verifier, Confirmer: edge.NewConfirmer(store, cfg.EdgeLease).Beside(follower),
 		Signer: accesstoken.NewSigner(ring), Refresh: codec, Passwords: passwords,
-		Metrics: metrics, Log: logger, Rand: rand.Reader, Revocations: feed,
+		Metrics: metrics, Log: logger, Rand: rand.Reader, Revocations: feed, Tracer: tracer, Issued: issued, Claims: claims,
 		Settings: handlers.Settings{
 			Issuer: cfg.Issuer, Audience: cfg.Audience, ClientID: cfg.ClientID,
 			CookieSecure: cfg.CookieSecure, CookieDomain: cfg.CookieDomain, CookiePath: cfg.CookiePath, AccessCookie: cfg.AccessCookie,
@@ -122,21 +155,36 @@ func newReplica(ctx context.Context, cfg *config.Config, logger *slog.Logger) (*
 			},
 			DeviceKey: deviceKeys[0], OlderDeviceKeys: deviceKeys[1:], JWKSMaxAge: cfg.JWKSMaxAge, RevocationsToken: cfg.RevocationsToken.Reveal(),
 			MaxInFlight: cfg.MaxInFlight,
+			ScopeClaims: cfg.ClaimsOfScopes(), ClaimsOmit: cfg.ClaimsFailure == "omit",
+			Version: buildVersion(), Docs: cfg.Docs,
 		},
+	}
+	var audit *handlers.AuditStream
+	if cfg.AuditStream > 0 {
+		audit = handlers.NewAuditStream(store, cfg.AuditStream, metrics, logger)
+		dependencies.Audit = auditHandler(audit, traces != nil)
 	}
 	api, err := handlers.New(dependencies)
 	if err != nil {
 		return nil, err
 	}
-	r := &replica{cfg: cfg, log: logger, rdb: rdb, store: store, keys: keys, follower: follower, feed: feed, pulse: alive}
+	r := &replica{cfg: cfg, log: logger, rdb: rdb, traces: traces, audit: audit, store: store, preflight: look, keys: keys, follower: follower, feed: feed, pulse: alive}
 	if cfg.ExtAuthzAddr != "" {
 		if r.extAuthz, err = handlers.NewExtAuthz(dependencies); err != nil {
 			return nil, err
 		}
 	}
 	r.setState(errStarting)
+	state := handlers.ReplicaState{Ready: r.ready, Pool: store.PoolStats, PasswordWorkers: passwords.Workers(), PasswordQueue: cfg.PasswordQueue}
+	if follower != nil {
+		state.MaxDenied = cfg.EdgeMaxDenied
+	}
+	metrics.WatchReplica(state)
 	r.api = server(r.leaving(api), logger)
 	r.api.RegisterOnShutdown(feed.Close) // streams do not end by themselves
+	if claims != nil {
+		r.api.RegisterOnShutdown(claims.Close)
+	}
 	r.admin = server(handlers.NewAdmin(handlers.AdminOptions{Metrics: metrics, Ready: r.ready, PProf: cfg.PProf}), logger)
 	if cfg.PProf {
 		r.admin.WriteTimeout = 2 * time.Minute // a profile is collected while its request waits
@@ -169,11 +217,19 @@ func deviceKeys(secrets [][]byte) ([][]byte, error) {
 	return keys, nil
 }
 
+// storeObserver is what is told of the store's operations; each may be nil.
+type storeObserver struct {
+	call  func(operation string, took time.Duration, err error)
+	trace func(ctx context.Context, operation string) (context.Context, func(error))
+	// connected is called for each new connection.
+	connected func()
+}
+
 // openStore connects the token store as the settings say.
-func openStore(cfg *config.Config, observe func(string, time.Duration, error)) (redis.UniversalClient, *tokenstore.Store, error) {
-	rdb, err := tokenstore.Dial(tokenstore.DialOptions{
-		URL: cfg.RedisURL.Reveal(), Timeout: cfg.RedisTimeout, PoolSize: cfg.RedisPoolSize,
-	})
+func openStore(cfg *config.Config, observe storeObserver) (redis.UniversalClient, *tokenstore.Store, error) {
+	dial := dialOptions(cfg)
+	dial.OnConnect = observe.connected
+	rdb, err := tokenstore.Dial(dial)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -184,12 +240,38 @@ func openStore(cfg *config.Config, observe func(string, time.Duration, error)) (
 		},
 		Timeout:      3 * cfg.RedisTimeout,
 		WaitReplicas: cfg.RevokeWaitReplicas,
-		Observe:      observe,
+		Observe:      observe.call,
+		Trace:        observe.trace,
 	})
 	if err != nil {
 		return nil, nil, errors.Join(err, rdb.Close())
 	}
 	return rdb, store, nil
+}
+
+// dialOptions are the settings of the connection to Redis.
+func dialOptions(cfg *config.Config) tokenstore.DialOptions {
+	return tokenstore.DialOptions{
+		URL: cfg.RedisURL.Reveal(), Mode: tokenstore.Mode(cfg.RedisMode),
+		Username: cfg.RedisUsername, Password: string(cfg.RedisPassword.Reveal()),
+		TLS: tokenstore.TLSOptions{
+			CAFile: cfg.RedisTLSCAFile, CertFile: cfg.RedisTLSCertFile, KeyFile: cfg.RedisTLSKeyFile, ServerName: cfg.RedisTLSServerName,
+		},
+		Timeout: cfg.RedisTimeout, PoolSize: cfg.RedisPoolSize,
+	}
+}
+
+// auditHandler adds to the events of a stream which replica they are of: in the
+// log, the collector of the logs knows.
+func auditHandler(s *handlers.AuditStream, traced bool) slog.Handler {
+	h := s.Handler()
+	if traced {
+		h = tracedLog{h}
+	}
+	if host, err := os.Hostname(); err == nil {
+		h = h.WithAttrs([]slog.Attr{slog.String("replica", host)})
+	}
+	return h
 }
 
 // server bounds what a client can hold up: Go's own default is no bound at all.
@@ -317,14 +399,20 @@ func (r *replica) run(ctx context.Context) error {
 		stop(nil)
 		r.feed.Close()
 		wg.Wait() // the follower says goodbye: Redis is needed until then
+		r.flushTraces(ctx)
 		_ = r.rdb.Close()
 	}()
 
-	if err := r.check(ctx); errors.Is(err, tokenstore.ErrUnavailable) {
+	err := r.preflight.look(ctx)
+	if err == nil {
+		err = r.check(ctx)
+	}
+	switch {
+	case errors.Is(err, tokenstore.ErrUnavailable):
 		r.log.LogAttrs(ctx, slog.LevelWarn, "waiting for Redis", slog.String("cause", err.Error()))
-	} else if err != nil {
+	case err != nil:
 		return err
-	} else {
+	default:
 		r.setState(r.booted())
 	}
 	serve := func(s *http.Server, l net.Listener) {
@@ -348,13 +436,20 @@ func (r *replica) run(ctx context.Context) error {
 	}
 	r.pulse.beat(time.Now())
 	wg.Go(func() { r.pulse.run(serving) })
-	wg.Go(func() { r.watchRedis(serving) })
+	wg.Go(func() {
+		if err := r.watchRedis(serving); err != nil {
+			stop(err)
+		}
+	})
+	if r.audit != nil {
+		wg.Go(func() { r.audit.Run(serving) })
+	}
 	if r.follower != nil {
 		wg.Go(func() { r.follower.Run(serving) })
 	}
 	r.log.LogAttrs(ctx, slog.LevelInfo, "serving",
 		slog.String("address", r.addr()), slog.String("admin", r.adminAddr()), slog.String("ext_authz", r.extAuthzAddr()),
-		slog.String("version", buildVersion()))
+		slog.String("redis", dialOptions(r.cfg).Describe()), slog.String("version", buildVersion()))
 
 	select {
 	case <-ctx.Done():
@@ -365,21 +460,30 @@ func (r *replica) run(ctx context.Context) error {
 }
 
 // watchRedis keeps what /readyz shows true, once a second, and the keys up to date:
-// at once, when one was revoked.
-func (r *replica) watchRedis(ctx context.Context) {
+// at once, when one was revoked. It has Redis looked at again when it may be
+// another, and returns an error if that is the first look, and the replica must
+// not serve.
+func (r *replica) watchRedis(ctx context.Context) error {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	for {
 		select {
 		case <-ctx.Done():
-			return
+			return nil
 		case <-tick.C:
 		case <-r.keys.revoked:
 		}
-		err := cmp.Or(r.check(ctx), r.booted())
 		before := r.ready()
+		err := r.check(ctx)
+		if err == nil && r.preflight.due(before != nil) {
+			if err = r.preflight.look(ctx); errors.Is(err, errPreflight) {
+				return err
+			}
+		}
+		err = cmp.Or(err, r.booted())
+		before = r.ready()
 		if errors.Is(before, errDraining) || ctx.Err() != nil {
-			return
+			return nil
 		}
 		r.setState(err)
 		switch {
@@ -432,6 +536,18 @@ func (r *replica) leaving(api http.Handler) http.Handler {
 	})
 }
 
+// flushTraces sends the last spans, and ends the sending.
+func (r *replica) flushTraces(ctx context.Context) {
+	if r.traces == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), tracesFlush)
+	defer cancel()
+	if err := r.traces.Shutdown(ctx); err != nil {
+		r.log.LogAttrs(ctx, slog.LevelWarn, "the last traces were not sent", slog.String("cause", err.Error()))
+	}
+}
+
 // closeServers ends what is left of the listeners, also where run never got so
 // far as to serve.
 func (r *replica) closeServers() {
@@ -467,6 +583,9 @@ func newLogger(cfg *config.Config, w io.Writer) *slog.Logger {
 	var h slog.Handler = slog.NewJSONHandler(w, o)
 	if cfg.LogFormat == "text" {
 		h = slog.NewTextHandler(w, o)
+	}
+	if cfg.Traces != "off" {
+		h = tracedLog{h}
 	}
 	logger := slog.New(h)
 	redis.SetLogger(redisLog{logger})

@@ -207,7 +207,7 @@ func stolen(t *testing.T, redisURL, secret string) *accesstoken.Ring {
 	t.Helper()
 	cfg := config.Dev()
 	cfg.RedisURL = config.RedisURL(redisURL)
-	rdb, store, err := openStore(cfg, nil)
+	rdb, store, err := openStore(cfg, storeObserver{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -88,6 +88,7 @@ func (t *tour) greet() {
 	for i, base := range t.replicas {
 		p.text(fmt.Sprintf("%-10s  %s", "replica "+replicaName(i), base))
 	}
+	p.text(fmt.Sprintf("%-10s  %s/docs, to try the API out in a browser", "page", t.replicas[0]))
 	p.text(fmt.Sprintf("%-10s  %s/metrics, /healthz, /readyz (of replica A)", "admin", t.admin))
 	p.text(fmt.Sprintf("%-10s  %s, embedded: what it holds goes when this ends", "Redis", t.redis.Addr()))
 	p.text(fmt.Sprintf("%-10s  %s, password %s", "user", demoUser, demoPassword))

@@ -21,6 +21,7 @@ import (
 
 	"github.com/latchkey-auth/latchkey/config"
 	"github.com/latchkey-auth/latchkey/edge"
+	"github.com/latchkey-auth/latchkey/internal/accesstoken"
 	"github.com/latchkey-auth/latchkey/internal/credential"
 	"github.com/latchkey-auth/latchkey/tokenstore"
 )
@@ -300,11 +301,6 @@ const maxSubject = 255
 // maxText bounds an account's scopes and its claims, in bytes each.
 const maxText = 1024
 
-// reservedClaims are those that Latchkey sets itself (RFC 9068 section 2.2).
-func reservedClaims() []string {
-	return []string{"iss", "sub", "aud", "exp", "nbf", "iat", "jti", "client_id", "scope", "auth_time", "sid", "ue", "le"}
-}
-
 // newAccount checks and normalises what an operator says of an account.
 func newAccount(username, subject string, scopes []string, claims []byte) (tokenstore.Account, error) {
 	a := tokenstore.Account{Username: username, Subject: subject}
@@ -317,6 +313,9 @@ func newAccount(username, subject string, scopes []string, claims []byte) (token
 	if len(a.Subject) > maxSubject || !utf8.ValidString(a.Subject) || strings.TrimSpace(a.Subject) != a.Subject ||
 		strings.ContainsFunc(a.Subject, func(r rune) bool { return !unicode.IsPrint(r) }) {
 		return a, fmt.Errorf("the subject is not usable; write at most %d bytes of printable characters, without spaces at the ends", maxSubject)
+	}
+	if tokenstore.IsClient(a.Subject) {
+		return a, fmt.Errorf("a subject that begins with %s is a client's; give another with --sub", tokenstore.ClientPrefix)
 	}
 	var err error
 	if a.Scopes, err = joinScopes(scopes); err != nil {
@@ -353,8 +352,8 @@ func compactClaims(claims []byte) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("the claims: %w", err)
 	}
-	for _, name := range reservedClaims() {
-		if object[name] != nil {
+	for name := range object {
+		if accesstoken.Reserved(name) {
 			return "", fmt.Errorf("the claims: Latchkey sets %s itself; leave it out", name)
 		}
 	}
@@ -400,7 +399,7 @@ func operate(cmd *cobra.Command, do func(context.Context, operator) error) (err 
 	} else {
 		cfg.RedisPoolSize = maxParallel
 	}
-	rdb, store, err := openStore(cfg, nil)
+	rdb, store, err := openStore(cfg, storeObserver{})
 	if err != nil {
 		return err
 	}

@@ -87,6 +87,8 @@ func TestUserAddRefuses(t *testing.T) {
 		{"a name with a control character", []string{"al\x1b[2Jice"}, "control character"},
 		{"a subject with a line break", []string{"bob", "--sub", "a\nb"}, "the subject is not usable"},
 		{"a subject that is too long", []string{"bob", "--sub", strings.Repeat("s", 256)}, "at most 255 bytes"},
+		{"a subject of a client", []string{"bob", "--sub", "lkc_billing"}, "begins with lkc_ is a client's"},
+		{"a username of a client", []string{"lkc_billing"}, "begins with lkc_ is a client's"},
 		{"a quote in a scope", []string{"bob", "--scope", `read "write"`}, "a scope is not usable"},
 		{"too many scopes", []string{"bob", "--scope", strings.Repeat("s", 1025)}, "more than 1024 bytes"},
 		{"claims that are no object", []string{"bob", "--claims", "[1]"}, "not one JSON object"},
@@ -111,6 +113,7 @@ func TestUserAddRefuses(t *testing.T) {
 func TestGroupsShowTheirCommands(t *testing.T) {
 	for group, commands := range map[string][]string{
 		"user":    {"add", "passwd", "disable", "enable", "delete", "list", "import"},
+		"client":  {"add", "list", "rotate-secret", "delete"},
 		"session": {"list", "revoke"},
 	} {
 		o := command(t, strings.NewReader(""), group)

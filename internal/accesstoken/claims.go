@@ -34,6 +34,9 @@ type Claims struct {
 	// KeyID is no claim but the kid of the key that signed the token. It is set by
 	// reading one, and of no account for signing.
 	KeyID string
+	// Extra is the claims of the operator's own, none of them [Reserved]; nil if
+	// there are none. Whoever is given it does not change it.
+	Extra map[string]json.RawMessage
 }
 
 // wireClaims gives the order and the names of the claims in a token.
@@ -107,12 +110,13 @@ func (c *Claims) encode() ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("accesstoken: encode claims: %w", err)
 	}
-	return payload, nil
+	return withExtra(payload, c.Extra)
 }
 
 // parseClaims reads a claims set. It returns [ErrMalformed] if payload is not an
 // object of distinct names and [ErrClaims] if a known claim is missing or of
-// the wrong type; claims it does not know are ignored (RFC 7519 section 4).
+// the wrong type; claims it does not know are the operator's own, or ignored
+// (RFC 7519 section 4).
 func parseClaims(payload []byte) (Claims, error) {
 	var c Claims
 	err := members(payload, func(name, value string) error {
@@ -148,6 +152,13 @@ func parseClaims(payload []byte) (Claims, error) {
 			c.NotBefore, ok = dateValue(value)
 		case "auth_time":
 			c.AuthTime, ok = dateValue(value)
+		default:
+			if !Reserved(name) {
+				if c.Extra == nil {
+					c.Extra = make(map[string]json.RawMessage)
+				}
+				c.Extra[name] = json.RawMessage(value)
+			}
 		}
 		if !ok {
 			return fmt.Errorf("%w: %s", ErrClaims, name)

@@ -16,6 +16,8 @@ type VerifierOptions struct {
 	Issuer string
 	// Audience must be one of aud. If it is empty, no token verifies.
 	Audience string
+	// AnyAudience accepts tokens for whomever.
+	AnyAudience bool
 	// Leeway is how far iat and nbf may lie ahead of the time given to Verify. A
 	// negative one counts as none. It never prolongs a token: exp has no leeway.
 	Leeway time.Duration
@@ -96,7 +98,7 @@ func (v *Verifier) Authentic(token string) (Claims, error) {
 	if c.Issuer != v.options.Issuer {
 		return Claims{}, ErrIssuer
 	}
-	if !slices.Contains(c.Audience, v.options.Audience) {
+	if !v.options.AnyAudience && !slices.Contains(c.Audience, v.options.Audience) {
 		return Claims{}, ErrAudience
 	}
 	return c, nil

@@ -187,4 +187,7 @@ func (h *Hasher) verify(ctx context.Context, e encoded, password string) (Result
 func (h *Hasher) Depth() int { return h.budget.depth() }
 
 // Capacity is how many callers there may be at once, those that wait included: one worker each, and the queue.
-func (h *Hasher) Capacity() int { return int(h.budget.capacity/h.budget.share + h.budget.queue) }
+func (h *Hasher) Capacity() int { return h.Workers() + int(h.budget.queue) }
+
+// Workers is how many hashes of today's parameters are computed at once.
+func (h *Hasher) Workers() int { return int(h.budget.capacity / h.budget.share) }

@@ -1,7 +1,11 @@
 //go:build unix
 
-// Package redistest runs real redis-server processes for tests: one per call of [Start], on a port of its own, gone
-// with the test. A server can be paused, killed and restarted, which is how the tests learn what an outage looks like.
+// Package redistest runs real redis-server processes for tests, alone ([Start], [StartWith]), watched by Sentinels
+// ([StartSentinel]) or as a Cluster ([StartCluster]), each on a port and in a folder of its own, gone with the test. A
+// server can be paused, killed and restarted, which is how the tests learn what an outage looks like; a topology can be
+// failed over, and waited for until it has come to rest.
+//
+// REDIS_SERVER names another program than redis-server, such as valkey-server.
 //
 // A test never skips because the program is missing: it fails, and says how to install it. The package never uses a
 // Redis that it did not start, and never ends a process that it did not start.

@@ -98,6 +98,7 @@ func TestStartFailsWithTheLog(t *testing.T) {
 
 func TestStartFailsWithoutTheProgram(t *testing.T) {
 	t.Setenv("PATH", t.TempDir())
+	t.Setenv("REDIS_SERVER", "")
 	got := failure(t, func(t testing.TB) { Start(t) })
 	if !strings.Contains(got, "apt-get update && apt-get install -y redis-server") {
 		t.Errorf("failure = %q; want the install line", got)

@@ -3,7 +3,9 @@
 package redistest
 
 import (
+	"cmp"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -12,7 +14,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -25,8 +26,8 @@ import (
 )
 
 const (
-	program = "redis-server"
-	install = "apt-get update && apt-get install -y redis-server"
+	programEnv = "REDIS_SERVER" // names another server, such as valkey-server
+	program    = "redis-server"
 
 	startTimeout = 15 * time.Second      // for one process to answer, on a machine busy with other tests
 	portAttempts = 10                    // ports tried by Start, and starts on the same port tried by Restart
@@ -37,15 +38,41 @@ const (
 // errPortTaken says that another process had the port when the server wanted to bind it.
 var errPortTaken = errors.New("port taken")
 
-// Server is one redis-server: a port and a folder, and the process that now serves them, if any. Its methods may be
-// called from several goroutines; those that can fail the test belong, like [testing.T.Fatal], in the test's own.
+// Options are how servers are started, alone or in a topology.
+type Options struct {
+	// Args are redis-server options, "--maxmemory", "5mb", and rule over the defaults.
+	Args []string
+	// TLS makes the server listen with TLS only and demand a client certificate.
+	TLS *Certificates
+	// ACL are the rules of the user [User], such as "~lk:* &* +@all -@admin". Then the default user is off, and the
+	// tests' own clients are an administrator. Empty: no users.
+	ACL string
+}
+
+// Who the servers' users are when [Options.ACL] is set.
+const (
+	User     = "latchkey"
+	Password = "p@ss:/word of latchkey"
+
+	admin         = "admin"
+	adminPassword = "administrator"
+)
+
+// Server is one redis-server, or one Sentinel: a port and a folder, and the process that now serves them, if any. Its
+// methods may be called from several goroutines; those that can fail the test belong, like [testing.T.Fatal], in the
+// test's own.
 type Server struct {
 	bin      string
 	args     []string
-	password string
-	dir      string // log
+	password string // of --requirepass
+	acl      bool
+	tls      *Certificates
+	sentinel string // configuration of a Sentinel but for port and folder; "" for a server
+	cluster  bool
+	dir      string // log, users, what a node knows of its Cluster
 	data     string // what RestartEmpty removes
 	port     int
+	bus      int // of a Cluster's node
 	t        testing.TB
 
 	mu     sync.Mutex
@@ -54,19 +81,30 @@ type Server struct {
 }
 
 // Start runs redis-server on a free port of 127.0.0.1, in a temporary folder, and returns when it answers. Nothing is
-// persisted unless args say so; args are redis-server options, "--maxmemory", "5mb", and rule over the defaults. The
-// server is killed when the test ends. If it cannot be started the test fails, with the last lines of its log.
+// persisted unless args say so; args are [Options.Args]. The server is killed when the test ends. If it cannot be
+// started the test fails, with the last lines of its log.
 func Start(t testing.TB, args ...string) *Server {
 	t.Helper()
-	bin, err := exec.LookPath(program)
-	if err != nil {
-		t.Fatalf("%s is not installed, and these tests need the real one; install it: %s", program, install)
-	}
+	return StartWith(t, Options{Args: args})
+}
+
+// StartWith is [Start] with TLS or users.
+func StartWith(t testing.TB, o Options) *Server {
+	t.Helper()
+	s := newServer(t, o)
+	startAll(t, s)
+	return s
+}
+
+// newServer prepares a server: its program, its folder, its end with the test.
+func newServer(t testing.TB, o Options) *Server {
+	t.Helper()
 	dir := t.TempDir()
 	s := &Server{
-		bin:      bin,
-		args:     slices.Clone(args),
-		password: option(args, "--requirepass"),
+		bin:      lookUp(t),
+		password: option(o.Args, "--requirepass"),
+		acl:      o.ACL != "",
+		tls:      o.TLS,
 		dir:      dir,
 		data:     filepath.Join(dir, "data"),
 		t:        t,
@@ -74,34 +112,97 @@ func Start(t testing.TB, args ...string) *Server {
 	if err := os.Mkdir(s.data, 0o700); err != nil {
 		t.Fatalf("redistest: %v", err)
 	}
+	if s.acl {
+		s.args = append(s.args, "--aclfile", filepath.Join(dir, "users.acl"), "--masteruser", admin, "--masterauth", adminPassword)
+		users := fmt.Sprintf("user default off\nuser %s on #%x ~* &* +@all\nuser %s on #%x %s\n",
+			admin, sha256.Sum256([]byte(adminPassword)), User, sha256.Sum256([]byte(Password)), o.ACL)
+		if err := os.WriteFile(filepath.Join(dir, "users.acl"), []byte(users), 0o600); err != nil {
+			t.Fatalf("redistest: %v", err)
+		}
+	}
+	if s.tls != nil {
+		s.args = append(s.args, "--tls-replication", "yes")
+	}
+	s.args = append(s.args, o.Args...)
 	t.Cleanup(s.stop)
+	return s
+}
 
+// lookUp finds the program, and fails the test when it is missing.
+func lookUp(t testing.TB) string {
+	t.Helper()
+	name := cmp.Or(os.Getenv(programEnv), program)
+	bin, err := exec.LookPath(name)
+	if err != nil {
+		t.Fatalf("%s is not installed, and these tests need the real one; install it: apt-get update && apt-get install -y %s", name, name)
+	}
+	return bin
+}
+
+// startAll starts servers at once, each on a free port of its own, and fails the test if one does not start.
+func startAll(t testing.TB, servers ...*Server) {
+	t.Helper()
+	errs := make([]error, len(servers))
+	var wg sync.WaitGroup
+	for i, s := range servers {
+		wg.Go(func() { errs[i] = s.startAnywhere() })
+	}
+	wg.Wait()
+	for i, s := range servers {
+		if errs[i] != nil {
+			t.Fatalf("redistest: %v\n%s", errs[i], s.tail())
+		}
+	}
+}
+
+// startAnywhere starts the server on a port that is free.
+func (s *Server) startAnywhere() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	var err error
 	for range portAttempts {
 		if s.port, err = freePort(); err != nil {
-			break
+			return err
+		}
+		if s.cluster {
+			if s.bus, err = freePort(); err != nil {
+				return err
+			}
 		}
 		if err = s.start(); !errors.Is(err, errPortTaken) {
-			break
+			return err
+		}
+		if err := s.empty(); err != nil { // a Sentinel's file holds the port
+			return err
 		}
 	}
-	if err != nil {
-		t.Fatalf("redistest: %v\n%s", err, s.tail())
-	}
-	return s
+	return err
 }
 
 // Addr is the server's address, "127.0.0.1:port", the same for its whole life.
 func (s *Server) Addr() string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(s.port)) }
 
-// URL is the server's address as redis.ParseURL reads it, with the password if --requirepass set one.
+// URL is the server's address as redis.ParseURL reads it, with the password if --requirepass set one, or that of [User].
 func (s *Server) URL() string {
-	u := url.URL{Scheme: "redis", Host: s.Addr(), Path: "/0"}
-	if s.password != "" {
-		u.User = url.UserPassword("", s.password)
-	}
+	u := url.URL{Scheme: s.scheme(), Host: s.Addr(), Path: "/0", User: s.userinfo()}
 	return u.String()
+}
+
+func (s *Server) scheme() string {
+	if s.tls != nil {
+		return "rediss"
+	}
+	return "redis"
+}
+
+func (s *Server) userinfo() *url.Userinfo {
+	switch {
+	case s.acl:
+		return url.UserPassword(User, Password)
+	case s.password != "":
+		return url.UserPassword("", s.password)
+	}
+	return nil
 }
 
 // Client returns a new client of the server, closed with the test. Once connected it sends
@@ -173,9 +274,7 @@ func (s *Server) restart(t testing.TB, empty bool) {
 	defer s.mu.Unlock()
 	err := s.kill()
 	if err == nil && empty {
-		if err = os.RemoveAll(s.data); err == nil {
-			err = os.Mkdir(s.data, 0o700)
-		}
+		err = s.empty()
 	}
 	if err != nil {
 		t.Fatalf("redistest: Restart: %v\n%s", err, s.tail())
@@ -191,6 +290,14 @@ func (s *Server) restart(t testing.TB, empty bool) {
 	}
 }
 
+// empty removes what the server had written.
+func (s *Server) empty() error {
+	if err := os.RemoveAll(s.data); err != nil {
+		return err
+	}
+	return os.Mkdir(s.data, 0o700)
+}
+
 // start runs one process on s.port and returns when it answers. The caller holds s.mu.
 func (s *Server) start() error {
 	out, err := os.OpenFile(s.logPath(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
@@ -203,14 +310,10 @@ func (s *Server) start() error {
 		return err
 	}
 
-	args := append([]string{
-		"--bind", "127.0.0.1",
-		"--port", strconv.Itoa(s.port),
-		"--dir", s.data,
-		"--daemonize", "no",
-		"--save", "",
-		"--appendonly", "no",
-	}, s.args...)
+	args, err := s.arguments()
+	if err != nil {
+		return err
+	}
 	// No context: the process ends with the test's cleanup, which must be able to look at it first.
 	cmd := exec.CommandContext(context.Background(), s.bin, args...)
 	cmd.Stdout, cmd.Stderr = out, out
@@ -227,6 +330,40 @@ func (s *Server) start() error {
 		return err
 	}
 	return nil
+}
+
+// arguments are the command line of the next process.
+func (s *Server) arguments() ([]string, error) {
+	listen := []string{"--port", strconv.Itoa(s.port)}
+	if s.tls != nil {
+		listen = []string{
+			"--port", "0", "--tls-port", strconv.Itoa(s.port), "--tls-auth-clients", "yes",
+			"--tls-ca-cert-file", s.tls.CAFile, "--tls-cert-file", s.tls.ServerCertFile, "--tls-key-file", s.tls.ServerKeyFile,
+		}
+	}
+	if s.sentinel != "" {
+		// A Sentinel keeps what it knows in its configuration file, which it also finds when it is started again.
+		path := filepath.Join(s.data, "sentinel.conf")
+		if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) {
+			if err := os.WriteFile(path, []byte("dir "+s.data+"\nbind 127.0.0.1\n"+s.sentinel), 0o600); err != nil {
+				return nil, err
+			}
+		}
+		return append(append([]string{path}, listen...), append(s.args, "--sentinel")...), nil
+	}
+	args := append([]string{
+		"--bind", "127.0.0.1",
+		"--dir", s.data,
+		"--daemonize", "no",
+		"--save", "",
+		"--appendonly", "no",
+	}, listen...)
+	if s.cluster {
+		args = append(args,
+			"--cluster-enabled", "yes", "--cluster-port", strconv.Itoa(s.bus),
+			"--cluster-config-file", filepath.Join(s.dir, "nodes.conf"))
+	}
+	return append(args, s.args...), nil
 }
 
 // await returns when p itself answers. The process id in the answer tells it from another Redis that took the port
@@ -247,9 +384,9 @@ func (s *Server) await(p *process) error {
 		}
 		select {
 		case <-p.done:
-			return fmt.Errorf("%s on %s ended: %w", program, s.Addr(), errors.Join(p.err, last))
+			return fmt.Errorf("%s on %s ended: %w", s.bin, s.Addr(), errors.Join(p.err, last))
 		case <-ctx.Done():
-			return fmt.Errorf("%s on %s does not answer after %v: %w", program, s.Addr(), startTimeout, last)
+			return fmt.Errorf("%s on %s does not answer after %v: %w", s.bin, s.Addr(), startTimeout, last)
 		case <-tick.C:
 		}
 	}
@@ -274,7 +411,7 @@ func (s *Server) stop() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.t.Failed() {
-		s.t.Logf("redis-server on %s:\n%s", s.Addr(), s.tail())
+		s.t.Logf("%s on %s:\n%s", filepath.Base(s.bin), s.Addr(), s.tail())
 	}
 	if err := s.resume(); err != nil {
 		s.t.Logf("redistest: resume: %v", err)
@@ -306,7 +443,7 @@ func (s *Server) kill() error {
 }
 
 func (s *Server) options() *redis.Options {
-	return &redis.Options{
+	o := &redis.Options{
 		Addr:                     s.Addr(),
 		Password:                 s.password,
 		Protocol:                 2,
@@ -314,6 +451,13 @@ func (s *Server) options() *redis.Options {
 		ContextTimeoutEnabled:    true,
 		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
 	}
+	if s.acl {
+		o.Username, o.Password = admin, adminPassword
+	}
+	if s.tls != nil {
+		o.TLSConfig = s.tls.Client.Clone()
+	}
+	return o
 }
 
 func (s *Server) logPath() string { return filepath.Join(s.dir, "redis.log") }

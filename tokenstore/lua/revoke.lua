@@ -4,10 +4,13 @@
 -- KEYS 1 rt:<sid>  2 us:<uid>  3 deny:<sid>  4 head  5 log  6 members  [7 deny:<jti>]
 -- ARGV 1 epoch for a new head  2 sid  3 access ms  4 pad ms
 --      5 the sub that must own the session, or '' for whoever holds its token
---      6 expiry (ms) of the access token jti, if KEYS 7 is given
+--      6 '1': only a session of the client in ARGV 7
+--      7 that client, as issued_to takes it
+--      8 expiry (ms) of the access token jti, if KEYS 7 is given
 -- Returns {0, now, seq, chain, members}: revoked; seq and chain name its log
 --           entry, the same when asked again; members is the table of followers
 --         {1, now}: that user has no such session
+--         {2, now}: it is another client's
 local now = now_ms()
 local h = open_head(KEYS[4], KEYS[5], ARGV[1], now)
 
@@ -19,6 +22,13 @@ if ARGV[5] ~= '' then
   local was = entry and string.match(entry, '([^:]*)$')
   if sub ~= ARGV[5] and (sub or was ~= uid) then
     return {1, now}
+  end
+end
+
+if ARGV[6] == '1' then
+  local s = redis.call('HMGET', KEYS[1], 'sub', 'client')
+  if s[1] and not issued_to(s[2], ARGV[7]) then
+    return {2, now}
   end
 end
 
@@ -40,7 +50,7 @@ else
   redis.call('SET', KEYS[3], entry, 'PX', keep)
 end
 if KEYS[7] then
-  local till = tonumber(ARGV[6]) + tonumber(ARGV[4])
+  local till = tonumber(ARGV[8]) + tonumber(ARGV[4])
   if till > now then
     redis.call('SET', KEYS[7], entry, 'PXAT', till)
   end

@@ -5,7 +5,9 @@
 --      5 SHA-256 of its successor's secret
 --      6 idle ms  7 access ms  8 grace ms  9 pad ms
 --      10 time (ms) after which nobody waits for the answer
--- Returns {code, now, refresh expiry, user epoch, log epoch, created, sub, username, scope, client}
+--      11 the registered client that shows it, or '' for the service's own logins
+--      12 scope asked for, or '' for all that was granted
+-- Returns {code, now, refresh expiry, user epoch, log epoch, created, sub, username, scope, client, claims}
 --   0 OK    the shown token was current; its successor is now
 --   1 SAME  the shown token is the current one's parent, within the grace:
 --           nothing changed, the successor is the same
@@ -19,18 +21,32 @@
 --   7 LATE      {code, now}: nothing changed. A rotation whose answer nobody gets
 --               would make the token that the client still holds a parent, and
 --               after the grace a theft.
+--   8 FOREIGN   {code, now}: it was issued to another client; nothing changed
+--   9 SCOPE     {code, now}: else OK or SAME, but more is asked for than was
+--               granted; nothing changed
 local now = now_ms()
 if now > tonumber(ARGV[10]) then
   return {7, now}
 end
 local h = open_head(KEYS[5], KEYS[6], ARGV[1], now)
 
-local s = redis.call('HMGET', KEYS[1], 'gen', 'hash', 'prev', 'rot', 'abs', 'ue', 'cre', 'sub', 'user', 'scope', 'client', 'lst')
+local s = redis.call('HMGET', KEYS[1], 'gen', 'hash', 'prev', 'rot', 'abs', 'ue', 'cre', 'sub', 'user', 'scope', 'client', 'lst', 'claims')
 if not s[1] then
   if redis.call('EXISTS', KEYS[4]) == 1 then
     return {3, now}
   end
   return {2, now}
+end
+
+-- Before all that could end the family: whom the token was not issued to has no say.
+if not issued_to(s[11], ARGV[11]) then
+  return {8, now}
+end
+local excess = false
+for name in string.gmatch(ARGV[12], '[^ ]+') do
+  if not string.find(' ' .. (s[10] or '') .. ' ', ' ' .. name .. ' ', 1, true) then
+    excess = true
+  end
 end
 
 local user = redis.call('HMGET', KEYS[3], 'e', 'x')
@@ -46,6 +62,9 @@ epoch = math.max(epoch, session_epoch)
 local gen, shown = tonumber(s[1]), tonumber(ARGV[3])
 local expiry
 if shown == gen and ARGV[4] == s[2] then
+  if excess then
+    return {9, now}
+  end
   local idle, abs = tonumber(ARGV[6]), tonumber(s[5])
   expiry = math.min(now + idle, abs)
   redis.call('HSET', KEYS[1], 'gen', gen + 1, 'hash', ARGV[5], 'prev', ARGV[4], 'rot', now)
@@ -57,12 +76,15 @@ if shown == gen and ARGV[4] == s[2] then
     outlive(KEYS[2], now, listed)
   end
   stretch(KEYS[5], h, tonumber(ARGV[7]), 0)
-  return {0, now, expiry, epoch, h[1], s[7], s[8], s[9] or '', s[10] or '', s[11] or ''}
+  return {0, now, expiry, epoch, h[1], s[7], s[8], s[9] or '', s[10] or '', s[11] or '', s[13] or ''}
 end
 if shown == gen - 1 and ARGV[4] == s[3] and now - tonumber(s[4]) <= tonumber(ARGV[8]) then
+  if excess then
+    return {9, now}
+  end
   stretch(KEYS[5], h, tonumber(ARGV[7]), 0)
   expiry = now + redis.call('PTTL', KEYS[1])
-  return {1, now, expiry, epoch, h[1], s[7], s[8], s[9] or '', s[10] or '', s[11] or ''}
+  return {1, now, expiry, epoch, h[1], s[7], s[8], s[9] or '', s[10] or '', s[11] or '', s[13] or ''}
 end
 
 -- The DEL goes first: a Redis out of memory then lets the rest through, and a

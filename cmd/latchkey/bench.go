@@ -1,0 +1,145 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/url"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+)
+
+// benchOptions are the flags of `latchkey bench`.
+type benchOptions struct {
+	urls     []string // none: replicas of our own, on an embedded Redis
+	username string
+	password string
+	sessions int
+	parallel int
+	duration time.Duration // of checks, and of refreshes
+	timeout  time.Duration // of everything
+	json     bool
+	out, err io.Writer
+}
+
+func newBench() *cobra.Command {
+	var o benchOptions
+	cmd := &cobra.Command{
+		Use:   "bench [URL...]",
+		Short: "Log in, verify, refresh and log out under load, and tell how long it took",
+		Long: `Log in a number of sessions, check their access tokens, refresh them and log them out,
+as fast as the given number of clients gets answers, and show how long that took. At
+the end every token is shown again to every URL: none may be accepted.
+
+URLs are those of replicas or of a balancer, such as https://auth.example.com. Name an
+account with --username; its password is asked for, or read from standard input. All
+sessions are of that account. Without a URL, three replicas are started on an embedded
+Redis, which is slower than a real one.
+
+For a first impression: client and server that share a machine share its CPUs, and a
+client that waits for each answer does not see what a queue would do.`,
+		Args: cobra.ArbitraryArgs,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			o.urls, o.out, o.err = args, cmd.OutOrStdout(), cmd.ErrOrStderr()
+			if err := o.check(); err != nil {
+				return err
+			}
+			if len(o.urls) > 0 {
+				var err error
+				if o.password, err = askPassword(cmd, o.username); err != nil {
+					return err
+				}
+			}
+			return runBench(cmd.Context(), o)
+		},
+	}
+	refusePasswordFlag(cmd)
+	f := cmd.Flags()
+	f.StringVar(&o.username, "username", "", "the account to log in to; needed with a URL")
+	f.IntVar(&o.sessions, "sessions", 100, "how many sessions to log in, 1 to 100000")
+	f.IntVar(&o.parallel, "parallel", 16, "how many clients work at once, 1 to 1000; four of them log in")
+	f.DurationVar(&o.duration, "duration", 5*time.Second, "how long to check tokens, and then to refresh, 100ms to 10m each")
+	f.DurationVar(&o.timeout, "timeout", 2*time.Minute, "when to give up, whatever is under way")
+	f.BoolVar(&o.json, "json", false, "print the result as JSON, and nothing else")
+	return cmd
+}
+
+// check reports the first flag that makes no sense.
+func (o *benchOptions) check() error {
+	switch {
+	case o.sessions < 1 || o.sessions > 100_000:
+		return fmt.Errorf("--sessions %d: from 1 to 100000", o.sessions)
+	case o.parallel < 1 || o.parallel > 1000:
+		return fmt.Errorf("--parallel %d: from 1 to 1000", o.parallel)
+	case o.duration < 100*time.Millisecond || o.duration > 10*time.Minute:
+		return fmt.Errorf("--duration %s: from 100ms to 10m", o.duration)
+	case o.timeout <= 0:
+		return fmt.Errorf("--timeout %s: more than nothing", o.timeout)
+	case len(o.urls) > 0 && o.username == "":
+		return errors.New("--username is missing: name an account that may be logged in to")
+	case len(o.urls) == 0 && o.username != "":
+		return errors.New("--username goes with a URL; without one, the account is the demo's")
+	}
+	for i, text := range o.urls {
+		u, err := url.Parse(text)
+		if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
+			return fmt.Errorf("%q is not a URL to load; write it as http://127.0.0.1:8080", text)
+		}
+		o.urls[i] = strings.TrimRight(text, "/")
+	}
+	return nil
+}
+
+// askPassword asks for the password of an account that exists.
+func askPassword(cmd *cobra.Command, username string) (string, error) {
+	if f, ok := cmd.InOrStdin().(*os.File); ok && term.IsTerminal(int(f.Fd())) {
+		return readHidden(cmd.Context(), f, cmd.ErrOrStderr(), "Password of "+printable(username)+": ")
+	}
+	return readPassword(cmd, username)
+}
+
+// runBench is the command. A request that failed, or a token that was accepted
+// after its logout, is an [exitError]: both have been shown.
+func runBench(ctx context.Context, o benchOptions) (err error) {
+	what := strings.Join(o.urls, ", ")
+	if len(o.urls) == 0 {
+		f, startErr := startFleet(ctx, devOptions{addr: "127.0.0.1:0", replicas: 3, log: io.Discard})
+		if startErr != nil {
+			return startErr
+		}
+		defer func() { err = errors.Join(err, f.close()) }()
+		for _, r := range f.replicas {
+			o.urls = append(o.urls, "http://"+r.addr())
+		}
+		o.username, o.password = demoUser, demoPassword
+		what = "three replicas in this process, on an embedded Redis"
+	}
+	b := newBencher(o)
+	defer b.client.CloseIdleConnections()
+	p := &printer{w: o.out, colour: isTerminal(o.out)}
+	if !o.json {
+		p.line(p.bold("latchkey bench") + "  " + what)
+		p.line(p.dim(fmt.Sprintf("%s of one account, %s at once, %s of checks and of refreshes",
+			plural(o.sessions, "session"), plural(o.parallel, "client"), o.duration)))
+		p.line("")
+	}
+	ctx, cancel := context.WithTimeout(ctx, o.timeout) // the replicas that were started live longer
+	defer cancel()
+	if err := b.run(ctx); err != nil {
+		return err
+	}
+	if o.json {
+		err = b.printJSON(o.out)
+	} else {
+		b.print(p)
+	}
+	if err == nil && b.faults() > 0 {
+		return &exitError{}
+	}
+	return err
+}

@@ -1,0 +1,206 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+	"unicode/utf8"
+
+	"github.com/latchkey-auth/latchkey/internal/redistest"
+)
+
+// inProcess runs the program's command line in this process.
+func inProcess(t *testing.T, stdin string, args ...string) (stdout, stderr string, err error) {
+	t.Helper()
+	o := command(t, strings.NewReader(stdin), args...)
+	return o.stdout, o.stderr, o.err
+}
+
+// Real replicas on a real Redis, loaded by two of their URLs: everything works,
+// and the figures add up.
+func TestBenchOnRunningReplicas(t *testing.T) {
+	t.Parallel()
+	bin, server := program(t), redistest.Start(t)
+	account(t, server.URL())
+	a, b := launch(t, bin, server.URL()), launch(t, bin, server.URL())
+	out, _, err := inProcess(t, "secret\n", "bench", a.api, b.api+"/", "--username", "johndoe", "--sessions", "7", "--parallel", "3", "--duration", "300ms", "--json")
+	if err != nil {
+		t.Fatal(err, out)
+	}
+	var r benchReport
+	if err := json.Unmarshal([]byte(out), &r); err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, op := range r.Operations {
+		names = append(names, op.Name)
+		l := op.Latency
+		if op.Requests == 0 || len(op.Failed) > 0 || op.Rate <= 0 || l["min"] > l["p50"] || l["p50"] > l["p99"] || l["p99"] > l["max"] || l["max"] <= 0 {
+			t.Errorf("%+v", op)
+		}
+	}
+	if got := strings.Join(names, ","); got != "log in,verify,refresh,log out" || r.Operations[0].Requests != 7 || r.Operations[3].Requests != 7 {
+		t.Errorf("phases: %s: %+v", got, r.Operations)
+	}
+	if r.Sessions != 7 || r.Logout["shown"] != 14 || r.Logout["accepted"] != 0 || r.Logout["unanswered"] != 0 {
+		t.Errorf("%+v", r)
+	}
+	if m := metrics(t, a) + metrics(t, b); !strings.Contains(m, `latchkey_logouts_total{kind="session"}`) {
+		t.Error("the replicas have seen no logout")
+	}
+}
+
+// Without a URL it brings its own replicas; without a terminal it draws nothing
+// that moves, and nothing is wider than 80 columns.
+func TestBenchEmbedded(t *testing.T) {
+	t.Parallel()
+	out, errs, err := inProcess(t, "", "bench", "--sessions", "5", "--parallel", "2", "--duration", "200ms")
+	if err != nil {
+		t.Fatal(err, out)
+	}
+	for _, want := range []string{"log in", "verify", "refresh", "log out", "p99.9", "█", "5 sessions logged out", "at 3 URLs: 0 accepted"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("no %q in\n%s", want, out)
+		}
+	}
+	if strings.ContainsAny(out+errs, "\r\x1b") || errs != "" {
+		t.Errorf("control characters, or something on standard error: %q", errs)
+	}
+	narrow(t, out)
+}
+
+func narrow(t *testing.T, text string) {
+	t.Helper()
+	for line := range strings.Lines(text) {
+		if n := utf8.RuneCountInString(strings.TrimSuffix(line, "\n")); n > 80 {
+			t.Errorf("%d columns: %s", n, line)
+		}
+	}
+}
+
+// A service that goes on accepting after the logout is caught.
+func TestBenchCatchesAForgottenLogout(t *testing.T) {
+	t.Parallel()
+	forgetful := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case "/auth/verify":
+			w.WriteHeader(http.StatusNoContent)
+		case "/auth/logout":
+			_, _ = io.WriteString(w, "{}")
+		default:
+			_, _ = io.WriteString(w, `{"access_token":"a","refresh_token":"r"}`)
+		}
+	}))
+	t.Cleanup(forgetful.Close)
+	out, _, err := inProcess(t, "secret", "bench", forgetful.URL, "--username", "u", "--sessions", "3", "--duration", "100ms")
+	var quiet *exitError
+	if !errors.As(err, &quiet) || !strings.Contains(out, "3 accepted") {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
+
+// What fails is counted by its reason, and the end is a failure.
+func TestBenchCountsFailures(t *testing.T) {
+	t.Parallel()
+	overloaded := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/auth/token" {
+			_, _ = io.WriteString(w, `{"access_token":"a","refresh_token":"r"}`)
+			return
+		}
+		w.WriteHeader(http.StatusServiceUnavailable)
+		_, _ = io.WriteString(w, `{"detail":"Service temporarily unavailable"}`)
+	}))
+	t.Cleanup(overloaded.Close)
+	out, _, err := inProcess(t, "secret", "bench", overloaded.URL, "--username", "u", "--sessions", "3", "--duration", "100ms")
+	var quiet *exitError
+	if !errors.As(err, &quiet) {
+		t.Error(err)
+	}
+	for _, want := range []string{"verify: ", "log out: 3 failed: 503 Service temporarily unavailable", "3 not answered"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("no %q in\n%s", want, out)
+		}
+	}
+}
+
+func TestBenchSaysWhatIsWrong(t *testing.T) {
+	t.Parallel()
+	other := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "<html>") }))
+	t.Cleanup(other.Close)
+	refusing := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(http.StatusUnauthorized)
+		_, _ = io.WriteString(w, `{"detail":"Incorrect username or password"}`)
+	}))
+	t.Cleanup(refusing.Close)
+	ctx, cancel := context.WithCancel(t.Context())
+	slow := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		select {
+		case <-ctx.Done():
+		case <-r.Context().Done():
+		}
+	}))
+	t.Cleanup(slow.Close)
+	t.Cleanup(cancel)
+	for want, args := range map[string][]string{
+		"connection refused":                             {"http://127.0.0.1:1", "--username", "u"},
+		"is this Latchkey?":                              {other.URL, "--username", "u"},
+		"401 Incorrect username or password":             {refusing.URL, "--username", "u"},
+		"--timeout 200ms was over before the end":        {slow.URL, "--username", "u", "--timeout", "200ms"},
+		`"localhost:8080" is not a URL`:                  {"localhost:8080", "--username", "u"},
+		"--username is missing":                          {other.URL},
+		"--username goes with a URL":                     {"--username", "u"},
+		"--sessions 0: from 1 to 100000":                 {"--sessions", "0"},
+		"--parallel 1001: from 1 to 1000":                {"--parallel", "1001"},
+		"--duration 1ms: from 100ms to 10m":              {"--duration", "1ms"},
+		"a password is never an argument":                {other.URL, "--username", "u", "--password", "canary"},
+		"--timeout 1s was over before the end: take few": {"--timeout", "1s", "--duration", "1m"},
+	} {
+		t.Run(want, func(t *testing.T) {
+			t.Parallel()
+			began := time.Now()
+			out, errs, err := inProcess(t, "canary-password\n", append([]string{"bench"}, args...)...)
+			if err == nil || !strings.Contains(err.Error(), want) {
+				t.Errorf("got %v, want %q", err, want)
+			}
+			if strings.Contains(out+errs+errorText(err), "canary") {
+				t.Error("the password shows")
+			}
+			if took := time.Since(began); took > 15*time.Second {
+				t.Errorf("it took %v", took)
+			}
+		})
+	}
+}
+
+func errorText(err error) string {
+	if err == nil {
+		return ""
+	}
+	return err.Error()
+}
+
+func TestBriefAndShort(t *testing.T) {
+	t.Parallel()
+	for d, want := range map[time.Duration]string{
+		0: "0", 850 * time.Microsecond: "850µs", 1234 * time.Microsecond: "1.2ms", 85 * time.Millisecond: "85ms",
+		1234 * time.Millisecond: "1.2s", 1234 * time.Second: "1234s",
+	} {
+		if got := brief(d); got != want {
+			t.Errorf("%v: got %s, want %s", d, got, want)
+		}
+	}
+	for v, want := range map[float64]string{0: "0", 3: "3", 0.01: "<0.1", 0.34: "0.3", 12.4: "12", 1234: "1.2k", 34_567: "34.6k", 123_456: "123k", 1_234_567: "1.2M"} {
+		if got := short(v); got != want {
+			t.Errorf("%v: got %s, want %s", v, got, want)
+		}
+	}
+	if got := bar(0.5, 3, "·"); got != "█▌·" {
+		t.Errorf("bar: %q", got)
+	}
+}

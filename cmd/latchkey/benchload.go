@@ -1,0 +1,303 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/HdrHistogram/hdrhistogram-go"
+)
+
+// benchSession is one login: what a client keeps.
+type benchSession struct{ access, refresh string }
+
+// bencher runs the phases one after the other.
+type bencher struct {
+	benchOptions
+	client   *http.Client
+	sessions []benchSession // without those whose login failed
+	phases   []*benchPhase
+	shown    int // tokens shown again at the end
+	accepted int // of these, still accepted
+	unclear  int // of these, neither accepted nor refused
+}
+
+// benchPhase is one kind of request, and how it went.
+type benchPhase struct {
+	name   string
+	took   time.Duration
+	mu     sync.Mutex
+	times  *hdrhistogram.Histogram // microseconds, to three digits
+	failed map[string]int64        // by reason
+}
+
+const (
+	benchRequestTimeout = 10 * time.Second
+	// benchLogins is how many log in at once: a password's hash takes a CPU of the
+	// server, and more logins would only wait for one, and some in vain.
+	benchLogins = 4
+)
+
+func newBencher(o benchOptions) *bencher {
+	t := &http.Transport{
+		Proxy: http.ProxyFromEnvironment, MaxIdleConnsPerHost: o.parallel, DisableCompression: true,
+		TLSHandshakeTimeout: benchRequestTimeout, DialContext: (&net.Dialer{Timeout: benchRequestTimeout}).DialContext,
+	}
+	return &bencher{benchOptions: o, client: &http.Client{
+		Transport: t, Timeout: benchRequestTimeout,
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}}
+}
+
+// run loads the URLs. An error says why there is nothing to show.
+func (b *bencher) run(ctx context.Context) error {
+	first, err := b.logIn(ctx, b.urls[0])
+	if err != nil && ctx.Err() != nil {
+		return b.cutShort(ctx)
+	}
+	if err != nil {
+		return fmt.Errorf("the first login, at %s, did not work: %w", b.urls[0], err)
+	}
+	var kept sync.Mutex
+	b.phase(ctx, "log in", min(b.parallel, benchLogins), b.benchOptions.sessions, 0, func(ctx context.Context, n int) error {
+		s, err := b.logIn(ctx, b.at(n))
+		if err == nil {
+			kept.Lock()
+			b.sessions = append(b.sessions, s)
+			kept.Unlock()
+		}
+		return err
+	})
+	if ctx.Err() == nil && len(b.sessions) > 0 {
+		b.phase(ctx, "verify", b.parallel, 0, b.duration, func(ctx context.Context, n int) error {
+			_, err := b.ask(ctx, http.MethodGet, b.at(n)+"/auth/verify", nil, b.sessions[n%len(b.sessions)].access, http.StatusNoContent)
+			return err
+		})
+		b.refresh(ctx)
+		b.phase(ctx, "log out", b.parallel, len(b.sessions), 0, func(ctx context.Context, n int) error {
+			s := &b.sessions[n]
+			_, err := b.ask(ctx, http.MethodPost, b.at(n)+"/auth/logout", url.Values{"refresh_token": {s.refresh}}, s.access, http.StatusOK)
+			return err
+		})
+		b.showAgain(ctx)
+	}
+	// The login that tried things out; what becomes of it is nobody's figure.
+	_, _ = b.ask(context.WithoutCancel(ctx), http.MethodPost, b.urls[0]+"/auth/logout", url.Values{"refresh_token": {first.refresh}}, first.access, http.StatusOK)
+	return b.cutShort(ctx)
+}
+
+// cutShort tells why the run ended early, if it did.
+func (b *bencher) cutShort(ctx context.Context) error {
+	switch {
+	case errors.Is(ctx.Err(), context.Canceled):
+		return errors.New("interrupted; sessions that were logged in end by themselves, or with: latchkey session revoke")
+	case ctx.Err() != nil:
+		return fmt.Errorf("--timeout %s was over before the end: take fewer --sessions, a shorter --duration, or more time", b.timeout)
+	}
+	return nil
+}
+
+// at spreads requests over the URLs.
+func (b *bencher) at(n int) string { return b.urls[n%len(b.urls)] }
+
+// phase runs a request again and again, by some clients at once: count times, or
+// else for a duration.
+func (b *bencher) phase(ctx context.Context, name string, parallel, count int, d time.Duration, request func(ctx context.Context, n int) error) {
+	if ctx.Err() != nil {
+		return
+	}
+	p := &benchPhase{name: name, times: hdrhistogram.New(1, benchRequestTimeout.Microseconds()*2, 3), failed: map[string]int64{}}
+	b.phases = append(b.phases, p)
+	began := time.Now()
+	var next, done atomic.Int64
+	shown := b.progress(name, func() float64 {
+		if count > 0 {
+			return float64(done.Load()) / float64(count)
+		}
+		return float64(time.Since(began)) / float64(d)
+	})
+	var clients sync.WaitGroup
+	for range parallel {
+		clients.Go(func() {
+			for ctx.Err() == nil {
+				n := int(next.Add(1)) - 1
+				if count > 0 && n >= count || count == 0 && time.Since(began) >= d {
+					return
+				}
+				start := time.Now()
+				err := request(ctx, n)
+				if ctx.Err() == nil { // what was cut short tells nothing
+					p.note(time.Since(start), err)
+				}
+				done.Add(1)
+			}
+		})
+	}
+	clients.Wait()
+	p.took = time.Since(began)
+	shown()
+}
+
+// refresh has each session refreshed by one client at a time, as its owner does.
+func (b *bencher) refresh(ctx context.Context) {
+	idle := make(chan int, len(b.sessions))
+	for i := range b.sessions {
+		idle <- i
+	}
+	b.phase(ctx, "refresh", b.parallel, 0, b.duration, func(ctx context.Context, n int) error {
+		var i int
+		select {
+		case i = <-idle:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		defer func() { idle <- i }()
+		s, err := b.grant(ctx, b.at(n)+"/auth/refresh", url.Values{"refresh_token": {b.sessions[i].refresh}})
+		if err == nil {
+			b.sessions[i] = s
+		}
+		return err
+	})
+}
+
+// showAgain shows every token to every URL after its logout.
+func (b *bencher) showAgain(ctx context.Context) {
+	var clients sync.WaitGroup
+	var mu sync.Mutex
+	jobs := make(chan [2]string)
+	for range b.parallel {
+		clients.Go(func() {
+			for j := range jobs {
+				status, err := b.ask(ctx, http.MethodGet, j[0]+"/auth/verify", nil, j[1], http.StatusUnauthorized)
+				mu.Lock()
+				b.shown++
+				switch {
+				case status == http.StatusNoContent:
+					b.accepted++
+				case err != nil:
+					b.unclear++
+				}
+				mu.Unlock()
+			}
+		})
+	}
+	for _, s := range b.sessions {
+		for _, u := range b.urls {
+			jobs <- [2]string{u, s.access}
+		}
+	}
+	close(jobs)
+	clients.Wait()
+}
+
+func (b *bencher) logIn(ctx context.Context, base string) (benchSession, error) {
+	return b.grant(ctx, base+"/auth/token", url.Values{"username": {b.username}, "password": {b.password}, "refresh_delivery": {"body"}})
+}
+
+// grant sends a request that is answered with tokens.
+func (b *bencher) grant(ctx context.Context, target string, form url.Values) (benchSession, error) {
+	var s benchSession
+	body, _, err := b.send(ctx, http.MethodPost, target, form, "", http.StatusOK)
+	if err != nil {
+		return s, err
+	}
+	var g struct {
+		Access  string `json:"access_token"`
+		Refresh string `json:"refresh_token"`
+	}
+	if err := json.Unmarshal(body, &g); err != nil || g.Access == "" || g.Refresh == "" {
+		return s, errors.New("the answer holds no tokens: is this Latchkey?")
+	}
+	return benchSession{g.Access, g.Refresh}, nil
+}
+
+func (b *bencher) ask(ctx context.Context, method, target string, form url.Values, bearer string, want int) (int, error) {
+	_, status, err := b.send(ctx, method, target, form, bearer, want)
+	return status, err
+}
+
+// send returns the body and the status. Any status but the one wanted is an
+// error, whose text is short and the same for the same reason.
+func (b *bencher) send(ctx context.Context, method, target string, form url.Values, bearer string, want int) ([]byte, int, error) {
+	req, err := http.NewRequestWithContext(ctx, method, target, strings.NewReader(form.Encode()))
+	if err != nil {
+		return nil, 0, err
+	}
+	if form != nil {
+		req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	}
+	if bearer != "" {
+		req.Header.Set("Authorization", "Bearer "+bearer)
+	}
+	resp, err := b.client.Do(req)
+	if err != nil {
+		return nil, 0, withoutAddress(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, 64<<10))
+	if err != nil {
+		return nil, resp.StatusCode, withoutAddress(err)
+	}
+	if resp.StatusCode != want {
+		var told struct{ Detail string }
+		_ = json.Unmarshal(body, &told) // not every answer is ours
+		return nil, resp.StatusCode, errors.New(strings.TrimRight(fmt.Sprintf("%d %s", resp.StatusCode, told.Detail), " "))
+	}
+	return body, resp.StatusCode, nil
+}
+
+// withoutAddress is a network error without its addresses and ports, which differ
+// each time.
+func withoutAddress(err error) error {
+	var op *net.OpError
+	var timeout interface{ Timeout() bool }
+	switch {
+	case errors.As(err, &timeout) && timeout.Timeout():
+		return errors.New("no answer in time")
+	case errors.As(err, &op):
+		return op.Err
+	}
+	var u *url.Error
+	if errors.As(err, &u) {
+		return u.Err
+	}
+	return err
+}
+
+// note counts one request.
+func (p *benchPhase) note(took time.Duration, err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if err != nil {
+		p.failed[err.Error()]++
+		return
+	}
+	_ = p.times.RecordValue(max(1, min(took.Microseconds(), p.times.HighestTrackableValue())))
+}
+
+// failures is how many requests of the phase failed.
+func (p *benchPhase) failures() int64 {
+	var n int64
+	for _, k := range p.failed {
+		n += k
+	}
+	return n
+}
+
+// faults is how much of what was done is not as it should be.
+func (b *bencher) faults() int64 {
+	n := int64(b.accepted + b.unclear)
+	for _, p := range b.phases {
+		n += p.failures()
+	}
+	return n
+}

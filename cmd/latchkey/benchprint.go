@@ -1,0 +1,206 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"math"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/term"
+)
+
+// progress draws how far a phase is, on a terminal alone. The caller calls what
+// it returns at the end.
+func (b *bencher) progress(name string, part func() float64) (end func()) {
+	f, ok := b.err.(*os.File)
+	if !ok || b.json || !term.IsTerminal(int(f.Fd())) || os.Getenv("TERM") == "dumb" {
+		return func() {}
+	}
+	quit, gone := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(gone)
+		tick := time.NewTicker(100 * time.Millisecond)
+		defer tick.Stop()
+		for {
+			p := min(1, part())
+			fmt.Fprintf(f, "\r  %-8s %s %3.0f %%", name, bar(p, 40, "·"), 100*p)
+			select {
+			case <-quit:
+				fmt.Fprint(f, "\r\x1b[K") // the table says it all
+				return
+			case <-tick.C:
+			}
+		}
+	}()
+	return func() { close(quit); <-gone }
+}
+
+// bar is a share of a width, in eighths of a character, and the rest in fill.
+func bar(share float64, width int, fill string) string {
+	eighths := int(math.Round(min(1, max(0, share)) * float64(width) * 8))
+	s := strings.Repeat("█", eighths/8)
+	n := eighths / 8
+	if rest := eighths % 8; rest > 0 {
+		s += string([]rune(" ▏▎▍▌▋▊▉")[rest])
+		n++
+	}
+	return s + strings.Repeat(fill, width-n)
+}
+
+// print shows the table, the histogram and the verdict, in 80 columns.
+func (b *bencher) print(p *printer) {
+	p.line(p.dim(fmt.Sprintf("%-9s %9s %7s %9s %7s %7s %7s %7s %8s", "", "requests", "failed", "per sec", "p50", "p90", "p99", "p99.9", "max")))
+	for _, ph := range b.phases {
+		h := ph.times
+		failed := fmt.Sprintf("%7d", ph.failures())
+		if ph.failures() > 0 {
+			failed = p.red(failed)
+		}
+		at := func(q float64) string { return brief(time.Duration(h.ValueAtQuantile(q)) * time.Microsecond) }
+		p.line(fmt.Sprintf("%s %9d %s %9s %7s %7s %7s %7s %8s", p.bold(fmt.Sprintf("%-9s", ph.name)), h.TotalCount(), failed,
+			short(float64(h.TotalCount())/ph.took.Seconds()), at(50), at(90), at(99), at(99.9), brief(time.Duration(h.Max())*time.Microsecond)))
+	}
+	p.line("")
+	b.histogram(p)
+	for _, ph := range b.phases {
+		for _, reason := range slices.Sorted(maps.Keys(ph.failed)) {
+			p.line(p.red("✗ ") + fmt.Sprintf("%s: %d failed: %s", ph.name, ph.failed[reason], reason))
+		}
+	}
+	verdict := fmt.Sprintf("%d sessions logged out, and each token shown again at %s: %d accepted", len(b.sessions), plural(len(b.urls), "URL"), b.accepted)
+	if b.unclear > 0 {
+		verdict += fmt.Sprintf(", %d not answered", b.unclear)
+	}
+	mark := p.green("✓ ")
+	if b.accepted+b.unclear > 0 || len(b.sessions) == 0 {
+		mark = p.red("✗ ")
+	}
+	p.line(mark + verdict)
+}
+
+// histogram shows how the times of each phase are spread, side by side, over
+// bounds that double.
+func (b *bencher) histogram(p *printer) {
+	const columns, width = 4, 10
+	lowest, highest := int64(math.MaxInt64), int64(0)
+	for _, ph := range b.phases {
+		if ph.times.TotalCount() > 0 {
+			lowest, highest = min(lowest, ph.times.Min()), max(highest, ph.times.Max())
+		}
+	}
+	if highest == 0 {
+		return
+	}
+	title := fmt.Sprintf("%-9s", "up to")
+	for _, ph := range b.phases[:min(columns, len(b.phases))] {
+		title += fmt.Sprintf(" %-16s", ph.name)
+	}
+	p.line(p.dim(strings.TrimRight(title, " ")))
+	bound := int64(1)
+	for bound < lowest {
+		bound *= 2
+	}
+	for from := int64(0); from < highest; from, bound = bound, bound*2 {
+		row := fmt.Sprintf("%8s ", brief(time.Duration(bound)*time.Microsecond))
+		for _, ph := range b.phases[:min(columns, len(b.phases))] {
+			var n int64
+			for _, v := range ph.times.Distribution() {
+				if v.From > from && v.From <= bound {
+					n += v.Count
+				}
+			}
+			share := float64(n) / max(1, float64(ph.times.TotalCount()))
+			percent := "     "
+			if n > 0 {
+				percent = fmt.Sprintf("%4.0f%%", 100*share)
+				if share < 0.005 {
+					percent = "  <1%"
+				}
+			}
+			row += " " + p.cyan(bar(share, width, " ")) + percent + " "
+		}
+		p.line(strings.TrimRight(row, " "))
+	}
+	p.line("")
+}
+
+// brief is a duration in at most seven characters: 850µs, 1.2ms, 85ms, 1.2s.
+func brief(d time.Duration) string {
+	switch {
+	case d <= 0:
+		return "0"
+	case d < time.Millisecond:
+		return fmt.Sprintf("%dµs", d.Microseconds())
+	case d < 10*time.Millisecond:
+		return fmt.Sprintf("%.1fms", d.Seconds()*1000)
+	case d < time.Second:
+		return fmt.Sprintf("%.0fms", d.Seconds()*1000)
+	case d < 100*time.Second:
+		return fmt.Sprintf("%.1fs", d.Seconds())
+	}
+	return fmt.Sprintf("%.0fs", d.Seconds())
+}
+
+// short is a number in at most five characters: 0.3, 12, 1.2k, 34k, 1.2M.
+func short(v float64) string {
+	switch {
+	case v < 1000 && v == math.Trunc(v):
+		return fmt.Sprintf("%.0f", v)
+	case v < 0.05:
+		return "<0.1"
+	case v < 9.95:
+		return fmt.Sprintf("%.1f", v)
+	case v < 999.5:
+		return fmt.Sprintf("%.0f", v)
+	case v < 99_950:
+		return fmt.Sprintf("%.1fk", v/1e3)
+	case v < 999_500:
+		return fmt.Sprintf("%.0fk", v/1e3)
+	}
+	return fmt.Sprintf("%.1fM", v/1e6)
+}
+
+// benchReport is the result as JSON. Times are milliseconds.
+type benchReport struct {
+	URLs       []string         `json:"urls"`
+	Sessions   int              `json:"sessions"`
+	Parallel   int              `json:"parallel"`
+	Operations []benchOperation `json:"operations"`
+	Logout     map[string]int   `json:"after_logout"` // shown, accepted, unanswered
+}
+
+type benchOperation struct {
+	Name     string             `json:"name"`
+	Requests int64              `json:"requests"` // answered as they should be
+	Failed   map[string]int64   `json:"failed"`   // by reason
+	Seconds  float64            `json:"seconds"`
+	Rate     float64            `json:"per_second"`
+	Latency  map[string]float64 `json:"latency_ms"`
+}
+
+func (b *bencher) printJSON(w io.Writer) error {
+	r := benchReport{
+		URLs: b.urls, Sessions: len(b.sessions), Parallel: b.parallel,
+		Logout: map[string]int{"shown": b.shown, "accepted": b.accepted, "unanswered": b.unclear},
+	}
+	for _, ph := range b.phases {
+		h := ph.times
+		ms := func(us int64) float64 { return float64(us) / 1000 }
+		r.Operations = append(r.Operations, benchOperation{
+			Name: ph.name, Requests: h.TotalCount(), Failed: ph.failed,
+			Seconds: ph.took.Seconds(), Rate: float64(h.TotalCount()) / ph.took.Seconds(),
+			Latency: map[string]float64{
+				"min": ms(h.Min()), "mean": h.Mean() / 1000, "p50": ms(h.ValueAtQuantile(50)), "p90": ms(h.ValueAtQuantile(90)),
+				"p99": ms(h.ValueAtQuantile(99)), "p99.9": ms(h.ValueAtQuantile(99.9)), "max": ms(h.Max()),
+			},
+		})
+	}
+	e := json.NewEncoder(w)
+	e.SetIndent("", "  ")
+	return e.Encode(r)
+}

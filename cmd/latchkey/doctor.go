@@ -1,0 +1,74 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+
+	"github.com/latchkey-auth/latchkey/config"
+	"github.com/latchkey-auth/latchkey/tokenstore"
+)
+
+func newDoctor() *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "doctor",
+		Short: "Check that Redis is fit to hold tokens",
+		Long: `Look at everything that Redis must be for a logout to hold, on every primary, and
+print it. It exits with 1 if a replica would refuse to start. docs/redis.md explains
+each check.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) (err error) {
+			cfg, err := config.Load(os.Environ())
+			if err != nil {
+				return err
+			}
+			newLogger(cfg, cmd.ErrOrStderr()) // which also takes the Redis client's messages
+			rdb, store, err := openStore(cfg, storeObserver{})
+			if err != nil {
+				return err
+			}
+			defer func() { err = errors.Join(err, rdb.Close()) }()
+			findings, err := store.Preflight(cmd.Context(), cfg.RedisAllowEviction)
+			if errors.Is(err, tokenstore.ErrUnavailable) {
+				err = fmt.Errorf("no answer from Redis (%s): %w", dialOptions(cfg).Describe(), err)
+			}
+			return errors.Join(printFindings(cmd, dialOptions(cfg).Describe(), findings, asJSON), err)
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "write a JSON array")
+	return cmd
+}
+
+// findingView is a finding as JSON.
+type findingView struct {
+	Check  string `json:"check"`
+	Server string `json:"server"`
+	Result string `json:"result"`
+	Detail string `json:"detail"`
+	See    string `json:"see"`
+}
+
+// printFindings returns errPreflight if one of them forbids to start.
+func printFindings(cmd *cobra.Command, redis string, findings []tokenstore.Finding, asJSON bool) error {
+	var refused error
+	views := make([]findingView, len(findings))
+	for i, f := range findings {
+		views[i] = findingView{f.Check, f.Server, f.Severity.String(), f.Text, section(f)}
+		if f.Severity == tokenstore.Forbidden {
+			refused = errPreflight
+		}
+	}
+	if asJSON {
+		return errors.Join(printJSON(cmd.OutOrStdout(), views), refused)
+	}
+	w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
+	fmt.Fprintf(w, "redis\t\t\t%s\n", redis)
+	for _, v := range views {
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", v.Check, v.Server, v.Result, printable(v.Detail))
+	}
+	return errors.Join(w.Flush(), refused)
+}

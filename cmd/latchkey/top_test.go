@@ -1,0 +1,169 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"math"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/latchkey-auth/latchkey/internal/redistest"
+)
+
+// host is the address in a URL.
+func host(base string) string { return strings.TrimPrefix(base, "http://") }
+
+// Real replicas under a little traffic: what top prints is what happened.
+func TestTopOnce(t *testing.T) {
+	t.Parallel()
+	bin, server := program(t), redistest.Start(t)
+	account(t, server.URL())
+	a, b := launch(t, bin, server.URL()), launch(t, bin, server.URL())
+	a.becomes(200)
+	b.becomes(200)
+	shown, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			select {
+			case <-shown:
+				return
+			default:
+			}
+			in, err := try(t.Context(), "POST", a.api+"/auth/token", login(), "", "")
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			_, _ = try(t.Context(), "GET", b.api+"/auth/verify", nil, in.access(), "")
+			_, _ = try(t.Context(), "POST", b.api+"/auth/refresh", url.Values{}, "", in.refresh())
+			_, _ = try(t.Context(), "POST", b.api+"/auth/logout", url.Values{}, in.access(), "")
+		}
+	}()
+	out, errs, err := inProcess(t, "", "top", "--once", "--interval", "1500ms", host(a.admin), host(b.admin))
+	close(shown)
+	<-done
+	if err != nil || errs != "" {
+		t.Fatal(err, errs)
+	}
+	t.Log("\n" + out)
+	narrow(t, out)
+	for _, want := range []string{"2 replicas, 2 ready", "16/16", "/auth/verify", "/auth/token", "/auth/logout", "followers 2", "unavailable 0%", "5xx 0%", host(a.admin), host(b.admin)} {
+		if !strings.Contains(out, want) {
+			t.Errorf("no %q", want)
+		}
+	}
+	for _, idle := range []string{"confirmed p99 –", "rotated 0 ", "  ok 0 ", "verify p99 –", "lag p99 –"} {
+		if strings.Contains(out, idle) {
+			t.Errorf("%q under traffic", idle)
+		}
+	}
+	if strings.Contains(out, "\x1b") {
+		t.Error("control characters without a terminal")
+	}
+
+	// One that is gone is shown as such, and the others all the same.
+	out, _, err = inProcess(t, "", "top", "--once", "--interval", "100ms", host(a.admin), "127.0.0.1:1")
+	var quiet *exitError
+	if !errors.As(err, &quiet) || !strings.Contains(out, "2 replicas, 1 ready") || !strings.Contains(out, "down: connect: connection refused") {
+		t.Errorf("%v\n%s", err, out)
+	}
+	// During an outage of Redis no shard has a lease, and nobody is ready.
+	server.Kill(t)
+	a.becomes(503)
+	for deadline := time.Now().Add(20 * time.Second); !strings.Contains(out, " 0/16"); { // the lease may outlast the readiness
+		out, _, err = inProcess(t, "", "top", "--once", "--interval", "100ms", host(a.admin))
+		if err != nil || !strings.Contains(out, "0 ready") || !strings.Contains(out, "unready") || time.Now().After(deadline) {
+			t.Fatalf("%v\n%s", err, out)
+		}
+	}
+}
+
+func TestTopSaysWhatIsWrong(t *testing.T) {
+	t.Parallel()
+	api := httptest.NewServer(http.NotFoundHandler())
+	t.Cleanup(api.Close)
+	other := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("other_metric 1\n")) }))
+	t.Cleanup(other.Close)
+	page := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("<html>\n")) }))
+	t.Cleanup(page.Close)
+	for want, args := range map[string][]string{
+		"no replica answers: connect: connection refused": {"127.0.0.1:1"},
+		"/metrics answers 404":                            {host(api.URL)},
+		"not an admin listener of Latchkey":               {host(other.URL)},
+		"not metrics":                                     {host(page.URL)},
+		"write host or host:port":                         {api.URL},
+		"--interval 1ms: from 100ms to 1m":                {"--interval", "1ms"},
+		"latchkey.invalid: ":                              {"latchkey.invalid"},
+	} {
+		t.Run(want, func(t *testing.T) {
+			t.Parallel()
+			if _, _, err := inProcess(t, "", append([]string{"top", "--once"}, args...)...); err == nil || !strings.Contains(err.Error(), want) {
+				t.Errorf("got %v, want %q", err, want)
+			}
+		})
+	}
+}
+
+// A name is all of its addresses; without a port it is the admin listener's.
+func TestTopResolves(t *testing.T) {
+	t.Parallel()
+	got, err := resolve(t.Context(), []string{"localhost", "10.0.0.7", "10.0.0.7:9090", "[::1]:9191", "::1"})
+	if want := "10.0.0.7:9090 127.0.0.1:9090 [::1]:9090 [::1]:9191"; err != nil || strings.Join(got, " ") != want {
+		t.Errorf("got %v %v, want %s", got, err, want)
+	}
+}
+
+// The arithmetic: rates, restarts, and percentiles as Prometheus has them.
+func TestTopArithmetic(t *testing.T) {
+	t.Parallel()
+	read := func(text string, at time.Time) sample {
+		srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte(text)) }))
+		defer srv.Close()
+		s := newScraper()
+		defer s.client.CloseIdleConnections()
+		n := s.one(t.Context(), host(srv.URL))
+		n.at = at
+		if n.err != nil {
+			t.Fatal(n.err)
+		}
+		return n
+	}
+	const info = "# TYPE latchkey_build_info gauge\nlatchkey_build_info{version=\"v1\"} 1\n"
+	began := time.Now()
+	before := read(info+"# TYPE c counter\nc{l=\"a\"} 10\nc{l=\"b\"} 5\n# TYPE h histogram\nh_bucket{le=\"1\"} 0\nh_bucket{le=\"2\"} 0\nh_bucket{le=\"+Inf\"} 0\nh_sum 0\nh_count 0\n", began)
+	after := read(info+"# TYPE c counter\nc{l=\"a\"} 30\nc{l=\"b\"} 1\n# TYPE h histogram\nh_bucket{le=\"1\"} 50\nh_bucket{le=\"2\"} 100\nh_bucket{le=\"+Inf\"} 100\nh_sum 0\nh_count 100\n", began.Add(2*time.Second))
+	i := interval{before, after}
+	if got := i.rate("c", is("l", "a")); got != 10 {
+		t.Errorf("rate: %v", got)
+	}
+	if got := i.rate("c", is("l", "b")); got != 0.5 {
+		t.Errorf("rate after a restart: %v", got)
+	}
+	if got := (fleetView{i, i}).quantile(.99, "h", all); math.Abs(got-1.98) > 1e-9 {
+		t.Errorf("p99: %v", got)
+	}
+	if got := (interval{sample{}, after}).rate("c", all); got != 0 {
+		t.Errorf("the rate of a replica seen for the first time: %v", got)
+	}
+	if got := (fleetView{}).quantile(.5, "h", all); !math.IsNaN(got) {
+		t.Errorf("p50 of nothing: %v", got)
+	}
+}
+
+// On a terminal, lines are cut to its size, and colours take no room.
+func TestTopFits(t *testing.T) {
+	t.Parallel()
+	got := fitted([]string{"\x1b[31mabcdef\x1b[0m", "äöü", "third"}, 4, 3)
+	if want := "\x1b[31mabcd\x1b[0m\x1b[K\r\näöü\x1b[K"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	var b bytes.Buffer
+	if err := runTop(t.Context(), topOptions{addrs: []string{"127.0.0.1:1"}, interval: time.Second, once: true, out: &b}); err == nil || b.Len() > 0 {
+		t.Errorf("%v %q", err, b.String())
+	}
+}

@@ -1,0 +1,97 @@
+package kubernetes_test
+
+import (
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// What the pages here name is there: files and folders of the repository, and what links go to.
+func TestPagesNameWhatIsThere(t *testing.T) {
+	for _, page := range []string{"README.md", chart + "/README.md", chart + "/templates/NOTES.txt"} {
+		text, err := os.ReadFile(page)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, path := range regexp.MustCompile(`(?m)(?:^|[ (])(deploy/[a-z/._-]+[a-z])`).FindAllStringSubmatch(string(text), -1) {
+			if _, err := os.Stat("../../" + path[1]); err != nil {
+				t.Errorf("%s: %v", page, err)
+			}
+		}
+		folder := page[:strings.LastIndex(page, "/")+1]
+		for _, link := range regexp.MustCompile(`\]\(([a-z.][^)#]*)\)`).FindAllStringSubmatch(string(text), -1) {
+			if _, err := os.Stat(folder + link[1]); err != nil {
+				t.Errorf("%s: %v", page, err)
+			}
+		}
+	}
+}
+
+// The commands that make the Secret give it the keys that the pods need.
+func TestSecretHasTheKeys(t *testing.T) {
+	text, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	notes := run(t, nil, tool(t, "helm"), "install", "--dry-run=client", "latchkey", chart)
+	for name, tt := range map[string]struct{ folder, text string }{
+		"demo":       {"overlays/demo", section(t, string(text), "## A trial")},
+		"production": {"overlays/production", section(t, string(text), "## Production")},
+		"notes":      {"base", string(notes)},
+	} {
+		var made []string
+		for _, m := range regexp.MustCompile(`--from-(?:literal|file)=([a-z.-]+)=`).FindAllStringSubmatch(tt.text, -1) {
+			made = append(made, m[1])
+		}
+		needed := regexp.MustCompile(`: /run/latchkey/(\S+)`).FindAllStringSubmatch(string(kustomize(t, tt.folder)), -1)
+		needed = append(needed, regexp.MustCompile(`secretKeyRef:\s+key: (\S+)`).FindAllStringSubmatch(string(kustomize(t, tt.folder)), -1)...)
+		if len(needed) < 2 {
+			t.Fatalf("%s: keys %q", name, needed)
+		}
+		for _, m := range needed {
+			if !slices.Contains(made, m[1]) {
+				t.Errorf("%s: the Secret needs %s and is made with %q", name, m[1], made)
+			}
+		}
+	}
+}
+
+// section is a page from a heading to the next.
+func section(t *testing.T, page, heading string) string {
+	t.Helper()
+	_, after, found := strings.Cut(page, heading)
+	if !found {
+		t.Fatalf("no %s", heading)
+	}
+	text, _, _ := strings.Cut(after, "\n## ")
+	return text
+}
+
+// The notes after an installation say where Latchkey is, and what is missing.
+func TestNotes(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		set  string
+		want string
+		not  string
+	}{
+		{"no way in", "secretName=mine", "port-forward service/latchkey 8080:80", "Ask it: https"},
+		{"the Secret", "secretName=mine", "create secret generic mine", ""},
+		{"Ingress", "ingress.enabled=true", "Ask it: https://auth.example.com", "port-forward"},
+		{"Gateway", "httpRoute.enabled=true", "Ask it: https://auth.example.com", "port-forward"},
+		{"no proxies", "secretName=mine", "LATCHKEY_TRUSTED_PROXIES is not set", ""},
+		{"proxies", "config.LATCHKEY_TRUSTED_PROXIES=10.0.0.0/8", "Tokens are issued as", "LATCHKEY_TRUSTED_PROXIES is not set"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			_, notes, _ := strings.Cut(string(run(t, nil, tool(t, "helm"), "install", "--dry-run=client", "latchkey", chart, "--set", tt.set)), "NOTES:")
+			if !strings.Contains(notes, tt.want) {
+				t.Errorf("no %q in\n%s", tt.want, notes)
+			}
+			if tt.not != "" && strings.Contains(notes, tt.not) {
+				t.Errorf("%q in\n%s", tt.not, notes)
+			}
+		})
+	}
+}

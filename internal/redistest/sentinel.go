@@ -1,0 +1,257 @@
+//go:build unix
+
+package redistest
+
+import (
+	"context"
+	"fmt"
+	"net/url"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// PrimaryName is what the Sentinels call the primary.
+const PrimaryName = "latchkey"
+
+const (
+	quorum = 2
+	// downAfter is how long a primary may be silent: less, and a busy machine makes Sentinels see failures.
+	downAfter = time.Second
+	// failoverTimeout bounds one failover; the next of the same primary may begin twice as long after it.
+	failoverTimeout = 2 * time.Second
+	// settleTimeout bounds every wait for a topology to come to rest, elections that are repeated included.
+	settleTimeout = 45 * time.Second
+)
+
+// Sentinel is a primary with two replicas, watched by three Sentinels.
+type Sentinel struct {
+	Nodes     []*Server // the first began as the primary
+	Sentinels []*Server
+	options   Options
+	t         testing.TB
+}
+
+// StartSentinel starts six processes and returns when the replicas are in step and the Sentinels know each other.
+// Options.TLS and Options.ACL hold for the Sentinels' connections to the nodes; to the Sentinels themselves TLS only.
+func StartSentinel(t testing.TB, o Options) *Sentinel {
+	t.Helper()
+	s := &Sentinel{options: o, t: t}
+	quick := o
+	quick.Args = append([]string{"--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1"}, o.Args...)
+	primary := newServer(t, quick)
+	startAll(t, primary)
+	s.Nodes = []*Server{primary}
+	for range 2 {
+		replica := newServer(t, quick)
+		replica.args = append(replica.args, "--replicaof", "127.0.0.1", strconv.Itoa(primary.port))
+		s.Nodes = append(s.Nodes, replica)
+	}
+	var conf strings.Builder
+	fmt.Fprintf(&conf, "sentinel monitor %s 127.0.0.1 %d %d\n", PrimaryName, primary.port, quorum)
+	fmt.Fprintf(&conf, "sentinel down-after-milliseconds %s %d\n", PrimaryName, downAfter.Milliseconds())
+	fmt.Fprintf(&conf, "sentinel failover-timeout %s %d\n", PrimaryName, failoverTimeout.Milliseconds())
+	fmt.Fprintf(&conf, "sentinel parallel-syncs %s 2\n", PrimaryName)
+	if o.ACL != "" {
+		fmt.Fprintf(&conf, "sentinel auth-user %s %s\nsentinel auth-pass %s %s\n", PrimaryName, admin, PrimaryName, adminPassword)
+	}
+	for range 3 {
+		watcher := newServer(t, Options{TLS: o.TLS})
+		watcher.sentinel = conf.String()
+		s.Sentinels = append(s.Sentinels, watcher)
+	}
+	startAll(t, append(s.Nodes[1:], s.Sentinels...)...)
+	for _, w := range s.Sentinels {
+		// Sentinels learn of replicas and of each other every 10 s and 2 s; here, sooner. When they see a failure, and
+		// what they then do, is as ever.
+		w.must(t.Context(), t, "SENTINEL", "DEBUG", "INFO-PERIOD", 1000, "PUBLISH-PERIOD", 500)
+	}
+	s.AwaitSettled(t)
+	return s
+}
+
+// URL names the Sentinels, as redis.ParseFailoverURL reads it.
+func (s *Sentinel) URL() string {
+	first := s.Sentinels[0]
+	q := url.Values{"master_name": {PrimaryName}}
+	for _, other := range s.Sentinels[1:] {
+		q.Add("addr", other.Addr())
+	}
+	node := s.Nodes[0]
+	if u := node.userinfo(); u != nil {
+		password, _ := u.Password()
+		q.Set("username", u.Username())
+		q.Set("password", password)
+	}
+	return (&url.URL{Scheme: first.scheme(), Host: first.Addr(), Path: "/0", RawQuery: q.Encode()}).String()
+}
+
+// Client returns a client that the Sentinels lead to the primary, closed with the test.
+func (s *Sentinel) Client() *redis.Client {
+	node := s.Nodes[0].options()
+	o := &redis.FailoverOptions{
+		MasterName: PrimaryName, Username: node.Username, Password: node.Password, TLSConfig: node.TLSConfig,
+		Protocol: 2, DisableIdentity: true, ContextTimeoutEnabled: true,
+	}
+	for _, w := range s.Sentinels {
+		o.SentinelAddrs = append(o.SentinelAddrs, w.Addr())
+	}
+	c := redis.NewFailoverClient(o)
+	s.t.Cleanup(func() { _ = c.Close() }) // a test may have closed it already
+	return c
+}
+
+// Primary returns the node that most Sentinels name and that itself says it is a primary; the test fails if none
+// becomes that in 45 s.
+func (s *Sentinel) Primary(t testing.TB) *Server {
+	t.Helper()
+	return s.AwaitPrimary(t, nil)
+}
+
+// AwaitPrimary is [Sentinel.Primary], but waits for another than old.
+func (s *Sentinel) AwaitPrimary(t testing.TB, old *Server) *Server {
+	t.Helper()
+	var found *Server
+	await(t, "a primary", func(ctx context.Context) (err error) {
+		found, err = s.primary(ctx, old)
+		return err
+	})
+	return found
+}
+
+// primary is AwaitPrimary at one moment.
+func (s *Sentinel) primary(ctx context.Context, old *Server) (*Server, error) {
+	named := map[string]int{}
+	for _, w := range s.Sentinels {
+		if addr, err := w.command(ctx, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", PrimaryName).StringSlice(); err == nil && len(addr) == 2 {
+			named[addr[1]]++
+		}
+	}
+	for _, n := range s.Nodes {
+		if n != old && named[strconv.Itoa(n.port)] >= quorum && n.replication(ctx)["role"] == "master" {
+			return n, nil
+		}
+	}
+	return nil, fmt.Errorf("the Sentinels name %v", named)
+}
+
+// Failover asks a Sentinel to promote a replica while the primary lives, and returns the new primary.
+func (s *Sentinel) Failover(t testing.TB) *Server {
+	t.Helper()
+	old := s.Primary(t)
+	// Refused while a failover has just ended, or while a Sentinel has yet to learn of the replicas.
+	await(t, "a Sentinel that begins a failover", func(ctx context.Context) error {
+		var err error
+		for _, w := range s.Sentinels {
+			if err = w.command(ctx, "SENTINEL", "FAILOVER", PrimaryName).Err(); err == nil {
+				return nil
+			}
+		}
+		return err
+	})
+	return s.AwaitPrimary(t, old)
+}
+
+// Consulted returns the Sentinel that most clients have subscribed to: whose word they go by.
+func (s *Sentinel) Consulted(t testing.TB) *Server {
+	t.Helper()
+	var most *Server
+	clients := 0
+	for _, w := range s.Sentinels {
+		list, err := w.command(t.Context(), "CLIENT", "LIST").Text()
+		if err != nil {
+			t.Fatalf("redistest: the clients of the Sentinel %s: %v", w.Addr(), err)
+		}
+		if n := strings.Count(list, " sub=2 "); n >= clients {
+			most, clients = w, n
+		}
+	}
+	return most
+}
+
+// AwaitSettled returns when there is one primary, every live node follows it, and every live Sentinel knows the others
+// and counts every live replica. That primary may be another than a moment ago: on a busy machine the Sentinels may take a
+// primary for down that has just been promoted, and promote the next.
+func (s *Sentinel) AwaitSettled(t testing.TB) {
+	t.Helper()
+	await(t, "the topology to settle", func(ctx context.Context) error {
+		primary, err := s.primary(ctx, nil)
+		if err != nil {
+			return err
+		}
+		replicas := 0
+		for _, n := range s.Nodes {
+			if n == primary || !n.answers() {
+				continue
+			}
+			replicas++
+			info := n.replication(ctx)
+			if info["master_port"] != strconv.Itoa(primary.port) || info["master_link_status"] != "up" {
+				return fmt.Errorf("%s does not follow %s: %s", n.Addr(), primary.Addr(), info["master_link_status"])
+			}
+		}
+		for _, w := range s.Sentinels {
+			if !w.answers() {
+				continue
+			}
+			known, err := w.command(ctx, "SENTINEL", "MASTER", PrimaryName).StringSlice()
+			if err != nil {
+				return err
+			}
+			fields := pairs(known)
+			if got, _ := strconv.Atoi(fields["num-slaves"]); got < replicas {
+				return fmt.Errorf("the Sentinel %s knows %d replicas of %d", w.Addr(), got, replicas)
+			}
+			if got, _ := strconv.Atoi(fields["num-other-sentinels"]); got < len(s.Sentinels)-1 {
+				return fmt.Errorf("the Sentinel %s knows %d others", w.Addr(), got)
+			}
+		}
+		return nil
+	})
+}
+
+// command asks a Sentinel or a node over a connection of its own, since either may be killed or paused meanwhile.
+func (s *Server) command(ctx context.Context, args ...any) *redis.Cmd {
+	cmd := redis.NewCmd(ctx, args...)
+	if !s.answers() {
+		cmd.SetErr(errNotRunning)
+		return cmd
+	}
+	o := s.options()
+	o.MaxRetries, o.DialerRetries, o.PoolSize, o.ReadTimeout = -1, 1, 1, time.Second
+	c := redis.NewClient(o)
+	defer func() { _ = c.Close() }()
+	_ = c.Process(ctx, cmd)
+	return cmd
+}
+
+// replication is that section of INFO, empty if the server does not answer.
+func (s *Server) replication(ctx context.Context) map[string]string {
+	text, _ := s.command(ctx, "INFO", "replication").Text()
+	fields := map[string]string{}
+	for line := range strings.SplitSeq(text, "\r\n") {
+		if name, value, ok := strings.Cut(line, ":"); ok {
+			fields[name] = value
+		}
+	}
+	return fields
+}
+
+// answers tells whether the process runs and is not paused.
+func (s *Server) answers() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.proc != nil && !s.paused
+}
+
+// pairs makes a map of a flat list of names and values.
+func pairs(list []string) map[string]string {
+	m := make(map[string]string, len(list)/2)
+	for i := 0; i+1 < len(list); i += 2 {
+		m[list[i]] = list[i+1]
+	}
+	return m
+}

@@ -1,0 +1,200 @@
+package tokenstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+var (
+	// ErrNoClient says that no client of that id is registered.
+	ErrNoClient = errors.New("no such client")
+	// ErrClientExists says that the client id is taken.
+	ErrClientExists = errors.New("the client id is taken")
+	// ErrClientSecret says that the secret shown is not the client's.
+	ErrClientSecret = errors.New("another client secret")
+)
+
+// ClientPrefix begins the id of every registered client, and so the subject of the
+// tokens that it gets for itself. No user's subject may begin so: an API could take
+// the one for the other (RFC 9068 section 5).
+const ClientPrefix = "lkc_"
+
+// IsClient reports whether a subject or a client id is that of a registered client.
+func IsClient(id string) bool { return strings.HasPrefix(id, ClientPrefix) }
+
+// Client is a program that is registered to ask for tokens, or about them.
+type Client struct {
+	ID         string // begins with [ClientPrefix]
+	Grants     string // allowed, space separated: client_credentials, refresh_token
+	Scopes     string // allowed, space separated
+	Audiences  string // aud of its tokens, space separated; "" is the service's own
+	Claims     string // JSON object of the operator's own, or empty
+	Introspect bool   // may ask about tokens
+	Created    time.Time
+}
+
+// ClientGrant is a client that has shown its secret, and what an access token carries
+// that is issued to it for itself on this answer.
+type ClientGrant struct {
+	Client
+	Grant
+}
+
+func (s *Store) clientKey(id string) string {
+	return s.prefix[s.UserID(id)[0]] + "client:" + id
+}
+
+// CreateClient registers a client whose secret has this SHA-256. Errors:
+// [ErrClientExists], [ErrUnavailable].
+func (s *Store) CreateClient(ctx context.Context, c Client, secret [32]byte) error {
+	r, err := s.run(ctx, s.scripts.clientCreate, []string{s.clientKey(c.ID)},
+		secret[:], c.Grants, c.Scopes, c.Audiences, c.Claims, flag(c.Introspect))
+	if err != nil {
+		return err
+	}
+	if r.int(0) == 1 {
+		return fmt.Errorf("%w: %q", ErrClientExists, c.ID)
+	}
+	return nil
+}
+
+// RotateClientSecret gives a client a new secret. The one before is accepted for
+// keep. Errors: [ErrNoClient], [ErrUnavailable].
+func (s *Store) RotateClientSecret(ctx context.Context, id string, secret [32]byte, keep time.Duration) error {
+	r, err := s.run(ctx, s.scripts.clientRotate, []string{s.clientKey(id)}, secret[:], milliseconds(keep))
+	if err != nil {
+		return err
+	}
+	if r.int(0) == 1 {
+		return ErrNoClient
+	}
+	return nil
+}
+
+// DeleteClient removes a client, if there is one. Its tokens are not ended by it:
+// see [Store.RevokeUser] and [Store.ClientSessions]. Errors: [ErrUnavailable].
+func (s *Store) DeleteClient(ctx context.Context, id string) error {
+	_, err := s.run(ctx, s.scripts.accountDelete, []string{s.clientKey(id)})
+	return err
+}
+
+// AuthenticateClient checks a client's secret by its SHA-256, and reads what the
+// client may do. The epochs of the grant are not set. Errors: [ErrNoClient],
+// [ErrClientSecret], [ErrUnavailable].
+func (s *Store) AuthenticateClient(ctx context.Context, id string, secret [32]byte) (ClientGrant, error) {
+	return s.checkClient(ctx, id, secret, false)
+}
+
+// IssueToClient is [Store.AuthenticateClient] for a client that gets an access token
+// for itself, with what that carries.
+func (s *Store) IssueToClient(ctx context.Context, id string, secret [32]byte) (ClientGrant, error) {
+	return s.checkClient(ctx, id, secret, true)
+}
+
+func (s *Store) checkClient(ctx context.Context, id string, secret [32]byte, issue bool) (ClientGrant, error) {
+	if !IsClient(id) {
+		return ClientGrant{}, ErrNoClient
+	}
+	epoch, err := s.freshEpoch()
+	if err != nil {
+		return ClientGrant{}, err
+	}
+	uid := s.UserID(id)
+	r, err := s.run(ctx, s.scripts.clientCheck,
+		[]string{s.clientKey(id), s.epochKey(uid), s.headKey(uid[0]), s.logKey(uid[0])},
+		epoch, secret[:], milliseconds(s.life.Access), milliseconds(skewPad), flag(issue))
+	if err != nil {
+		return ClientGrant{}, err
+	}
+	s.observeTime(r.time(1))
+	switch r.int(0) {
+	case 1:
+		return ClientGrant{}, ErrNoClient
+	case 2:
+		return ClientGrant{}, ErrClientSecret
+	}
+	return ClientGrant{
+		Client: Client{
+			ID: id, Grants: r.string(2), Scopes: r.string(3), Audiences: r.string(4), Claims: r.string(5), Introspect: r.string(6) == "1",
+		},
+		Grant: Grant{
+			Now: r.time(1), UserEpoch: uint64(r.int(7)), LogEpoch: r.string(8), //nolint:gosec // an epoch counts up from 0
+			Subject: id, ClientID: id,
+		},
+	}, nil
+}
+
+// Client reads one client. Errors: [ErrNoClient], [ErrUnavailable].
+func (s *Store) Client(ctx context.Context, id string) (Client, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.timeout)
+	defer cancel()
+	start := time.Now()
+	values, err := s.rdb.HMGet(ctx, s.clientKey(id), "hash", "grants", "scopes", "aud", "claims", "intro", "cre").Result()
+	err = unavailable("client", err)
+	s.observe("client", time.Since(start), err)
+	if err != nil {
+		return Client{}, err
+	}
+	r := reply(values)
+	if r.string(0) == "" {
+		return Client{}, ErrNoClient
+	}
+	return Client{
+		ID: id, Grants: r.string(1), Scopes: r.string(2), Audiences: r.string(3), Claims: r.string(4),
+		Introspect: r.string(5) == "1", Created: r.time(6),
+	}, nil
+}
+
+// ClientIDs returns the id of every client, in no order. It walks all keys: for an
+// operator's command, not for a request.
+func (s *Store) ClientIDs(ctx context.Context) ([]string, error) {
+	var mu sync.Mutex
+	ids := map[string]bool{}
+	err := s.names(ctx, "client", func(id string) error {
+		mu.Lock()
+		defer mu.Unlock()
+		ids[id] = true
+		return nil
+	})
+	list := make([]string, 0, len(ids))
+	for id := range ids {
+		list = append(list, id)
+	}
+	return list, err
+}
+
+// ClientSessions calls fn with every session of users that was issued to a client,
+// each at least once, and perhaps from several goroutines. It walks all sessions:
+// for an operator's command, not for a request. Errors: [ErrUnavailable], and those
+// of fn.
+func (s *Store) ClientSessions(ctx context.Context, id string, fn func(SessionEnd) error) error {
+	return s.walk(ctx, "rt", func(ctx context.Context, node redis.UniversalClient, names []string) error {
+		pipe := node.Pipeline()
+		found := make(map[ID]*redis.SliceCmd, len(names))
+		for _, name := range names {
+			if sid, err := ParseID(name); err == nil && s.together(sid) {
+				found[sid] = pipe.HMGet(ctx, s.rtKey(sid), "client", "sub")
+			}
+		}
+		if len(found) == 0 {
+			return nil
+		}
+		if _, err := pipe.Exec(ctx); err != nil {
+			return unavailable("walk", err)
+		}
+		for sid, cmd := range found {
+			if r := reply(cmd.Val()); r.string(0) == id {
+				if err := fn(SessionEnd{SID: sid, UID: s.UserID(r.string(1))}); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	})
+}

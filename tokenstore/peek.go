@@ -1,0 +1,33 @@
+package tokenstore
+
+import "context"
+
+// Peek tells what a refresh token that would be accepted stands for, and changes
+// nothing. Of the grant the epochs are not set; Same says that the token is the
+// parent of the current one, within the grace. Errors:
+// [ErrNoSession], whatever the reason why the token would not be accepted;
+// [ErrUnavailable].
+func (s *Store) Peek(ctx context.Context, t Rotation) (Grant, error) {
+	if !s.together(t.SID, t.UID) {
+		return Grant{}, ErrNoSession
+	}
+	r, err := s.run(ctx, s.scripts.peek, []string{s.rtKey(t.SID), s.epochKey(t.UID)},
+		t.SID.String(), t.Gen, t.Hash[:], milliseconds(s.life.Grace))
+	if err != nil {
+		return Grant{}, err
+	}
+	s.observeTime(r.time(1))
+	code := r.int(0)
+	if code == 2 {
+		return Grant{}, ErrNoSession
+	}
+	p := Grant{
+		Now: r.time(1), RefreshExpiry: r.time(2), AuthTime: r.time(3),
+		Subject: r.string(4), Username: r.string(5), Scope: r.string(6), ClientID: r.string(7), Claims: r.string(8),
+		Same: code == 1,
+	}
+	if p.Username == "" {
+		p.Username = p.Subject
+	}
+	return p, nil
+}
