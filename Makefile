@@ -12,12 +12,14 @@ NPM     := tools/npm/node_modules/.package-lock.json
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 IMAGE   ?= latchkey:$(VERSION)
 ZERO_FOR ?= 5m
+OVERLOAD_FOR ?= 60s
+LEAK_FOR ?= 10m
 LOAD_FOR ?= 60s
 
 export GOWORK = off
 
 .DEFAULT_GOAL := help
-.PHONY: help test clients test-clients test-browser docs-assets test-valkey valkey-needs simulate zero lint fmt bench bench-floors bench-memory load load-short load-all dev build image generate tidy-check test-needs
+.PHONY: help test clients test-clients test-browser docs-assets test-valkey valkey-needs simulate zero overload leak lint fmt bench bench-floors bench-memory load load-short load-all dev build image generate tidy-check test-needs
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -39,6 +41,12 @@ simulate: ## 100,000 schedules of the protocol, with faults, in virtual time
 
 zero: test-needs ## after a logout nothing is accepted: five minutes of faults (ZERO_FOR, ZERO_SEED)
 	ZERO_FOR=$(ZERO_FOR) ZERO_SEED=$(ZERO_SEED) go test ./internal/zero -run TestZero -v -count=1 -timeout 60m
+
+overload: test-needs ## ten times of what a replica can do, for a minute, on a quiet machine (OVERLOAD_FOR); 1,000 hostile connections
+	OVERLOAD_FOR=$(OVERLOAD_FOR) go test ./internal/overload -run 'TestOverload|TestHostile|TestTooMany' -v -count=1 -timeout 30m
+
+leak: test-needs ## ten minutes of clients that come and go, after which nothing may have grown (LEAK_FOR)
+	LEAK_FOR=$(LEAK_FOR) go test ./internal/overload -run TestNothingLeaks -v -count=1 -timeout 90m
 
 lint: $(TOOLS)/built ## format, golangci-lint, import directions, workflow files
 	@unformatted=$$($(TOOLS)/gofumpt -l .); if [ -n "$$unformatted" ]; then \

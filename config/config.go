@@ -105,9 +105,12 @@ type Config struct {
 	PasswordMemory      uint32        `env:"LATCHKEY_PASSWORD_MEMORY" envDefault:"19456" min:"7168" max:"1048576" doc:"Memory of one argon2id hash, in KiB. Each password worker takes this much."`
 	PasswordIterations  uint32        `env:"LATCHKEY_PASSWORD_ITERATIONS" envDefault:"2" min:"1" max:"32" doc:"Passes of argon2id over that memory. Stored hashes of other parameters are replaced at the next login."`
 	PasswordParallelism uint8         `env:"LATCHKEY_PASSWORD_PARALLELISM" envDefault:"1" min:"1" max:"16" doc:"Lanes of argon2id."`
-	PasswordWorkers     int           `env:"LATCHKEY_PASSWORD_WORKERS" envDefault:"0" min:"0" max:"1024" doc:"How many passwords are hashed at once; 0: one per CPU."`
+	PasswordWorkers     int           `env:"LATCHKEY_PASSWORD_WORKERS" envDefault:"0" min:"0" max:"1024" doc:"How many passwords are hashed at once; 0: three quarters of the CPUs, and one at least, so that the rest is there for everything else."`
 	PasswordQueue       int           `env:"LATCHKEY_PASSWORD_QUEUE" envDefault:"64" min:"1" max:"10000" doc:"How many logins may wait for a password worker. One more is answered 503."`
 	PasswordWait        time.Duration `env:"LATCHKEY_PASSWORD_WAIT" envDefault:"2s" min:"100ms" max:"30s" doc:"How long a login may wait for a password worker before it is answered 503."`
+
+	MaxConnections int `env:"LATCHKEY_MAX_CONNECTIONS" envDefault:"4096" min:"16" max:"1000000" doc:"How many connections the API's listener holds, and Envoy's. One more takes the place of one that has been silent for 10 s, or is answered 503. A connection costs up to 20 KiB, and 35 KiB with the largest headers and body on it."`
+	MaxInFlight    int `env:"LATCHKEY_MAX_IN_FLIGHT" envDefault:"512" min:"1" max:"100000" doc:"How many refreshes, and how many logouts and other requests about sessions, are under way at once. One more is answered 503. Of logins it is the password workers and their queue; checks of tokens are never turned away for any of these."`
 
 	Docs bool `env:"LATCHKEY_DOCS" envDefault:"false" doc:"Serve an interactive page of the API at /docs. It puts a large script on the origin that has the refresh cookie, so it is for development and trusted networks. /openapi.json is always there."`
 

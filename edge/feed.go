@@ -46,6 +46,9 @@ const (
 	noEntries = 1<<53 - 1
 )
 
+// ErrStreams says that there are as many streams as there may be.
+var ErrStreams = fmt.Errorf("%w: too many streams", ErrUnavailable)
+
 // errHistoryLost ends streams whose reader has to be told of another history.
 var errHistoryLost = errors.New("the log is not the one that was followed")
 
@@ -130,7 +133,7 @@ func (f *Feed) enter() (*stream, error) {
 		return nil, fmt.Errorf("%w: shutting down", ErrUnavailable)
 	}
 	if len(f.streams) >= f.o.MaxStreams {
-		return nil, fmt.Errorf("%w: there are %d streams already", ErrUnavailable, f.o.MaxStreams)
+		return nil, fmt.Errorf("%w: there are %d already", ErrStreams, f.o.MaxStreams)
 	}
 	s := &stream{news: make(chan round, f.buffer)}
 	f.streams[s] = struct{}{}

@@ -1,6 +1,7 @@
 package handlers
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/gin-contrib/cors"
@@ -53,7 +55,14 @@ type Settings struct {
 	Version string
 	// Docs serves a page at /docs on which the API can be tried out.
 	Docs bool
+	// MaxInFlight is how many refreshes, and how many other requests about
+	// sessions, are under way at once; 0 means 512. Of logins and password changes
+	// it is as many as Passwords takes.
+	MaxInFlight int
 }
+
+// defaultInFlight is the default of Settings.MaxInFlight.
+const defaultInFlight = 512
 
 // Dependencies are what the API is made of. All but Revocations and Claims are
 // required.
@@ -90,7 +99,10 @@ type Dependencies struct {
 type api struct {
 	Dependencies
 	crossOrigin *http.CrossOriginProtection
-	noStore     []string // a value of Cache-Control; all responses share it
+	noStore     []string     // a value of Cache-Control; all responses share it
+	shedTold    atomic.Int64 // when the log was told last of requests turned away, in Unix nanoseconds
+	// Of the second that outageSecond is, in Unix seconds: lines about an outage.
+	outageSecond, outageCount atomic.Int64
 }
 
 // maxBody is the largest request body, in bytes. The largest honest one is a
@@ -146,17 +158,21 @@ func New(d Dependencies) (http.Handler, error) {
 	// Cookies come along with a request that another site made: the endpoints
 	// that act on one refuse such requests.
 	own := a.sameOrigin
-	engine.POST("/auth/token", own, a.serve(a.login))
-	engine.POST("/auth/refresh", own, a.serve(a.refresh))
-	engine.POST("/auth/logout", own, a.serve(a.logout))
-	engine.POST("/auth/logout-all", own, a.serve(a.logoutAll))
-	engine.GET("/auth/sessions", a.serve(a.listSessions))
-	engine.DELETE("/auth/sessions/:sid", own, a.serve(a.endSession))
-	engine.GET("/users/me", a.serve(a.me))
-	engine.POST("/users/me/password", own, a.serve(a.changePassword))
-	engine.POST("/oauth2/token", a.oauth(a.token))
-	engine.POST("/oauth2/introspect", a.oauth(a.introspect))
-	engine.POST("/oauth2/revoke", a.oauth(a.revoke))
+	inFlight := int64(cmp.Or(d.Settings.MaxInFlight, defaultInFlight))
+	login := a.within(&class{name: ShedLogin, limit: int64(d.Passwords.Capacity())})
+	refresh := a.within(&class{name: ShedRefresh, limit: inFlight})
+	session := a.within(&class{name: ShedSession, limit: inFlight})
+	engine.POST("/auth/token", own, login, a.serve(a.login))
+	engine.POST("/auth/refresh", own, refresh, a.serve(a.refresh))
+	engine.POST("/auth/logout", own, session, a.serve(a.logout))
+	engine.POST("/auth/logout-all", own, session, a.serve(a.logoutAll))
+	engine.GET("/auth/sessions", session, a.serve(a.listSessions))
+	engine.DELETE("/auth/sessions/:sid", own, session, a.serve(a.endSession))
+	engine.GET("/users/me", session, a.serve(a.me))
+	engine.POST("/users/me/password", own, login, a.serve(a.changePassword))
+	engine.POST("/oauth2/token", refresh, a.oauth(a.token))
+	engine.POST("/oauth2/introspect", session, a.oauth(a.introspect))
+	engine.POST("/oauth2/revoke", session, a.oauth(a.revoke))
 	engine.GET("/.well-known/jwks.json", a.serve(a.keySet))
 	engine.HEAD("/.well-known/jwks.json", a.serve(a.keySet))
 	a.describe(engine)

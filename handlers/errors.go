@@ -64,6 +64,9 @@ var problems = []struct {
 	is error
 	problem
 }{
+	{errOverload, problem{http.StatusServiceUnavailable, "temporarily_unavailable", "Service temporarily unavailable", "As many requests of this kind are under way as the replica takes; retry in a moment.", ""}},
+	{edge.ErrStreams, problem{http.StatusServiceUnavailable, "temporarily_unavailable", "Service temporarily unavailable", "The replica has as many readers as it takes; retry in a moment.", ""}},
+
 	// We do not know: before all that claims to.
 	{tokenstore.ErrUnavailable, problem{http.StatusServiceUnavailable, "temporarily_unavailable", "Service temporarily unavailable", "The token store did not answer. Whether the request took effect is not known; send the same request again.", ""}},
 	{accesstoken.ErrNoKey, problem{http.StatusServiceUnavailable, "temporarily_unavailable", "Service temporarily unavailable", "The replica has no signing key yet; retry in a moment.", ""}},
@@ -103,7 +106,15 @@ func (a *api) fail(c *gin.Context, err error) {
 	identify(c)
 	harden(c)
 	p.explain(err, c.Writer.Header())
-	if !known || (p.status == http.StatusServiceUnavailable && !errors.Is(err, context.Canceled)) {
+	switch {
+	case errors.Is(err, errOverload): // counted where it arose
+	case errors.Is(err, edge.ErrStreams):
+		a.shed(ShedStream)
+	case errors.Is(err, credential.ErrBusy):
+		if !errors.Is(err, context.Canceled) {
+			a.shed(ShedPassword)
+		}
+	case !known, p.status == http.StatusServiceUnavailable && !errors.Is(err, context.Canceled) && a.loud():
 		a.logger(c).LogAttrs(c.Request.Context(), slog.LevelError, "request failed",
 			slog.String("route", c.FullPath()), slog.Int("status", p.status), slog.String("cause", err.Error()))
 	}

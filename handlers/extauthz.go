@@ -34,6 +34,9 @@ const (
 	maxCheck = 256 << 10
 	// checkTimeout bounds a check whose caller sets no deadline.
 	checkTimeout = 5 * time.Second
+	// maxChecks is how many checks are under way at once, over all connections.
+	// They take longer than a look into memory where Redis has to be asked.
+	maxChecks = 4096
 )
 
 // ExtAuthz answers Envoy's external authorization over gRPC,
@@ -46,6 +49,7 @@ const (
 type ExtAuthz struct {
 	authv3.UnimplementedAuthorizationServer
 	api    *api
+	checks class
 	server *grpc.Server
 	health *health.Server
 }
@@ -60,7 +64,7 @@ func NewExtAuthz(d Dependencies) (*ExtAuthz, error) {
 			return nil, fmt.Errorf("the API's settings: %w", err)
 		}
 	}
-	e := &ExtAuthz{api: a, health: health.NewServer()}
+	e := &ExtAuthz{api: a, checks: class{name: ShedExtAuthz, limit: maxChecks}, health: health.NewServer()}
 	e.server = grpc.NewServer(
 		grpc.MaxRecvMsgSize(maxCheck),
 		grpc.MaxHeaderListSize(16<<10),
@@ -151,6 +155,11 @@ func (e *ExtAuthz) Check(ctx context.Context, req *authv3.CheckRequest) (*authv3
 }
 
 func (e *ExtAuthz) check(ctx context.Context, asked *authv3.AttributeContext_HttpRequest, h http.Header, extensions map[string]string) (*authv3.CheckResponse, int) {
+	if !e.checks.enter() {
+		e.api.shed(e.checks.name)
+		return e.refuse(ctx, errOverload)
+	}
+	defer e.checks.leave()
 	v, err := e.decide(ctx, asked, h, extensions)
 	if err != nil {
 		return e.refuse(ctx, err)
@@ -196,7 +205,7 @@ func (e *ExtAuthz) decide(ctx context.Context, asked *authv3.AttributeContext_Ht
 // refuse is what the HTTP API answers to an error.
 func (e *ExtAuthz) refuse(ctx context.Context, err error) (*authv3.CheckResponse, int) {
 	p, known := problemOf(err)
-	if !known || (p.status == http.StatusServiceUnavailable && !errors.Is(err, context.Canceled)) {
+	if !known || (p.status == http.StatusServiceUnavailable && !errors.Is(err, context.Canceled) && !errors.Is(err, errOverload) && e.api.loud()) {
 		e.api.Log.LogAttrs(ctx, slog.LevelError, "request failed",
 			slog.String("route", extAuthzRoute), slog.Int("status", p.status), slog.String("cause", err.Error()))
 	}

@@ -34,6 +34,8 @@ type Metrics struct {
 	gaps      prometheus.Counter
 	restored  prometheus.Counter
 	failures  prometheus.Counter
+	shed      *prometheus.CounterVec
+	inFlight  *prometheus.GaugeVec
 
 	mu     sync.Mutex // held while series is replaced
 	series atomic.Pointer[map[seriesKey]series]
@@ -75,6 +77,8 @@ func NewMetrics(version, goVersion string, queue func() int) *Metrics {
 		gaps:     prometheus.NewCounter(prometheus.CounterOpts{Name: "latchkey_edge_gaps_total", Help: "Times the log was not the one that was followed, and was read anew."}),
 		restored: prometheus.NewCounter(prometheus.CounterOpts{Name: "latchkey_edge_restored_total", Help: "Revocations put back into a Redis that had lost them."}),
 		failures: prometheus.NewCounter(prometheus.CounterOpts{Name: "latchkey_edge_failures_total", Help: "Renewals and reads of the log that did not succeed."}),
+		shed:     counter("latchkey_shed_total", "Requests and connections turned away because too many were under way, by class: connection, login, password, refresh, session, stream, ext_authz.", "class"),
+		inFlight: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "latchkey_requests_in_flight", Help: "Requests under way, by class: login, refresh, session."}, []string{"class"}),
 		panics:   prometheus.NewCounter(prometheus.CounterOpts{Name: "latchkey_panics_total", Help: "Requests that panicked: each is a bug."}),
 	}
 	m.series.Store(&map[seriesKey]series{})
@@ -87,7 +91,7 @@ func NewMetrics(version, goVersion string, queue func() int) *Metrics {
 		Name: "latchkey_password_queue_depth", Help: "Password hashes running or waiting for a worker.",
 	}, func() float64 { return float64(queue()) })
 	m.Registry.MustRegister(m.requests, m.duration, m.store, m.logins, m.refreshes, m.logouts, m.events, m.panics, build, depth,
-		m.confirms, m.hook, m.lag, m.gaps, m.restored, m.failures,
+		m.confirms, m.hook, m.lag, m.gaps, m.restored, m.failures, m.shed, m.inFlight,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -127,6 +131,21 @@ func (m *Metrics) newSeries(key seriesKey) series {
 	next[key] = s
 	m.series.Store(&next)
 	return s
+}
+
+// Shed counts a request, or a connection, that was turned away.
+func (m *Metrics) Shed(where Shed) { m.shed.WithLabelValues(string(where)).Inc() }
+
+// WatchConnections shows what a listener holds: how many connections are open, and
+// how many have been closed to make room.
+func (m *Metrics) WatchConnections(open, evicted func() int64) {
+	m.Registry.MustRegister(
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "latchkey_connections", Help: "Connections of the API's listener.",
+		}, func() float64 { return float64(open()) }),
+		prometheus.NewCounterFunc(prometheus.CounterOpts{
+			Name: "latchkey_connections_evicted_total", Help: "Silent connections closed to make room for others.",
+		}, func() float64 { return float64(evicted()) }))
 }
 
 // StoreCall is the [tokenstore.Options] Observe of a replica.

@@ -221,6 +221,7 @@ func TestMetricsHaveClosedLabels(t *testing.T) {
 		"operation": regexp.MustCompile(
 			`^(login|rotate|revoke|revoke_user|verify|lookup|throttle_peek|throttle_spend|account_create|account_update|account_delete|meta|keys|keys_sync|keys_put|keys_revoke|keys_reseal|revoke_key|session|sessions|ping)$`),
 		"kind":       regexp.MustCompile(`^(session|all|other)$`),
+		"class":      regexp.MustCompile(`^(login|refresh|session)$`),
 		"event":      regexp.MustCompile(`^[a-z_]+$`),
 		"le":         regexp.MustCompile(`^(\+Inf|[\d.e+-]+)$`),
 		"version":    regexp.MustCompile(`^(test|go[\d.]+.*)$`),

@@ -8,6 +8,7 @@ import (
 	"mime"
 	"net/http"
 	"net/url"
+	"strings"
 
 	"github.com/gin-gonic/gin"
 )
@@ -44,7 +45,16 @@ func bind(c *gin.Context) (params, error) {
 	return nil, errMedia
 }
 
+// maxParams is how many parameters a request may have. No endpoint knows as many;
+// a body of nothing but names would cost fifty times its size.
+const maxParams = 64
+
+var errManyParams = badRequest("The request has more than %d parameters", maxParams)
+
 func formParams(body string) (params, error) {
+	if strings.Count(body, "&") >= maxParams {
+		return nil, errManyParams
+	}
 	values, err := url.ParseQuery(body)
 	if err != nil {
 		return nil, badRequest("The form is malformed")
@@ -73,6 +83,9 @@ func jsonParams(body []byte) (params, error) {
 		name, ok := t.(string)
 		if err != nil || !ok {
 			return nil, malformed
+		}
+		if len(p) == maxParams {
+			return nil, errManyParams
 		}
 		if _, twice := p[name]; twice {
 			return nil, badRequest("A parameter was sent twice")

@@ -154,6 +154,7 @@ func newReplica(ctx context.Context, cfg *config.Config, logger *slog.Logger) (*
 				Address: tokenstore.Limit(cfg.LoginLimitAddress),
 			},
 			DeviceKey: deviceKeys[0], OlderDeviceKeys: deviceKeys[1:], JWKSMaxAge: cfg.JWKSMaxAge, RevocationsToken: cfg.RevocationsToken.Reveal(),
+			MaxInFlight: cfg.MaxInFlight,
 			ScopeClaims: cfg.ClaimsOfScopes(), ClaimsOmit: cfg.ClaimsFailure == "omit",
 			Version: buildVersion(), Docs: cfg.Docs,
 		},
@@ -191,6 +192,7 @@ func newReplica(ctx context.Context, cfg *config.Config, logger *slog.Logger) (*
 	if err := r.open(ctx); err != nil {
 		return nil, err
 	}
+	r.bound(metrics)
 	return r, nil
 }
 
@@ -308,6 +310,23 @@ func (r *replica) open(ctx context.Context) error {
 		return fmt.Errorf("LATCHKEY_ADMIN_ADDR: %w", err)
 	}
 	return nil
+}
+
+// maxWatchers is how many connections the admin listener holds.
+const maxWatchers = 128
+
+// bound limits how many connections each listener holds.
+func (r *replica) bound(metrics *handlers.Metrics) {
+	refused := func() { metrics.Shed(handlers.ShedConnection) }
+	api := newCrowd(r.listen, r.cfg.MaxConnections, tooMany(), refused)
+	metrics.WatchConnections(api.open.Load, api.evicted.Load)
+	r.listen = api
+	if r.ask != nil {
+		r.ask = newCrowd(r.ask, r.cfg.MaxConnections, "", refused)
+	}
+	if r.watch != nil {
+		r.watch = newCrowd(r.watch, maxWatchers, tooMany(), refused)
+	}
 }
 
 // addr is where the API listens.

@@ -29,7 +29,7 @@ type Options struct {
 	MemoryKiB   uint32        // memory of one new hash, in KiB; default 19456, at most MaxMemoryKiB
 	Iterations  uint32        // passes over that memory; default 2, at most MaxIterations
 	Parallelism uint8         // lanes, each of which runs on a CPU of its own; default 1, at most MaxParallelism
-	Workers     int           // hashes of one lane computed at once; default GOMAXPROCS
+	Workers     int           // hashes of one lane computed at once; default three quarters of GOMAXPROCS, at least 1
 	Queue       int           // callers that may wait for their turn; default 64
 	MaxWait     time.Duration // how long one may wait; default 2 s
 	Rand        io.Reader     // source of salts; default crypto/rand
@@ -71,7 +71,7 @@ func NewHasher(o Options) (*Hasher, error) {
 		faults = append(faults, err)
 	}
 	if o.Workers < 0 {
-		faults = append(faults, fmt.Errorf("workers %d: give a positive number, or 0 for one for each CPU", o.Workers))
+		faults = append(faults, fmt.Errorf("workers %d: give a positive number, or 0 for three quarters of the CPUs", o.Workers))
 	}
 	if o.Queue < 0 {
 		faults = append(faults, fmt.Errorf("queue %d: give a positive number, or 0 for %d", o.Queue, DefaultQueue))
@@ -108,7 +108,9 @@ func (o Options) withDefaults() Options {
 		o.Parallelism = DefaultParallelism
 	}
 	if o.Workers == 0 {
-		o.Workers = runtime.GOMAXPROCS(0)
+		// A hash holds its CPU for some 30 ms. The rest is for what must not wait behind it.
+		n := runtime.GOMAXPROCS(0)
+		o.Workers = max(1, n-max(1, n/4))
 	}
 	if o.Queue == 0 {
 		o.Queue = DefaultQueue
@@ -183,6 +185,9 @@ func (h *Hasher) verify(ctx context.Context, e encoded, password string) (Result
 
 // Depth is the number of callers that wait for their turn or have it.
 func (h *Hasher) Depth() int { return h.budget.depth() }
+
+// Capacity is how many callers there may be at once, those that wait included: one worker each, and the queue.
+func (h *Hasher) Capacity() int { return h.Workers() + int(h.budget.queue) }
 
 // Workers is how many hashes of today's parameters are computed at once.
 func (h *Hasher) Workers() int { return int(h.budget.capacity / h.budget.share) }

@@ -199,3 +199,6 @@ func Eventually(t testing.TB, what string, done func() bool) {
 		}
 	}
 }
+
+// PID is the process's id.
+func (p *Process) PID() int { return p.cmd.Process.Pid }

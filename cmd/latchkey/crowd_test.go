@@ -1,0 +1,137 @@
+package main
+
+import (
+	"bufio"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// crowded returns a crowd of a size on a free port, a channel of what it accepts,
+// and the count of those it refused.
+func crowded(t *testing.T, limit int, refusal string) (*crowd, <-chan net.Conn, *atomic.Int64) {
+	t.Helper()
+	tcp, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var refused atomic.Int64
+	l := newCrowd(tcp, limit, refusal, func() { refused.Add(1) })
+	accepted := make(chan net.Conn, 16)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				if !errors.Is(err, net.ErrClosed) {
+					t.Error(err)
+				}
+				return
+			}
+			accepted <- c
+		}
+	}()
+	t.Cleanup(func() {
+		_ = l.Close()
+		<-done
+	})
+	return l, accepted, &refused
+}
+
+func call(t *testing.T, l net.Listener) net.Conn {
+	t.Helper()
+	c, err := new(net.Dialer).DialContext(t.Context(), "tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	if err := c.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func TestACrowdAnswersWhomItHasNoRoomFor(t *testing.T) {
+	l, accepted, refused := crowded(t, 1, tooMany())
+	call(t, l)
+	first := <-accepted
+
+	c := call(t, l)
+	if _, err := io.WriteString(c, "GET / HTTP/1.1\r\nHost: x\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	q, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://x/", http.NoBody)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err := http.ReadResponse(bufio.NewReader(c), q)
+	if err != nil {
+		t.Fatal(err)
+	}
+	body, err := io.ReadAll(a.Body)
+	if err != nil || int64(len(body)) != a.ContentLength || a.StatusCode != 503 || a.Header.Get("Retry-After") == "" || !a.Close {
+		t.Errorf("%d %v %q %v", a.StatusCode, a.Header, body, err)
+	}
+	_ = a.Body.Close()
+	_ = c.Close()
+	if refused.Load() != 1 {
+		t.Errorf("%d refused", refused.Load())
+	}
+
+	for range 2 { // twice, as servers do, and yet one place
+		_ = first.Close()
+	}
+	call(t, l)
+	second := <-accepted
+	if n := l.open.Load(); n != 1 {
+		t.Errorf("%d are open", n)
+	}
+	_ = second.Close()
+	if n := l.open.Load(); n != 0 || len(l.slots) != 0 || len(l.members) != 0 {
+		t.Errorf("%d are open, %d places taken, %d members", n, len(l.slots), len(l.members))
+	}
+}
+
+func TestWithoutARefusalACrowdSaysNothing(t *testing.T) {
+	l, accepted, _ := crowded(t, 1, "")
+	call(t, l)
+	first := <-accepted
+	defer func() { _ = first.Close() }()
+	if b, err := io.ReadAll(call(t, l)); err != nil || len(b) > 0 {
+		t.Errorf("%q %v", b, err)
+	}
+}
+
+func TestTheLongestSilentMakesRoom(t *testing.T) {
+	l, accepted, refused := crowded(t, 3, tooMany())
+	var here [3]*member
+	for i := range here {
+		call(t, l)
+		here[i] = (<-accepted).(*member)
+		t.Cleanup(func() { _ = here[i].Close() })
+	}
+	now := time.Now()
+	here[0].stirred.Store(now.Add(-silence - time.Second).UnixNano())
+	here[1].stirred.Store(now.Add(-silence - time.Minute).UnixNano())
+	call(t, l)
+	fourth := <-accepted
+	defer func() { _ = fourth.Close() }()
+	if _, err := here[1].Read(make([]byte, 1)); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("the longest silent: %v, want net.ErrClosed", err)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, i := range []int{0, 2} {
+		if _, ok := l.members[here[i]]; !ok {
+			t.Errorf("connection %d was closed", i)
+		}
+	}
+	if l.evicted.Load() != 1 || refused.Load() != 0 {
+		t.Errorf("%d evicted, %d refused", l.evicted.Load(), refused.Load())
+	}
+}

@@ -1,0 +1,128 @@
+package overload
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/latchkey-auth/latchkey/internal/stacktest"
+)
+
+const (
+	password = "correct horse battery staple"
+	user     = "alice"
+	// streaming is the token of GET /revocations.
+	streaming = "overload-test-revocations-token-of-32-bytes-and-more"
+)
+
+// start starts one replica with a user, and returns it with its folder's program.
+func start(t *testing.T, redisURL string, settings ...string) *stacktest.Replica {
+	t.Helper()
+	f := stacktest.NewFleet(t, stacktest.Build(t, "../.."), 1, redisURL, append([]string{
+		"LATCHKEY_PPROF=true", "LATCHKEY_LOG_LEVEL=warn", "LATCHKEY_REVOCATIONS_TOKEN=" + streaming,
+	}, settings...)...)
+	f.Command(t, password+"\n", "user", "add", user)
+	return f.Replicas[0]
+}
+
+// fetch reads a page of the admin listener.
+func fetch(ctx context.Context, r *stacktest.Replica, path string) (string, error) {
+	q, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+r.Admin+path, http.NoBody)
+	if err != nil {
+		return "", err
+	}
+	a, err := (&http.Transport{DisableKeepAlives: true}).RoundTrip(q)
+	if err != nil {
+		return "", err
+	}
+	defer func() { _ = a.Body.Close() }()
+	b, err := io.ReadAll(a.Body)
+	if err == nil && a.StatusCode != http.StatusOK {
+		err = fmt.Errorf("%s: %s", path, a.Status)
+	}
+	return string(b), err
+}
+
+// gauges are the series of /metrics by name and labels.
+type gauges map[string]float64
+
+func readGauges(t testing.TB, r *stacktest.Replica) gauges {
+	t.Helper()
+	text, err := fetch(t.Context(), r, "/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := gauges{}
+	for line := range strings.Lines(text) {
+		name, value, ok := strings.Cut(strings.TrimSpace(line), " ")
+		if v, err := strconv.ParseFloat(value, 64); ok && err == nil {
+			g[name] = v
+		}
+	}
+	return g
+}
+
+// collected is readGauges after a collection of garbage.
+func collected(t testing.TB, r *stacktest.Replica) gauges {
+	t.Helper()
+	for range 2 { // finalizers free in the second
+		if _, err := fetch(t.Context(), r, "/debug/pprof/heap?gc=1"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return readGauges(t, r)
+}
+
+// verifyRoute is the labels of the checks of tokens.
+const verifyRoute = `{method="GET",route="/auth/verify",le="`
+
+// served is the upper bound of the bucket with the q-quantile of the replica's own
+// times for GET /auth/verify, of those between two looks.
+func served(before, after gauges, q float64) string {
+	const name = "latchkey_http_request_duration_seconds_"
+	total := after[name+`count{method="GET",route="/auth/verify"}`] - before[name+`count{method="GET",route="/auth/verify"}`]
+	for _, le := range []string{"0.0005", "0.001", "0.0025", "0.005", "0.01", "0.025", "0.05", "0.1", "0.25", "0.5", "1", "2.5", "5"} {
+		key := name + "bucket" + verifyRoute + le + `"}`
+		if after[key]-before[key] >= q*total {
+			return "<= " + le + " s"
+		}
+	}
+	return "> 5 s"
+}
+
+// resident is the memory of a process that is in RAM, in bytes.
+func resident(r *stacktest.Replica) (int64, error) {
+	f, err := os.Open("/proc/" + strconv.Itoa(r.PID()) + "/status")
+	if err != nil {
+		return 0, err
+	}
+	defer func() { _ = f.Close() }()
+	for lines := bufio.NewScanner(f); lines.Scan(); {
+		if rest, ok := strings.CutPrefix(lines.Text(), "VmRSS:"); ok {
+			kib, err := strconv.ParseInt(strings.TrimSpace(strings.TrimSuffix(strings.TrimSpace(rest), "kB")), 10, 64)
+			return kib << 10, err
+		}
+	}
+	return 0, fmt.Errorf("%s has no VmRSS", f.Name())
+}
+
+// duration is how long a test lasts: the setting's, or else a short time.
+func duration(t testing.TB, setting string, short time.Duration) (d time.Duration, long bool) {
+	t.Helper()
+	text := os.Getenv(setting)
+	if text == "" {
+		return short, false
+	}
+	d, err := time.ParseDuration(text)
+	if err != nil {
+		t.Fatalf("%s: %v", setting, err)
+	}
+	return d, true
+}
