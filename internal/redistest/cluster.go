@@ -59,7 +59,7 @@ func StartCluster(t testing.TB, primaries, replicas int, o Options) *Cluster {
 	}
 	for i, n := range c.Nodes {
 		for _, other := range c.Nodes[i+1:] { // everybody meets everybody: gossip alone takes seconds
-			n.must(ctx, t, "CLUSTER", "MEET", "127.0.0.1", other.port, other.bus)
+			n.must(ctx, t, "CLUSTER", "MEET", "127.0.0.1", other.public(), other.bus)
 		}
 	}
 	await(t, "the nodes to know each other", func(ctx context.Context) error {
@@ -88,9 +88,9 @@ func (c *Cluster) URL() string {
 	first := c.Nodes[0]
 	q := url.Values{}
 	for _, n := range c.Nodes[1:] {
-		q.Add("addr", n.Addr())
+		q.Add("addr", n.publicAddr())
 	}
-	return (&url.URL{Scheme: first.scheme(), Host: first.Addr(), User: first.userinfo(), RawQuery: q.Encode()}).String()
+	return (&url.URL{Scheme: first.scheme(), Host: first.publicAddr(), User: first.userinfo(), RawQuery: q.Encode()}).String()
 }
 
 // Client returns a client of the whole Cluster, closed with the test.
@@ -161,7 +161,7 @@ func (c *Cluster) replicaOf(t testing.TB, primary *Server) *Server {
 	await(t, "a replica of "+primary.Addr(), func(ctx context.Context) error {
 		for _, n := range c.Nodes {
 			info := n.replication(ctx)
-			if info["role"] == "slave" && info["master_port"] == strconv.Itoa(primary.port) && info["master_link_status"] == "up" {
+			if info["role"] == "slave" && info["master_port"] == strconv.Itoa(primary.public()) && info["master_link_status"] == "up" {
 				found = n
 				return nil
 			}

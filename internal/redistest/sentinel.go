@@ -47,11 +47,11 @@ func StartSentinel(t testing.TB, o Options) *Sentinel {
 	s.Nodes = []*Server{primary}
 	for range 2 {
 		replica := newServer(t, quick)
-		replica.args = append(replica.args, "--replicaof", "127.0.0.1", strconv.Itoa(primary.port))
+		replica.args = append(replica.args, "--replicaof", "127.0.0.1", strconv.Itoa(primary.public()))
 		s.Nodes = append(s.Nodes, replica)
 	}
 	var conf strings.Builder
-	fmt.Fprintf(&conf, "sentinel monitor %s 127.0.0.1 %d %d\n", PrimaryName, primary.port, quorum)
+	fmt.Fprintf(&conf, "sentinel monitor %s 127.0.0.1 %d %d\n", PrimaryName, primary.public(), quorum)
 	fmt.Fprintf(&conf, "sentinel down-after-milliseconds %s %d\n", PrimaryName, downAfter.Milliseconds())
 	fmt.Fprintf(&conf, "sentinel failover-timeout %s %d\n", PrimaryName, failoverTimeout.Milliseconds())
 	fmt.Fprintf(&conf, "sentinel parallel-syncs %s 2\n", PrimaryName)
@@ -59,7 +59,7 @@ func StartSentinel(t testing.TB, o Options) *Sentinel {
 		fmt.Fprintf(&conf, "sentinel auth-user %s %s\nsentinel auth-pass %s %s\n", PrimaryName, admin, PrimaryName, adminPassword)
 	}
 	for range 3 {
-		watcher := newServer(t, Options{TLS: o.TLS})
+		watcher := newServer(t, Options{TLS: o.TLS, Front: o.Front})
 		watcher.sentinel = conf.String()
 		s.Sentinels = append(s.Sentinels, watcher)
 	}
@@ -78,7 +78,7 @@ func (s *Sentinel) URL() string {
 	first := s.Sentinels[0]
 	q := url.Values{"master_name": {PrimaryName}}
 	for _, other := range s.Sentinels[1:] {
-		q.Add("addr", other.Addr())
+		q.Add("addr", other.publicAddr())
 	}
 	node := s.Nodes[0]
 	if u := node.userinfo(); u != nil {
@@ -86,7 +86,7 @@ func (s *Sentinel) URL() string {
 		q.Set("username", u.Username())
 		q.Set("password", password)
 	}
-	return (&url.URL{Scheme: first.scheme(), Host: first.Addr(), Path: "/0", RawQuery: q.Encode()}).String()
+	return (&url.URL{Scheme: first.scheme(), Host: first.publicAddr(), Path: "/0", RawQuery: q.Encode()}).String()
 }
 
 // Client returns a client that the Sentinels lead to the primary, closed with the test.
@@ -123,7 +123,7 @@ func (s *Sentinel) AwaitPrimary(t testing.TB, old *Server) *Server {
 			}
 		}
 		for _, n := range s.Nodes {
-			if n != old && named[strconv.Itoa(n.port)] >= quorum && n.replication(ctx)["role"] == "master" {
+			if n != old && named[strconv.Itoa(n.public())] >= quorum && n.replication(ctx)["role"] == "master" {
 				found = n
 				return nil
 			}
@@ -180,7 +180,7 @@ func (s *Sentinel) AwaitSettled(t testing.TB) {
 			}
 			replicas++
 			info := n.replication(ctx)
-			if info["master_port"] != strconv.Itoa(primary.port) || info["master_link_status"] != "up" {
+			if info["master_port"] != strconv.Itoa(primary.public()) || info["master_link_status"] != "up" {
 				return fmt.Errorf("%s does not follow %s: %s", n.Addr(), primary.Addr(), info["master_link_status"])
 			}
 		}
