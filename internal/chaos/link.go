@@ -17,8 +17,8 @@ const Node Peer = -1
 // cut. It is safe for concurrent use.
 type Link struct {
 	listener net.Listener
-	target   func() string  // where the server listens
-	who      func(int) Peer // has a connection from that port
+	target   func() string           // where the server listens
+	who      func(from, to int) Peer // has the connection between these ports
 	running  sync.WaitGroup
 
 	mu     sync.Mutex
@@ -30,7 +30,7 @@ type Link struct {
 }
 
 // NewLink listens at a free port of 127.0.0.1 for whoever wants to reach target.
-func NewLink(target func() string, who func(port int) Peer) (*Link, error) {
+func NewLink(target func() string, who func(from, to int) Peer) (*Link, error) {
 	listener, err := new(net.ListenConfig).Listen(context.Background(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		return nil, err
@@ -103,12 +103,13 @@ func (l *Link) accept() {
 // serve carries one connection until either side ends it.
 func (l *Link) serve(client net.Conn) {
 	defer func() { _ = client.Close() }()
-	p := l.who(port(client.RemoteAddr()))
 	server, err := (&net.Dialer{Timeout: time.Second}).DialContext(context.Background(), "tcp", l.target())
 	if err != nil {
+		time.Sleep(20 * time.Millisecond) // or those who try again at once would keep the machine busy
 		return
 	}
 	defer func() { _ = server.Close() }()
+	p := l.who(port(client.RemoteAddr()), l.Port())
 	if !l.keep(client, server) {
 		return
 	}

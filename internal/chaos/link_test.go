@@ -47,30 +47,33 @@ type call struct {
 
 func newLink(t *testing.T, addr string) (*Link, func() call) {
 	t.Helper()
-	l, err := NewLink(func() string { return addr }, func(int) Peer { return 1 })
+	l, err := NewLink(func() string { return addr }, func(int, int) Peer { return 1 })
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(l.Close)
-	return l, func() call {
-		c, err := new(net.Dialer).DialContext(t.Context(), "tcp", l.listener.Addr().String())
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { _ = c.Close() })
-		lines := make(chan string, 10)
-		go func() {
-			defer close(lines)
-			for in := bufio.NewReader(c); ; {
-				line, err := in.ReadString('\n')
-				if err != nil {
-					return
-				}
-				lines <- line
-			}
-		}()
-		return call{c, lines}
+	return l, func() call { return dialLink(t, l) }
+}
+
+func dialLink(t *testing.T, l *Link) call {
+	t.Helper()
+	c, err := new(net.Dialer).DialContext(t.Context(), "tcp", l.listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
 	}
+	t.Cleanup(func() { _ = c.Close() })
+	lines := make(chan string, 10)
+	go func() {
+		defer close(lines)
+		for in := bufio.NewReader(c); ; {
+			line, err := in.ReadString('\n')
+			if err != nil {
+				return
+			}
+			lines <- line
+		}
+	}()
+	return call{c, lines}
 }
 
 func (c call) say(t *testing.T, line string) {
