@@ -438,18 +438,26 @@ func (d *driver) lossy(from, to, died time.Duration) {
 // causes tells the history what may have ended sessions besides logouts.
 func (d *driver) causes() {
 	for _, s := range d.load.logins {
+		unsound := false // data may have been lost before the theft was shown: to a Redis that does not know the session it is none
+		end := func(gone span, confirmed bool, cause string) {
+			d.load.history.LoggedOut(zero.Logout{Session: s.number, Asked: gone.from, AnsweredAt: gone.to, Confirmed: confirmed, Cause: cause})
+			unsound = unsound || gone.from <= s.theft.to
+		}
 		for _, gone := range d.total {
 			switch {
 			case s.made.to < gone.from:
-				d.load.history.LoggedOut(zero.Logout{Session: s.number, Asked: gone.from, AnsweredAt: gone.to + forgetting, Confirmed: true, Cause: "all data lost"})
+				end(span{gone.from, gone.to + forgetting}, true, "all data lost")
 			case s.made.from <= gone.to:
-				d.load.history.LoggedOut(zero.Logout{Session: s.number, Asked: gone.from, AnsweredAt: gone.to, Cause: "all data lost"})
+				end(gone, false, "all data lost")
 			}
 		}
 		for _, f := range d.losses {
 			if slices.ContainsFunc(s.writes, f.overlaps) {
-				d.load.history.LoggedOut(zero.Logout{Session: s.number, Asked: f.from, AnsweredAt: f.to, Cause: "a failover that lost its last writes"})
+				end(f.span, false, "a failover that lost its last writes")
 			}
+		}
+		if s.theft.to > 0 {
+			end(s.theft, !unsound, theft)
 		}
 	}
 }

@@ -25,6 +25,7 @@ const (
 	grace    = 30 * time.Second // LATCHKEY_REFRESH_GRACE
 	hearing  = 10 * time.Second // for which an answer is waited for: longer than any pause
 	atOnce   = 3                // sessions of one user
+	theft    = "a theft that was shown"
 )
 
 // login is one session as its user and the judge know it.
@@ -36,6 +37,8 @@ type login struct {
 	made    span
 	// writes are when Redis was asked to write of it: what a failover may lose.
 	writes []span
+	// theft is when an old refresh token was shown, and refused.
+	theft span
 	// pending is when the refresh was first asked for whose answer did not come.
 	pending time.Duration
 }
@@ -349,10 +352,12 @@ func (u *user) steal(s *login) {
 		u.shown(where, s, generation, a) // the judge will know
 		return
 	}
-	u.history.LoggedOut(zero.Logout{Session: s.number, Asked: a.from, AnsweredAt: a.to, Confirmed: a.status == 401, Cause: "a theft"})
 	u.bury(s)
+	s.theft = a.span
 	if a.status == 401 {
 		u.everywhere(s)
+	} else {
+		u.history.LoggedOut(zero.Logout{Session: s.number, Asked: a.from, AnsweredAt: a.to, Cause: theft})
 	}
 }
 
