@@ -1,7 +1,6 @@
 package tokenstore_test
 
 import (
-	"crypto/sha256"
 	"testing"
 	"time"
 
@@ -15,12 +14,12 @@ import (
 func TestAPrimaryWithoutItsReplicasEndsNoSession(t *testing.T) {
 	t.Parallel()
 	for name, tt := range map[string]struct {
-		args []string
-		wait int
-		want error
+		config []string
+		wait   int
+		want   error
 	}{
 		"alone by its configuration": {nil, 0, tokenstore.ErrNoSession},
-		"min-replicas-to-write":      {[]string{"--min-replicas-to-write", "1"}, 0, tokenstore.ErrUnavailable},
+		"min-replicas-to-write":      {[]string{"min-replicas-to-write", "1"}, 0, tokenstore.ErrUnavailable},
 		"WAIT":                       {nil, 1, tokenstore.ErrUnavailable},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -34,19 +33,13 @@ func TestAPrimaryWithoutItsReplicasEndsNoSession(t *testing.T) {
 			}
 			eventually(t, func() error { return s.Open(t.Context()) })
 			f := &fixture{Store: s, t: t, rdb: server.Client()}
-			f.login("somebody else")
-			if len(tt.args) > 0 {
-				if err := f.rdb.ConfigSet(t.Context(), tt.args[0][2:], tt.args[1]).Err(); err != nil {
+			alice := f.login("alice") // or the shard would be new, and that is written down
+			if len(tt.config) > 0 {
+				if err := f.rdb.ConfigSet(t.Context(), tt.config[0], tt.config[1]).Err(); err != nil {
 					t.Fatal(err)
 				}
 			}
-			uid := s.UserID("alice")
-			sid, err := s.NewID(uid)
-			if err != nil {
-				t.Fatal(err)
-			}
-			shown := random32(t)
-			_, _, err = s.Rotate(t.Context(), tokenstore.Rotation{SID: sid, UID: uid, Gen: 1, Hash: sha256.Sum256(shown[:])})
+			_, _, err = s.Rotate(t.Context(), tokenstore.Rotation{SID: tokenstore.ID{alice.sid[0], 1}, UID: alice.uid, Gen: 1})
 			is(t, "a session that this Redis does not know", err, tt.want)
 		})
 	}

@@ -353,8 +353,8 @@ func (u *user) steal(s *login) {
 		return
 	}
 	u.bury(s)
-	s.theft = a.span
 	if a.status == 401 {
+		s.theft = a.span
 		u.everywhere(s)
 	} else {
 		u.history.LoggedOut(zero.Logout{Session: s.number, Asked: a.from, AnsweredAt: a.to, Cause: theft})
