@@ -12,6 +12,9 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo deve
 IMAGE   ?= latchkey:$(VERSION)
 ZERO_FOR ?= 5m
 LOAD_FOR ?= 60s
+CHAOS_FOR ?= 10m
+CHAOS_TOPOLOGY ?= sentinel
+CHAOS_SHORT_SEED ?= 1
 
 export GOWORK = off
 
@@ -34,6 +37,15 @@ simulate: ## 100,000 schedules of the protocol, with faults, in virtual time
 
 zero: test-needs ## after a logout nothing is accepted: five minutes of faults (ZERO_FOR, ZERO_SEED)
 	ZERO_FOR=$(ZERO_FOR) ZERO_SEED=$(ZERO_SEED) go test ./internal/zero -run TestZero -v -count=1 -timeout 60m
+
+.PHONY: chaos chaos-short
+chaos: test-needs ## faults of every kind, a judge and a table (CHAOS_FOR, CHAOS_SEED, CHAOS_TOPOLOGY, CHAOS_DURABLE, CHAOS_FAULTS)
+	CHAOS_FOR='$(CHAOS_FOR)' CHAOS_SEED='$(CHAOS_SEED)' CHAOS_TOPOLOGY='$(CHAOS_TOPOLOGY)' CHAOS_DURABLE='$(CHAOS_DURABLE)' CHAOS_FAULTS='$(CHAOS_FAULTS)' \
+		go test -tags chaos ./internal/chaos -v -count=1 -timeout 120m
+
+chaos-short: CHAOS_FOR = 75s
+chaos-short: CHAOS_SEED = $(CHAOS_SHORT_SEED)
+chaos-short: chaos ## the same in less than two minutes, on a fixed seed, durable behind Sentinels
 
 lint: $(TOOLS)/built ## format, golangci-lint, import directions, workflow files
 	@unformatted=$$($(TOOLS)/gofumpt -l .); if [ -n "$$unformatted" ]; then \

@@ -383,6 +383,18 @@ func (u *user) retry(s *login) {
 	u.shown(where, s, generation, a)
 }
 
+// last asks everybody for every session there ever was.
+func (u *user) last() {
+	u.everywhere(u.alive...)
+	for _, s := range slices.Clone(u.alive) {
+		u.renew(s)
+	}
+	u.everywhere(u.gone...)
+	for _, s := range u.gone {
+		u.retry(s)
+	}
+}
+
 func (u *user) bury(s *login) {
 	if i := slices.Index(u.alive, s); i >= 0 {
 		u.alive = slices.Delete(u.alive, i, i+1)

@@ -55,7 +55,8 @@ func port(a net.Addr) int {
 
 // Cut stops all traffic with a peer, as a network that loses it does: connections
 // stay open, new ones are made and nobody answers. What was sent meanwhile arrives
-// after [Link.Heal], as it does when TCP sends it again.
+// after [Link.Heal], as it does when TCP sends it again, requests even if the
+// client has closed the connection meanwhile.
 func (l *Link) Cut(p Peer) { l.set(func() { l.cut[p] = true }) }
 
 // Slow has what the server sends to a peer arrive d later. What is still under way
@@ -149,8 +150,8 @@ type parcel struct {
 	came  time.Time
 }
 
-// carry carries bytes one way. Whatever waits when the sender ends is lost, unless
-// it was due.
+// carry carries bytes one way. Answers that are not due when the server ends are
+// lost.
 func (l *Link) carry(from, to net.Conn, p Peer, request bool, over <-chan struct{}) {
 	parcels := make(chan parcel, 1024)
 	ended := make(chan struct{})
@@ -179,7 +180,7 @@ func (l *Link) carry(from, to net.Conn, p Peer, request bool, over <-chan struct
 			return
 		case <-ended:
 			select {
-			case next = <-parcels: // due at once, or lost
+			case next = <-parcels:
 			default:
 				return
 			}
@@ -197,10 +198,14 @@ func (l *Link) carry(from, to net.Conn, p Peer, request bool, over <-chan struct
 func (l *Link) pass(x parcel, p Peer, request bool, ended, over <-chan struct{}) bool {
 	for {
 		l.mu.Lock()
-		cut, delay, change := l.cut[p], l.delay[p], l.change
+		cut, delay, change, closed := l.cut[p], l.delay[p], l.change, l.closed
 		l.mu.Unlock()
+		if closed {
+			return false
+		}
 		if request {
-			delay = 0
+			// What a client has sent arrives even if it has given up since.
+			delay, ended = 0, nil
 		}
 		left := time.Until(x.came.Add(delay))
 		if !cut && left <= 0 {

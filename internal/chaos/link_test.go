@@ -122,6 +122,45 @@ func TestALinkThatIsCutLosesNothingWhenItHeals(t *testing.T) {
 	young.hear(t, "c")
 }
 
+// A command that its client gave up is carried out all the same: that is what
+// makes it dangerous.
+func TestALinkThatIsCutDeliversWhatItsClientGaveUp(t *testing.T) {
+	t.Parallel()
+	l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	link, dial := newLink(t, l.Addr().String())
+	link.Cut(1)
+	c := dial()
+	c.say(t, "a")
+	server, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	heard := make(chan string, 1)
+	go func() {
+		line, _ := bufio.NewReader(server).ReadString('\n')
+		heard <- line
+	}()
+	_ = c.Close()
+	select {
+	case line := <-heard:
+		t.Fatalf("heard %q over a link that is cut", line)
+	case <-time.After(50 * time.Millisecond):
+	}
+	link.Heal()
+	select {
+	case line := <-heard:
+		if line != "a\n" {
+			t.Errorf("heard %q", line)
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("it does not arrive")
+	}
+}
+
 func TestALinkIsCutForOnePeerAlone(t *testing.T) {
 	t.Parallel()
 	addr, _ := echo(t)
