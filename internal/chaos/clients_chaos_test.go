@@ -41,6 +41,9 @@ type login struct {
 	theft span
 	// pending is when the refresh was first asked for whose answer did not come.
 	pending time.Duration
+	// rests is until when the next token is not spent: what took long may have been
+	// sent to Redis more than once, and a copy is good for as long as a request.
+	rests time.Duration
 }
 
 type span struct{ from, to time.Duration }
@@ -250,6 +253,9 @@ func userName(n int) string { return fmt.Sprintf("user-%d", n) }
 
 // renew refreshes, sometimes from two tabs at once.
 func (u *user) renew(s *login) {
+	if s.pending == 0 && u.history.Now() < s.rests {
+		return
+	}
 	generation := len(s.refresh)
 	tabs := 1
 	if u.rng.IntN(3) == 0 {
@@ -270,6 +276,9 @@ func (u *user) renew(s *login) {
 		}
 		u.shown(where[i], s, generation, a)
 		u.wrote(s, a.span)
+		if a.to-a.from > 100*time.Millisecond {
+			s.rests = max(s.rests, a.to+time.Second)
+		}
 		switch said(a.status) {
 		case zero.Accepted:
 			if len(s.refresh) == generation {
