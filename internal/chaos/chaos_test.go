@@ -206,9 +206,13 @@ func (d *driver) next(faults []fault) {
 			if testing.Verbose() && os.Getenv("CHAOS_LOG") != "" {
 				d.t.Logf("%v %s", d.now(), f.name)
 			}
+			from, before, losses := d.now(), d.store.failovers(), len(d.losses)
 			f.make()
 			d.store.heal()
 			d.store.settle()
+			if d.store.failovers() > before+1 || (d.store.failovers() > before && len(d.losses) == losses) {
+				d.unclean(from) // one more than was meant, of a machine that is busy
+			}
 			break
 		}
 	}

@@ -116,6 +116,17 @@ func (s *store) settle() {
 	}
 }
 
+// failovers counts them.
+func (s *store) failovers() int {
+	switch {
+	case s.sentinel != nil:
+		return s.sentinel.Failovers(s.t)
+	case s.cluster != nil:
+		return s.cluster.Failovers(s.t)
+	}
+	return 0
+}
+
 // replaced returns when another has taken a primary's place.
 func (s *store) replaced(old *redistest.Server, slot int) {
 	if s.sentinel != nil {

@@ -254,6 +254,26 @@ func (c *Cluster) AwaitSettled(t testing.TB) {
 	})
 }
 
+// Failovers counts what the nodes have decided: it goes up with every failover and every slot that is moved.
+func (c *Cluster) Failovers(t testing.TB) int {
+	t.Helper()
+	most := 0
+	await(t, "the nodes to tell their epoch", func(ctx context.Context) error {
+		for _, n := range c.Nodes {
+			if info, err := n.command(ctx, "CLUSTER", "INFO").Text(); err == nil {
+				_, rest, _ := strings.Cut(info, "cluster_current_epoch:")
+				epoch, err := strconv.Atoi(strings.TrimSpace(strings.SplitN(rest, "\r\n", 2)[0]))
+				if err != nil {
+					return err
+				}
+				most = max(most, epoch)
+			}
+		}
+		return nil
+	})
+	return most
+}
+
 // must runs a command that has to succeed.
 func (s *Server) must(ctx context.Context, t testing.TB, args ...any) {
 	t.Helper()

@@ -116,21 +116,27 @@ func (s *Sentinel) AwaitPrimary(t testing.TB, old *Server) *Server {
 	t.Helper()
 	var found *Server
 	await(t, "a primary", func(ctx context.Context) error {
-		named := map[string]int{}
-		for _, w := range s.Sentinels {
-			if addr, err := w.command(ctx, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", PrimaryName).StringSlice(); err == nil && len(addr) == 2 {
-				named[addr[1]]++
-			}
-		}
-		for _, n := range s.Nodes {
-			if n != old && named[strconv.Itoa(n.public())] >= quorum && n.replication(ctx)["role"] == "master" {
-				found = n
-				return nil
-			}
-		}
-		return fmt.Errorf("the Sentinels name %v", named)
+		var err error
+		found, err = s.named(ctx, old)
+		return err
 	})
 	return found
+}
+
+// named returns the node that most Sentinels name, that itself says it is a primary, and that is not old.
+func (s *Sentinel) named(ctx context.Context, old *Server) (*Server, error) {
+	named := map[string]int{}
+	for _, w := range s.Sentinels {
+		if addr, err := w.command(ctx, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", PrimaryName).StringSlice(); err == nil && len(addr) == 2 {
+			named[addr[1]]++
+		}
+	}
+	for _, n := range s.Nodes {
+		if n != old && named[strconv.Itoa(n.public())] >= quorum && n.replication(ctx)["role"] == "master" {
+			return n, nil
+		}
+	}
+	return nil, fmt.Errorf("the Sentinels name %v", named)
 }
 
 // Failover asks a Sentinel to promote a replica while the primary lives, and returns the new primary.
@@ -167,12 +173,15 @@ func (s *Sentinel) Consulted(t testing.TB) *Server {
 	return most
 }
 
-// AwaitSettled returns when there is one primary, every live node follows it, and every live Sentinel knows the others
-// and counts every live replica.
+// AwaitSettled returns when there is one primary, every live node follows it, and every live Sentinel names it, is not
+// failing it over, knows the others and counts every live replica.
 func (s *Sentinel) AwaitSettled(t testing.TB) {
 	t.Helper()
-	primary := s.Primary(t)
 	await(t, "the topology to settle", func(ctx context.Context) error {
+		primary, err := s.named(ctx, nil) // on a busy machine one failover may follow another
+		if err != nil {
+			return err
+		}
 		replicas := 0
 		for _, n := range s.Nodes {
 			if n == primary || !n.answers() {
@@ -193,6 +202,9 @@ func (s *Sentinel) AwaitSettled(t testing.TB) {
 				return err
 			}
 			fields := pairs(known)
+			if fields["port"] != strconv.Itoa(primary.public()) || fields["flags"] != "master" {
+				return fmt.Errorf("the Sentinel %s sees the primary %s as %s", w.Addr(), fields["port"], fields["flags"])
+			}
 			if got, _ := strconv.Atoi(fields["num-slaves"]); got < replicas {
 				return fmt.Errorf("the Sentinel %s knows %d replicas of %d", w.Addr(), got, replicas)
 			}
@@ -202,6 +214,20 @@ func (s *Sentinel) AwaitSettled(t testing.TB) {
 		}
 		return nil
 	})
+}
+
+// Failovers counts what the Sentinels have decided: it goes up with every failover, and now and then by more.
+func (s *Sentinel) Failovers(t testing.TB) int {
+	t.Helper()
+	most := 0
+	await(t, "the Sentinels to tell their epoch", func(ctx context.Context) error {
+		known, err := s.Sentinels[0].command(ctx, "SENTINEL", "MASTER", PrimaryName).StringSlice()
+		if err == nil {
+			most, err = strconv.Atoi(pairs(known)["config-epoch"])
+		}
+		return err
+	})
+	return most
 }
 
 // command asks a Sentinel or a node over a connection of its own, since either may be killed or paused meanwhile.
