@@ -128,18 +128,12 @@ func (d *driver) start() {
 		d.own(i)
 	}
 	d.load = newLoad(d.fleet.Addrs())
-	d.accounts()
-}
-
-func (d *driver) own(i int) { d.store.owners.set(Peer(i), d.fleet.Replicas[i].PID()) }
-
-// accounts makes the users' accounts.
-func (d *driver) accounts() {
-	d.t.Helper()
 	for i := range users {
 		d.fleet.Command(d.t, password, "user", "add", userName(i))
 	}
 }
+
+func (d *driver) own(i int) { d.store.owners.set(Peer(i), d.fleet.Replicas[i].PID()) }
 
 // fault is one kind of fault; weight is how often it is made.
 type fault struct {
@@ -434,8 +428,6 @@ func (d *driver) flush() {
 	from := d.now()
 	d.store.flush()
 	d.total = append(d.total, span{from, d.now()})
-	d.store.settle()
-	d.accounts()
 	wait(unsure) // the next fault should not lose the accounts
 }
 

@@ -167,12 +167,28 @@ func (s *store) configure(server *redistest.Server, name, value string) {
 	}
 }
 
-// flush loses all data.
+// flush loses all data but the accounts, of which there is a copy.
 func (s *store) flush() {
+	ctx := s.t.Context()
 	for _, p := range s.primaries() {
 		c := p.Client()
-		if err := c.FlushAll(s.t.Context()).Err(); err != nil {
+		names, err := c.Keys(ctx, "lk:*:acct:*").Result()
+		if err != nil {
 			s.t.Fatal(err)
+		}
+		accounts := map[string]string{}
+		for _, name := range names {
+			if accounts[name], err = c.Dump(ctx, name).Result(); err != nil {
+				s.t.Fatal(err)
+			}
+		}
+		if err := c.FlushAll(ctx).Err(); err != nil {
+			s.t.Fatal(err)
+		}
+		for name, account := range accounts {
+			if err := c.RestoreReplace(ctx, name, 0, account).Err(); err != nil {
+				s.t.Fatal(err)
+			}
 		}
 		_ = c.Close()
 	}

@@ -24,7 +24,7 @@ const (
 	// failoverTimeout bounds one failover; the next of the same primary may begin twice as long after it.
 	failoverTimeout = 2 * time.Second
 	// settleTimeout bounds every wait for a topology to come to rest, elections that are repeated included.
-	settleTimeout = 45 * time.Second
+	settleTimeout = 90 * time.Second
 )
 
 // Sentinel is a primary with two replicas, watched by three Sentinels.
@@ -105,7 +105,7 @@ func (s *Sentinel) Client() *redis.Client {
 }
 
 // Primary returns the node that most Sentinels name and that itself says it is a primary; the test fails if none
-// becomes that in 45 s.
+// becomes that in 90 s.
 func (s *Sentinel) Primary(t testing.TB) *Server {
 	t.Helper()
 	return s.AwaitPrimary(t, nil)
