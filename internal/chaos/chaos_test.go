@@ -42,7 +42,7 @@ func setting(name, standard string) string { return cmp.Or(os.Getenv(name), stan
 // in which order, CHAOS_TOPOLOGY and CHAOS_DURABLE on which Redis, and CHAOS_FAULTS
 // which kinds of faults only.
 func TestChaos(t *testing.T) {
-	seed, err := strconv.ParseUint(setting("CHAOS_SEED", strconv.FormatUint(rand.Uint64(), 10)), 10, 64)
+	seed, err := strconv.ParseUint(setting("CHAOS_SEED", strconv.FormatUint(rand.Uint64(), 10)), 10, 64) //nolint:gosec // a seed to be printed and given again
 	if err != nil {
 		t.Fatalf("CHAOS_SEED: %v", err)
 	}
@@ -97,11 +97,10 @@ type driver struct {
 	load    *load
 	counts  map[string]int
 
-	kills    int // of primaries, and the like
-	losses   []*loss
-	total    []span
-	restored int
-	clock    time.Duration
+	kills  int // of primaries, and the like
+	losses []*loss
+	total  []span
+	clock  time.Duration
 }
 
 // loss is a failover that may have lost what was written during a time.
@@ -117,20 +116,22 @@ func (d *driver) start() {
 	if d.durable {
 		wait = d.store.wait
 	}
-	d.fleet = stacktest.NewFleet(
-		d.t, stacktest.Build(d.t, "../.."), replicas, d.store.url,
-		"LATCHKEY_REVOKE_WAIT_REPLICAS="+strconv.Itoa(wait), "LATCHKEY_SHARDS="+strconv.Itoa(shards),
-		"LATCHKEY_REFRESH_GRACE="+grace.String(), "LATCHKEY_ACCESS_TTL=2h", "LATCHKEY_LOG_LEVEL="+setting("CHAOS_LOG", "error"),
+	bin, settings := stacktest.Build(d.t, "../.."), []string{
+		"LATCHKEY_SECRET=a secret of this test alone of 32 bytes and more", "LATCHKEY_REDIS_URL=" + d.store.url, "LATCHKEY_COOKIE_SECURE=false",
+		"LATCHKEY_REVOKE_WAIT_REPLICAS=" + strconv.Itoa(wait), "LATCHKEY_SHARDS=" + strconv.Itoa(shards),
+		"LATCHKEY_REFRESH_GRACE=" + grace.String(), "LATCHKEY_ACCESS_TTL=2h", "LATCHKEY_LOG_LEVEL=" + setting("CHAOS_LOG", "error"),
 		"LATCHKEY_PASSWORD_MEMORY=7168", "LATCHKEY_PASSWORD_ITERATIONS=1", "LATCHKEY_VERIFY=follow",
 		"LATCHKEY_LOGIN_LIMIT_CLIENT=100000/1m", "LATCHKEY_LOGIN_LIMIT_ACCOUNT=100000/1m", "LATCHKEY_LOGIN_LIMIT_ADDRESS=100000/1m",
-	)
+	}
+	patient := append([]string{"HOME=" + d.t.TempDir(), "LATCHKEY_REDIS_TIMEOUT=5s"}, settings...)
+	for i := range users {
+		stacktest.Run(d.t, patient, password, bin, "user", "add", userName(i))
+	}
+	d.fleet = stacktest.NewFleetOf(d.t, bin, replicas, settings...)
 	for i := range d.fleet.Replicas {
 		d.own(i)
 	}
 	d.load = newLoad(d.fleet.Addrs())
-	for i := range users {
-		d.fleet.Command(d.t, password, "user", "add", userName(i))
-	}
 }
 
 func (d *driver) own(i int) { d.store.owners.set(Peer(i), d.fleet.Replicas[i].PID()) }

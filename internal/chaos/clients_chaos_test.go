@@ -89,7 +89,7 @@ func (l *load) ask(replica int, method, path, access, refresh string, form url.V
 		q.Header.Set("Authorization", "Bearer "+access)
 	}
 	if refresh != "" {
-		q.AddCookie(&http.Cookie{Name: "refresh_token", Value: refresh}) //nolint:gosec // a request's
+		q.AddCookie(&http.Cookie{Name: "refresh_token", Value: refresh})
 	}
 	a := answer{span: span{from: l.history.Now()}}
 	r, err := l.http.Do(q)

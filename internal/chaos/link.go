@@ -196,6 +196,8 @@ func (l *Link) carry(from, to net.Conn, p Peer, request bool, over <-chan struct
 
 // pass waits until a parcel may go on, and reports whether it may.
 func (l *Link) pass(x parcel, p Peer, request bool, ended, over <-chan struct{}) bool {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
 	for {
 		l.mu.Lock()
 		cut, delay, change, closed := l.cut[p], l.delay[p], l.change, l.closed
@@ -213,8 +215,7 @@ func (l *Link) pass(x parcel, p Peer, request bool, ended, over <-chan struct{})
 		}
 		var due <-chan time.Time
 		if !cut {
-			timer := time.NewTimer(left)
-			defer timer.Stop() //nolint:revive // a wait or two
+			timer.Reset(left)
 			due = timer.C
 		}
 		select {
