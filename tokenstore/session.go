@@ -115,8 +115,12 @@ type Rotation struct {
 	Scope string
 }
 
-// late is what rotate answers when it reached Redis after its caller had gone.
-const late = 7
+const (
+	// none is what rotate answers when there is no such session.
+	none = 2
+	// late is what it answers when it reached Redis after its caller had gone.
+	late = 7
+)
 
 // Rotate makes the successor current. Errors: [ErrNoSession], [ErrRevoked],
 // [ErrSuperseded], [ErrReuse] and [ErrRollback], after which the session is
@@ -132,8 +136,8 @@ func (s *Store) Rotate(ctx context.Context, t Rotation) (Grant, Revocation, erro
 		return Grant{}, Revocation{}, err
 	}
 	shard := t.SID[0]
-	rotate := func() (reply, error) {
-		r, err := s.run(ctx, s.scripts.rotate,
+	rotate := func(run func(context.Context, *script, []string, ...any) (reply, error)) (reply, error) {
+		r, err := run(ctx, s.scripts.rotate,
 			[]string{s.rtKey(t.SID), s.userKey(t.UID), s.epochKey(t.UID), s.denyKey(t.SID), s.headKey(shard), s.logKey(shard), s.membersKey(shard)},
 			epoch, t.SID.String(), t.Gen, t.Hash[:], t.Next[:],
 			milliseconds(s.life.Refresh), milliseconds(s.life.Access), milliseconds(s.life.Grace), milliseconds(skewPad),
@@ -143,9 +147,14 @@ func (s *Store) Rotate(ctx context.Context, t Rotation) (Grant, Revocation, erro
 		}
 		return r, err
 	}
-	r, err := rotate()
+	r, err := rotate(s.run)
 	if err == nil && r.int(0) == late {
-		r, err = rotate() // the estimate of Redis time was off, and is not any more
+		r, err = rotate(s.run) // the estimate of Redis time was off, and is not any more
+	}
+	if err == nil && r.int(0) == none && s.waitReplicas > 0 {
+		// One primary's word is not enough to end a session either: it may have been
+		// deposed before the session began, and not know yet.
+		r, err = rotate(s.runDurably)
 	}
 	if err != nil {
 		return Grant{}, Revocation{}, err
@@ -162,7 +171,7 @@ func (s *Store) Rotate(ctx context.Context, t Rotation) (Grant, Revocation, erro
 			g.Username = g.Subject
 		}
 		return g, Revocation{}, nil
-	case 2:
+	case none:
 		return Grant{}, Revocation{}, ErrNoSession
 	case 3:
 		return Grant{}, Revocation{}, ErrRevoked

@@ -11,7 +11,7 @@ import (
 
 var errNotRunning = errors.New("killed or paused")
 
-// await asks until the answer is nil, and fails the test with the last one after 45 s.
+// await asks until the answer is nil, and fails the test with the last one after 90 s.
 func await(t testing.TB, what string, ready func(context.Context) error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), settleTimeout)

@@ -59,7 +59,7 @@ func StartCluster(t testing.TB, primaries, replicas int, o Options) *Cluster {
 	}
 	for i, n := range c.Nodes {
 		for _, other := range c.Nodes[i+1:] { // everybody meets everybody: gossip alone takes seconds
-			n.must(ctx, t, "CLUSTER", "MEET", "127.0.0.1", other.port, other.bus)
+			n.must(ctx, t, "CLUSTER", "MEET", "127.0.0.1", other.public(), other.bus)
 		}
 	}
 	await(t, "the nodes to know each other", func(ctx context.Context) error {
@@ -88,9 +88,9 @@ func (c *Cluster) URL() string {
 	first := c.Nodes[0]
 	q := url.Values{}
 	for _, n := range c.Nodes[1:] {
-		q.Add("addr", n.Addr())
+		q.Add("addr", n.publicAddr())
 	}
-	return (&url.URL{Scheme: first.scheme(), Host: first.Addr(), User: first.userinfo(), RawQuery: q.Encode()}).String()
+	return (&url.URL{Scheme: first.scheme(), Host: first.publicAddr(), User: first.userinfo(), RawQuery: q.Encode()}).String()
 }
 
 // Client returns a client of the whole Cluster, closed with the test.
@@ -161,7 +161,7 @@ func (c *Cluster) replicaOf(t testing.TB, primary *Server) *Server {
 	await(t, "a replica of "+primary.Addr(), func(ctx context.Context) error {
 		for _, n := range c.Nodes {
 			info := n.replication(ctx)
-			if info["role"] == "slave" && info["master_port"] == strconv.Itoa(primary.port) && info["master_link_status"] == "up" {
+			if info["role"] == "slave" && info["master_port"] == strconv.Itoa(primary.public()) && info["master_link_status"] == "up" {
 				found = n
 				return nil
 			}
@@ -252,6 +252,26 @@ func (c *Cluster) AwaitSettled(t testing.TB) {
 		}
 		return nil
 	})
+}
+
+// Failovers counts what the nodes have decided: it goes up with every failover and every slot that is moved.
+func (c *Cluster) Failovers(t testing.TB) int {
+	t.Helper()
+	most := 0
+	await(t, "the nodes to tell their epoch", func(ctx context.Context) error {
+		for _, n := range c.Nodes {
+			if info, err := n.command(ctx, "CLUSTER", "INFO").Text(); err == nil {
+				_, rest, _ := strings.Cut(info, "cluster_current_epoch:")
+				epoch, err := strconv.Atoi(strings.TrimSpace(strings.SplitN(rest, "\r\n", 2)[0]))
+				if err != nil {
+					return err
+				}
+				most = max(most, epoch)
+			}
+		}
+		return nil
+	})
+	return most
 }
 
 // must runs a command that has to succeed.

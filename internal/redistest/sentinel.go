@@ -24,7 +24,7 @@ const (
 	// failoverTimeout bounds one failover; the next of the same primary may begin twice as long after it.
 	failoverTimeout = 2 * time.Second
 	// settleTimeout bounds every wait for a topology to come to rest, elections that are repeated included.
-	settleTimeout = 45 * time.Second
+	settleTimeout = 90 * time.Second
 )
 
 // Sentinel is a primary with two replicas, watched by three Sentinels.
@@ -47,11 +47,11 @@ func StartSentinel(t testing.TB, o Options) *Sentinel {
 	s.Nodes = []*Server{primary}
 	for range 2 {
 		replica := newServer(t, quick)
-		replica.args = append(replica.args, "--replicaof", "127.0.0.1", strconv.Itoa(primary.port))
+		replica.args = append(replica.args, "--replicaof", "127.0.0.1", strconv.Itoa(primary.public()))
 		s.Nodes = append(s.Nodes, replica)
 	}
 	var conf strings.Builder
-	fmt.Fprintf(&conf, "sentinel monitor %s 127.0.0.1 %d %d\n", PrimaryName, primary.port, quorum)
+	fmt.Fprintf(&conf, "sentinel monitor %s 127.0.0.1 %d %d\n", PrimaryName, primary.public(), quorum)
 	fmt.Fprintf(&conf, "sentinel down-after-milliseconds %s %d\n", PrimaryName, downAfter.Milliseconds())
 	fmt.Fprintf(&conf, "sentinel failover-timeout %s %d\n", PrimaryName, failoverTimeout.Milliseconds())
 	fmt.Fprintf(&conf, "sentinel parallel-syncs %s 2\n", PrimaryName)
@@ -59,7 +59,7 @@ func StartSentinel(t testing.TB, o Options) *Sentinel {
 		fmt.Fprintf(&conf, "sentinel auth-user %s %s\nsentinel auth-pass %s %s\n", PrimaryName, admin, PrimaryName, adminPassword)
 	}
 	for range 3 {
-		watcher := newServer(t, Options{TLS: o.TLS})
+		watcher := newServer(t, Options{TLS: o.TLS, Front: o.Front})
 		watcher.sentinel = conf.String()
 		s.Sentinels = append(s.Sentinels, watcher)
 	}
@@ -78,7 +78,7 @@ func (s *Sentinel) URL() string {
 	first := s.Sentinels[0]
 	q := url.Values{"master_name": {PrimaryName}}
 	for _, other := range s.Sentinels[1:] {
-		q.Add("addr", other.Addr())
+		q.Add("addr", other.publicAddr())
 	}
 	node := s.Nodes[0]
 	if u := node.userinfo(); u != nil {
@@ -86,7 +86,7 @@ func (s *Sentinel) URL() string {
 		q.Set("username", u.Username())
 		q.Set("password", password)
 	}
-	return (&url.URL{Scheme: first.scheme(), Host: first.Addr(), Path: "/0", RawQuery: q.Encode()}).String()
+	return (&url.URL{Scheme: first.scheme(), Host: first.publicAddr(), Path: "/0", RawQuery: q.Encode()}).String()
 }
 
 // Client returns a client that the Sentinels lead to the primary, closed with the test.
@@ -105,7 +105,7 @@ func (s *Sentinel) Client() *redis.Client {
 }
 
 // Primary returns the node that most Sentinels name and that itself says it is a primary; the test fails if none
-// becomes that in 45 s.
+// becomes that in 90 s.
 func (s *Sentinel) Primary(t testing.TB) *Server {
 	t.Helper()
 	return s.AwaitPrimary(t, nil)
@@ -115,15 +115,16 @@ func (s *Sentinel) Primary(t testing.TB) *Server {
 func (s *Sentinel) AwaitPrimary(t testing.TB, old *Server) *Server {
 	t.Helper()
 	var found *Server
-	await(t, "a primary", func(ctx context.Context) (err error) {
-		found, err = s.primary(ctx, old)
+	await(t, "a primary", func(ctx context.Context) error {
+		var err error
+		found, err = s.named(ctx, old)
 		return err
 	})
 	return found
 }
 
-// primary is AwaitPrimary at one moment.
-func (s *Sentinel) primary(ctx context.Context, old *Server) (*Server, error) {
+// named returns the node that most Sentinels name, that itself says it is a primary, and that is not old.
+func (s *Sentinel) named(ctx context.Context, old *Server) (*Server, error) {
 	named := map[string]int{}
 	for _, w := range s.Sentinels {
 		if addr, err := w.command(ctx, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", PrimaryName).StringSlice(); err == nil && len(addr) == 2 {
@@ -131,7 +132,7 @@ func (s *Sentinel) primary(ctx context.Context, old *Server) (*Server, error) {
 		}
 	}
 	for _, n := range s.Nodes {
-		if n != old && named[strconv.Itoa(n.port)] >= quorum && n.replication(ctx)["role"] == "master" {
+		if n != old && named[strconv.Itoa(n.public())] >= quorum && n.replication(ctx)["role"] == "master" {
 			return n, nil
 		}
 	}
@@ -172,13 +173,12 @@ func (s *Sentinel) Consulted(t testing.TB) *Server {
 	return most
 }
 
-// AwaitSettled returns when there is one primary, every live node follows it, and every live Sentinel knows the others
-// and counts every live replica. That primary may be another than a moment ago: on a busy machine the Sentinels may take a
-// primary for down that has just been promoted, and promote the next.
+// AwaitSettled returns when there is one primary, every live node follows it, and every live Sentinel names it, is not
+// failing it over, knows the others and counts every live replica.
 func (s *Sentinel) AwaitSettled(t testing.TB) {
 	t.Helper()
 	await(t, "the topology to settle", func(ctx context.Context) error {
-		primary, err := s.primary(ctx, nil)
+		primary, err := s.named(ctx, nil) // on a busy machine one failover may follow another
 		if err != nil {
 			return err
 		}
@@ -189,7 +189,7 @@ func (s *Sentinel) AwaitSettled(t testing.TB) {
 			}
 			replicas++
 			info := n.replication(ctx)
-			if info["master_port"] != strconv.Itoa(primary.port) || info["master_link_status"] != "up" {
+			if info["master_port"] != strconv.Itoa(primary.public()) || info["master_link_status"] != "up" {
 				return fmt.Errorf("%s does not follow %s: %s", n.Addr(), primary.Addr(), info["master_link_status"])
 			}
 		}
@@ -202,6 +202,9 @@ func (s *Sentinel) AwaitSettled(t testing.TB) {
 				return err
 			}
 			fields := pairs(known)
+			if fields["port"] != strconv.Itoa(primary.public()) || fields["flags"] != "master" {
+				return fmt.Errorf("the Sentinel %s sees the primary %s as %s", w.Addr(), fields["port"], fields["flags"])
+			}
 			if got, _ := strconv.Atoi(fields["num-slaves"]); got < replicas {
 				return fmt.Errorf("the Sentinel %s knows %d replicas of %d", w.Addr(), got, replicas)
 			}
@@ -211,6 +214,20 @@ func (s *Sentinel) AwaitSettled(t testing.TB) {
 		}
 		return nil
 	})
+}
+
+// Failovers counts what the Sentinels have decided: it goes up with every failover, and now and then by more.
+func (s *Sentinel) Failovers(t testing.TB) int {
+	t.Helper()
+	most := 0
+	await(t, "the Sentinels to tell their epoch", func(ctx context.Context) error {
+		known, err := s.Sentinels[0].command(ctx, "SENTINEL", "MASTER", PrimaryName).StringSlice()
+		if err == nil {
+			most, err = strconv.Atoi(pairs(known)["config-epoch"])
+		}
+		return err
+	})
+	return most
 }
 
 // command asks a Sentinel or a node over a connection of its own, since either may be killed or paused meanwhile.

@@ -47,6 +47,12 @@ type Options struct {
 	// ACL are the rules of the user [User], such as "~lk:* &* +@all -@admin". Then the default user is off, and the
 	// tests' own clients are an administrator. Empty: no users.
 	ACL string
+	// Front, if set, is called for each server before it starts and returns the port of 127.0.0.1 at which all others
+	// are to reach it, such as that of a proxy that makes faults; addr is where the server itself will then listen.
+	// It is what the servers announce and what URLs name. The tests' own clients go straight to the server.
+	Front func(addr func() string) (port int)
+	// Env is added to the servers' environment.
+	Env []string
 }
 
 // Who the servers' users are when [Options.ACL] is set.
@@ -71,7 +77,9 @@ type Server struct {
 	cluster  bool
 	dir      string // log, users, what a node knows of its Cluster
 	data     string // what RestartEmpty removes
+	env      []string
 	port     int
+	front    int // [Options.Front]; 0 for none
 	bus      int // of a Cluster's node
 	t        testing.TB
 
@@ -107,7 +115,11 @@ func newServer(t testing.TB, o Options) *Server {
 		tls:      o.TLS,
 		dir:      dir,
 		data:     filepath.Join(dir, "data"),
+		env:      o.Env,
 		t:        t,
+	}
+	if o.Front != nil {
+		s.front = o.Front(s.Addr)
 	}
 	if err := os.Mkdir(s.data, 0o700); err != nil {
 		t.Fatalf("redistest: %v", err)
@@ -184,9 +196,14 @@ func (s *Server) Addr() string { return net.JoinHostPort("127.0.0.1", strconv.It
 
 // URL is the server's address as redis.ParseURL reads it, with the password if --requirepass set one, or that of [User].
 func (s *Server) URL() string {
-	u := url.URL{Scheme: s.scheme(), Host: s.Addr(), Path: "/0", User: s.userinfo()}
+	u := url.URL{Scheme: s.scheme(), Host: s.publicAddr(), Path: "/0", User: s.userinfo()}
 	return u.String()
 }
+
+// public is the port at which others reach the server.
+func (s *Server) public() int { return cmp.Or(s.front, s.port) }
+
+func (s *Server) publicAddr() string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(s.public())) }
 
 func (s *Server) scheme() string {
 	if s.tls != nil {
@@ -316,7 +333,7 @@ func (s *Server) start() error {
 	}
 	// No context: the process ends with the test's cleanup, which must be able to look at it first.
 	cmd := exec.CommandContext(context.Background(), s.bin, args...)
-	cmd.Stdout, cmd.Stderr = out, out
+	cmd.Stdout, cmd.Stderr, cmd.Env = out, out, append(os.Environ(), s.env...)
 	p, err := run(cmd)
 	if err != nil {
 		return err
@@ -345,7 +362,11 @@ func (s *Server) arguments() ([]string, error) {
 		// A Sentinel keeps what it knows in its configuration file, which it also finds when it is started again.
 		path := filepath.Join(s.data, "sentinel.conf")
 		if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) {
-			if err := os.WriteFile(path, []byte("dir "+s.data+"\nbind 127.0.0.1\n"+s.sentinel), 0o600); err != nil {
+			conf := "dir " + s.data + "\nbind 127.0.0.1\n" + s.sentinel
+			if s.front != 0 {
+				conf += fmt.Sprintf("sentinel announce-ip 127.0.0.1\nsentinel announce-port %d\n", s.front)
+			}
+			if err := os.WriteFile(path, []byte(conf), 0o600); err != nil {
 				return nil, err
 			}
 		}
@@ -362,6 +383,11 @@ func (s *Server) arguments() ([]string, error) {
 		args = append(args,
 			"--cluster-enabled", "yes", "--cluster-port", strconv.Itoa(s.bus),
 			"--cluster-config-file", filepath.Join(s.dir, "nodes.conf"))
+	}
+	if s.front != 0 {
+		for _, kind := range []string{"replica", "cluster"} {
+			args = append(args, "--"+kind+"-announce-ip", "127.0.0.1", "--"+kind+"-announce-port", strconv.Itoa(s.front))
+		}
 	}
 	return append(args, s.args...), nil
 }

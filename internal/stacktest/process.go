@@ -99,6 +99,9 @@ func (p *Process) Done() <-chan struct{} { return p.done }
 // ExitCode is how the process ended: -1 by a signal. Read it after Done.
 func (p *Process) ExitCode() int { return p.cmd.ProcessState.ExitCode() }
 
+// PID is the process's id: another's, perhaps, once it has ended.
+func (p *Process) PID() int { return p.cmd.Process.Pid }
+
 // Signal sends sig to the process; one that has ended gets none.
 func (p *Process) Signal(t testing.TB, sig syscall.Signal) {
 	t.Helper()
@@ -199,6 +202,3 @@ func Eventually(t testing.TB, what string, done func() bool) {
 		}
 	}
 }
-
-// PID is the process's id.
-func (p *Process) PID() int { return p.cmd.Process.Pid }

@@ -1,7 +1,10 @@
 package zero
 
 import (
+	"cmp"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -35,6 +38,10 @@ type Check struct {
 	Replica           int
 	Asked, AnsweredAt time.Duration // by [History.Now]
 	Answer            Answer
+	// Of a refresh: the generation of the refresh token that was shown, from 1, and
+	// whatever names the token that came for it. 0 is no refresh.
+	Generation int
+	Successor  string
 }
 
 // Logout is one request to end a session. One that was not confirmed may have
@@ -43,6 +50,9 @@ type Logout struct {
 	Session           int
 	Asked, AnsweredAt time.Duration
 	Confirmed         bool
+	// Cause is what ended the session, or may have, where it was no logout: a theft
+	// that was shown, a loss of data.
+	Cause string
 }
 
 // NewHistory returns an empty history that begins now.
@@ -75,6 +85,14 @@ func (h *History) LoggedOut(l Logout) {
 	h.logouts[l.Session] = append(h.logouts[l.Session], l)
 }
 
+// Lost is a session that was accepted after it had ended.
+type Lost struct {
+	Session         int
+	Cause           string        // of its end; "" is a logout
+	Ended           time.Duration // when that was confirmed
+	Accepted, Until time.Duration // when the first and the last acceptance was asked for
+}
+
 // Verdict is what a history comes to.
 type Verdict struct {
 	Sessions     int
@@ -89,6 +107,12 @@ type Verdict struct {
 	// while their logout was under way. Nothing is promised of that time; it is
 	// counted for interest.
 	Straddled int
+	// Lost are the sessions that Accepted is about.
+	Lost []Lost
+	// Forked are those in which one generation had two successors: none is right.
+	Forked []int
+	// Causes is how many sessions ended, or may have, for causes other than logouts.
+	Causes map[string]int
 	// Impossible are the sessions whose history porcupine finds no order for.
 	Impossible []int
 	// Undecided are those for which porcupine found neither in time.
@@ -99,7 +123,7 @@ type Verdict struct {
 
 // Violated reports whether a promise was broken.
 func (v Verdict) Violated() bool {
-	return v.Accepted > 0 || v.FalseLogouts > 0 || len(v.Impossible) > 0 || len(v.Undecided) > 0
+	return v.Accepted > 0 || v.FalseLogouts > 0 || len(v.Forked) > 0 || len(v.Impossible) > 0 || len(v.Undecided) > 0
 }
 
 func (v Verdict) String() string {
@@ -114,6 +138,12 @@ func (v Verdict) String() string {
 	row("accepted after the logout", v.Accepted)
 	row("false logouts", v.FalseLogouts)
 	row("refused, then accepted, during the logout", v.Straddled)
+	if n := len(v.Forked); n > 0 {
+		row("generations with two successors", n)
+	}
+	for _, cause := range slices.Sorted(maps.Keys(v.Causes)) {
+		row("ended or maybe so: "+cause, v.Causes[cause])
+	}
 	verdict := "linearizable"
 	if n := len(v.Impossible); n > 0 {
 		verdict = fmt.Sprintf("ILLEGAL in %d", n)
@@ -138,7 +168,7 @@ const maxExamples = 10
 func (h *History) Judge() Verdict {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	v := Verdict{Sessions: len(h.checks)}
+	v := Verdict{Sessions: len(h.checks), Causes: map[string]int{}}
 	for session := range h.checks {
 		h.count(session, &v)
 		switch porcupine.CheckOperationsTimeout(oneSession(), operations(h.checks[session], h.logouts[session]), patience) {
@@ -156,15 +186,26 @@ func (h *History) Judge() Verdict {
 func (h *History) count(session int, v *Verdict) {
 	const never = time.Duration(1<<63 - 1)
 	begun, over := never, never
+	lost := Lost{Session: session}
+	causes := map[string]bool{}
 	for _, l := range h.logouts[session] {
 		begun = min(begun, l.Asked)
-		if l.Confirmed {
-			over = min(over, l.AnsweredAt)
+		if l.Confirmed && l.AnsweredAt < over {
+			over, lost.Cause = l.AnsweredAt, l.Cause
+		}
+		switch {
+		case l.Cause != "" && !causes[l.Cause]:
+			causes[l.Cause] = true
+			v.Causes[l.Cause]++
+		case l.Cause != "":
+		case l.Confirmed:
 			v.Confirmed++
-		} else {
+		default:
 			v.Unconfirmed++
 		}
 	}
+	lost.Ended, lost.Accepted = over, never
+	successors := map[int]string{}
 	refused := never
 	for _, c := range h.checks[session] {
 		if c.Answer == Refused {
@@ -178,6 +219,13 @@ func (h *History) count(session int, v *Verdict) {
 		}
 	}
 	for _, c := range h.checks[session] {
+		if c.Generation > 0 && c.Answer == Accepted {
+			if first, ok := successors[c.Generation]; ok && first != c.Successor {
+				v.Forked = append(v.Forked, session)
+				example("session %d: generation %d has two successors", session, c.Generation)
+			}
+			successors[c.Generation] = c.Successor
+		}
 		switch {
 		case c.Answer == Silent:
 			v.Silent++
@@ -190,6 +238,7 @@ func (h *History) count(session int, v *Verdict) {
 		switch {
 		case c.Answer == Accepted && c.Asked > over:
 			v.Accepted++
+			lost.Accepted, lost.Until = min(lost.Accepted, c.Asked), max(lost.Until, c.Asked)
 			example("session %d: accepted by replica %d, asked %v after the logout was answered (at %v)", session, c.Replica, c.Asked-over, over)
 		case c.Answer == Accepted && c.Asked > refused:
 			straddled = 1
@@ -199,48 +248,117 @@ func (h *History) count(session int, v *Verdict) {
 		}
 	}
 	v.Straddled += straddled
+	if lost.Accepted != never {
+		v.Lost = append(v.Lost, lost)
+	}
+}
+
+// Describe lists what was asked and answered of a session, in the order of asking.
+func (h *History) Describe(session int) string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	type line struct {
+		at   time.Duration
+		text string
+	}
+	var lines []line
+	for _, l := range h.logouts[session] {
+		what := cmp.Or(l.Cause, "logout")
+		if !l.Confirmed {
+			what += ", not confirmed"
+		}
+		lines = append(lines, line{l.Asked, fmt.Sprintf("%v - %v %s", l.Asked, l.AnsweredAt, what)})
+	}
+	for _, c := range h.checks[session] {
+		what := "verify"
+		if c.Generation > 0 {
+			what = fmt.Sprintf("refresh %d", c.Generation)
+		}
+		answer := [...]string{Silent: "unknown", Accepted: "accepted", Refused: "refused"}[c.Answer]
+		lines = append(lines, line{c.Asked, fmt.Sprintf("%v - %v %s at replica %d: %s %s", c.Asked, c.AnsweredAt, what, c.Replica, answer, c.Successor)})
+	}
+	slices.SortStableFunc(lines, func(a, b line) int { return cmp.Compare(a.at, b.at) })
+	var b strings.Builder
+	fmt.Fprintf(&b, "session %d:\n", session)
+	for _, l := range lines {
+		b.WriteString("  " + l.text + "\n")
+	}
+	return b.String()
 }
 
 // step is what an operation does in the model.
-type step uint8
+type step struct {
+	does       does
+	generation int // of an accepted refresh, and its successor
+	successor  string
+}
+
+type does uint8
 
 const (
-	logoutBegins step = iota
+	logoutBegins does = iota
 	logoutEnds
 	checkAccepts
 	checkRefuses
 )
 
-// state is that of one session.
-type state uint8
+// life is that of one session.
+type life uint8
 
 const (
-	alive state = iota
+	alive life = iota
 	// ending: a logout was asked for. Replicas come to know of it one by one, and
 	// until it is answered nothing is promised.
 	ending
 	dead
 )
 
+// state is that of one session, and the refresh token that is current as far as
+// anybody was told.
+type state struct {
+	life       life
+	generation int
+	successor  string // the current token; "" for the first
+}
+
 // oneSession is the model: alive until a logout begins, dead when one has ended.
+// While it is alive a refresh moves to the next generation, or tells again of the
+// last one that did.
 func oneSession() porcupine.Model {
 	return porcupine.Model{
-		Init: func() any { return alive },
+		Init: func() any { return state{generation: 1} },
 		Step: func(s, in, _ any) (bool, any) {
 			now, _ := s.(state)
-			does, _ := in.(step)
-			switch does {
+			op, _ := in.(step)
+			switch op.does {
 			case logoutBegins:
-				return true, max(now, ending)
+				now.life = max(now.life, ending)
+				return true, now
 			case logoutEnds:
-				return now != alive, dead
-			case checkAccepts:
-				return now != dead, now
+				was := now.life
+				now.life = dead
+				return was != alive, now
+			case checkRefuses:
+				return now.life != alive, now
 			default:
-				return now != alive, now
+				return now.accepts(op)
 			}
 		},
 	}
+}
+
+// accepts is what an accepted check says of a session.
+func (s state) accepts(op step) (bool, any) {
+	switch {
+	case s.life == dead:
+		return false, s
+	case op.generation == 0, s.life == ending: // a loss of data may have set it back
+		return true, s
+	case op.generation == s.generation:
+		s.generation, s.successor = op.generation+1, op.successor
+		return true, s
+	}
+	return op.generation == s.generation-1 && op.successor == s.successor, s
 }
 
 // operations are one session's history as porcupine reads it. A logout begins
@@ -248,25 +366,27 @@ func oneSession() porcupine.Model {
 // only begins. A check without an answer says nothing.
 func operations(checks []Check, logouts []Logout) []porcupine.Operation {
 	ops := make([]porcupine.Operation, 0, len(checks)+2*len(logouts))
-	add := func(does step, from, to time.Duration) {
-		ops = append(ops, porcupine.Operation{Input: does, Call: int64(from), Return: int64(to)})
+	add := func(op step, from, to time.Duration) {
+		ops = append(ops, porcupine.Operation{Input: op, Call: int64(from), Return: int64(to)})
 	}
 	for _, l := range logouts {
-		add(logoutBegins, l.Asked, l.Asked)
+		add(step{does: logoutBegins}, l.Asked, l.Asked)
 		if l.Confirmed {
-			add(logoutEnds, l.Asked, l.AnsweredAt)
+			add(step{does: logoutEnds}, l.Asked, l.AnsweredAt)
 		}
 	}
 	// Of those that were asked for at one moment and answered alike, the first
 	// answer binds most: what explains it explains the others. Without this,
 	// porcupine would try all their orders before it finds a history impossible.
 	type alike struct {
-		asked  time.Duration
-		answer Answer
+		asked      time.Duration
+		answer     Answer
+		generation int
+		successor  string
 	}
 	first := map[alike]time.Duration{}
 	for _, c := range checks {
-		k := alike{c.Asked, c.Answer}
+		k := alike{c.Asked, c.Answer, c.Generation, c.Successor}
 		if at, ok := first[k]; !ok || c.AnsweredAt < at {
 			first[k] = c.AnsweredAt
 		}
@@ -274,9 +394,9 @@ func operations(checks []Check, logouts []Logout) []porcupine.Operation {
 	for k, at := range first {
 		switch k.answer {
 		case Accepted:
-			add(checkAccepts, k.asked, at)
+			add(step{checkAccepts, k.generation, k.successor}, k.asked, at)
 		case Refused:
-			add(checkRefuses, k.asked, at)
+			add(step{does: checkRefuses}, k.asked, at)
 		case Silent:
 		}
 	}

@@ -11,6 +11,9 @@ func TestTheJudge(t *testing.T) {
 	const ms = time.Millisecond
 	logout := Logout{Asked: 10 * ms, AnsweredAt: 20 * ms, Confirmed: true}
 	unknown := Logout{Asked: 10 * ms, AnsweredAt: 20 * ms}
+	refresh := func(from, to time.Duration, generation int, successor string) Check {
+		return Check{Asked: from, AnsweredAt: to, Answer: Accepted, Generation: generation, Successor: successor}
+	}
 	check := func(from, to time.Duration, a Answer) Check { return Check{Asked: from, AnsweredAt: to, Answer: a} }
 	for name, tt := range map[string]struct {
 		logouts  []Logout
@@ -28,6 +31,10 @@ func TestTheJudge(t *testing.T) {
 		"refused after a logout of unknown fate":     {[]Logout{unknown}, []Check{check(21*ms, 22*ms, Refused)}, false},
 		"sent again and confirmed, then accepted":    {[]Logout{unknown, {Asked: 30 * ms, AnsweredAt: 40 * ms, Confirmed: true}}, []Check{check(25*ms, 26*ms, Accepted), check(41*ms, 42*ms, Accepted)}, true},
 		"logged out twice, accepted between the two": {[]Logout{logout, {Asked: 30 * ms, AnsweredAt: 40 * ms, Confirmed: true}}, []Check{check(25*ms, 26*ms, Accepted)}, true},
+		"two tabs, one successor":                    {nil, []Check{refresh(1*ms, 5*ms, 1, "b"), refresh(2*ms, 4*ms, 1, "b"), refresh(6*ms, 7*ms, 2, "c")}, false},
+		"two tabs, two successors":                   {nil, []Check{refresh(1*ms, 5*ms, 1, "b"), refresh(2*ms, 4*ms, 1, "x")}, true},
+		"a refresh after the logout":                 {[]Logout{logout}, []Check{refresh(21*ms, 22*ms, 1, "b")}, true},
+		"refused after a theft":                      {[]Logout{{Asked: 10 * ms, AnsweredAt: 20 * ms, Confirmed: true, Cause: "theft"}}, []Check{check(21*ms, 22*ms, Refused)}, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -42,9 +49,24 @@ func TestTheJudge(t *testing.T) {
 				t.Errorf("violated = %v\n%s", v.Violated(), v)
 			}
 			// The two judges agree.
-			if (v.Accepted+v.FalseLogouts > 0) != (len(v.Impossible) > 0) {
+			if (v.Accepted+v.FalseLogouts+len(v.Forked) > 0) != (len(v.Impossible) > 0) {
 				t.Errorf("counting and porcupine disagree:\n%s", v)
 			}
 		})
+	}
+}
+
+// What only the model sees.
+func TestTheModelSeesARefreshTokenThatWorksAgain(t *testing.T) {
+	t.Parallel()
+	const ms = time.Millisecond
+	h := NewHistory()
+	h.Session()
+	for i, generation := range []int{1, 2, 3, 1} {
+		at := time.Duration(i) * ms
+		h.Checked(Check{Asked: at, AnsweredAt: at + ms/2, Answer: Accepted, Generation: generation, Successor: string(rune('a' + generation))})
+	}
+	if v := h.Judge(); len(v.Impossible) != 1 || !v.Violated() {
+		t.Errorf("a token that is two generations old was accepted:\n%s\n%s", v, h.Describe(0))
 	}
 }

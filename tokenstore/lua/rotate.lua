@@ -12,7 +12,8 @@
 --   1 SAME  the shown token is the current one's parent, within the grace:
 --           nothing changed, the successor is the same
 --         {code, now}
---   2 NONE      no such session: it expired, or Redis never knew it
+--   2 NONE      no such session: it expired, or this Redis, which takes writes,
+--               never knew it
 --   3 REVOKED   the session was revoked
 --   4 SUPERSEDED the user logged out everywhere since; the key is deleted
 --         {code, now, seq, chain, members}, as revoke returns them
@@ -35,6 +36,11 @@ if not s[1] then
   if redis.call('EXISTS', KEYS[4]) == 1 then
     return {3, now}
   end
+  -- A write that changes nothing: what is missing here may be on the server that
+  -- has taken this one's place. A replica refuses it, and with
+  -- min-replicas-to-write so does a primary that was left alone; and a WAIT
+  -- behind it finds out.
+  redis.call('PEXPIRE', KEYS[7], math.max(redis.call('PTTL', KEYS[7]), 1))
   return {2, now}
 end
 

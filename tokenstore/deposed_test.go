@@ -1,0 +1,75 @@
+package tokenstore_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/latchkey-auth/latchkey/internal/redistest"
+	"github.com/latchkey-auth/latchkey/tokenstore"
+)
+
+// A primary that was restarted after another had taken its place takes itself for
+// one until Sentinel or the Cluster tells it. It has never heard of the sessions
+// that have begun since, and that must not end them.
+func TestAPrimaryWithoutItsReplicasEndsNoSession(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		config []string
+		wait   int
+		want   error
+	}{
+		"alone by its configuration": {nil, 0, tokenstore.ErrNoSession},
+		"min-replicas-to-write":      {[]string{"min-replicas-to-write", "1"}, 0, tokenstore.ErrUnavailable},
+		"WAIT":                       {nil, 1, tokenstore.ErrUnavailable},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			server := redistest.Start(t)
+			s, err := tokenstore.New(dial(t, server.URL()), tokenstore.Options{
+				Shards: 16, Lifetimes: lifetimes(), Timeout: 2 * time.Second, WaitReplicas: tt.wait,
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			eventually(t, func() error { return s.Open(t.Context()) })
+			f := &fixture{Store: s, t: t, rdb: server.Client()}
+			alice := f.login("alice") // or the shard would be new, and that is written down
+			if len(tt.config) > 0 {
+				if err := f.rdb.ConfigSet(t.Context(), tt.config[0], tt.config[1]).Err(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			_, _, err = s.Rotate(t.Context(), tokenstore.Rotation{SID: tokenstore.ID{alice.sid[0], 1}, UID: alice.uid, Gen: 1})
+			is(t, "a session that this Redis does not know", err, tt.want)
+		})
+	}
+}
+
+// Neither may a replica say so, such as a primary that has just been made one.
+func TestAReplicaEndsNoSession(t *testing.T) {
+	t.Parallel()
+	topology := redistest.StartSentinel(t, redistest.Options{})
+	primary := topology.Primary(t)
+	var replica *redistest.Server
+	for _, n := range topology.Nodes {
+		if n != primary {
+			replica = n
+		}
+	}
+	s, err := tokenstore.New(dial(t, topology.URL()), tokenstore.Options{Shards: 16, Lifetimes: lifetimes(), Timeout: 2 * time.Second})
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, func() error { return s.Open(t.Context()) })
+	f := &fixture{Store: s, t: t, rdb: primary.Client()}
+	alice := f.login("alice")
+	if n, err := primary.Client().Wait(t.Context(), 2, 10*time.Second).Result(); err != nil || n < 2 {
+		t.Fatalf("%d replicas have it: %v", n, err)
+	}
+	stale, err := tokenstore.New(dial(t, replica.URL()), tokenstore.Options{Shards: 16, Lifetimes: lifetimes(), Timeout: 2 * time.Second})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, _, err = stale.Rotate(t.Context(), tokenstore.Rotation{SID: tokenstore.ID{alice.sid[0], 1}, UID: alice.uid, Gen: 1})
+	is(t, "a session that this replica does not know", err, tokenstore.ErrUnavailable)
+}
