@@ -201,7 +201,7 @@ func TestTargetsNamed(t *testing.T) {
 	for _, p := range pages(t) {
 		for _, c := range code(p) {
 			for _, m := range regexp.MustCompile(`(?m)(?:^|[;&|] *|\$ )make ([a-z][a-z-]*)`).FindAllStringSubmatch(c, -1) {
-				if !regexp.MustCompile(`(?m)^`+m[1]+`:`).MatchString(makefile) {
+				if !regexp.MustCompile(`(?m)^` + m[1] + `:`).MatchString(makefile) {
 					t.Errorf("%s: there is no target %s", p.path, m[1])
 				}
 			}
@@ -234,24 +234,27 @@ func TestTestsNamed(t *testing.T) {
 }
 
 // program is the real one, built once.
-var program = sync.OnceValues(func() (string, error) { //nolint:gochecknoglobals // several tests share the build
-	dir, err := os.MkdirTemp("", "latchkey-docs-")
-	if err != nil {
-		return "", err
-	}
-	bin := filepath.Join(dir, "latchkey")
-	out, err := exec.Command("go", "build", "-o", bin, "../cmd/latchkey").CombinedOutput() //nolint:noctx // bounded by the test's own time
+var program = sync.OnceValues(func() (string, error) {
+	bin := filepath.Join(scratch, "latchkey")
+	out, err := exec.Command("go", "build", "-o", bin, "../cmd/latchkey").CombinedOutput()
 	if err != nil {
 		return "", fmt.Errorf("%w: %s", err, out)
 	}
 	return bin, nil
 })
 
+// scratch is where it is built; TestMain makes and removes it.
+var scratch string
+
 func TestMain(m *testing.M) {
-	code := m.Run()
-	if bin, err := program(); err == nil {
-		_ = os.RemoveAll(filepath.Dir(bin))
+	dir, err := os.MkdirTemp("", "latchkey-docs-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
 	}
+	scratch = dir
+	code := m.Run()
+	_ = os.RemoveAll(dir)
 	os.Exit(code)
 }
 

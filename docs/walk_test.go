@@ -117,7 +117,7 @@ func (w *world) program(t *testing.T, name, text string) {
 	if err := os.MkdirAll(filepath.Join(w.dir, ".bin"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(w.dir, ".bin", name), []byte("#!/bin/bash\n"+text+"\n"), 0o700); err != nil { //nolint:gosec // it is to be run
+	if err := os.WriteFile(filepath.Join(w.dir, ".bin", name), []byte("#!/bin/bash\n"+text+"\n"), 0o700); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -144,7 +144,7 @@ func row(t *testing.T) string {
 		begin := port[:len(port)-1]
 		free := true
 		for digit := range 4 {
-			l, err := net.Listen("tcp", "127.0.0.1:"+begin+strconv.Itoa(digit)) //nolint:noctx // at once, or not
+			l, err := net.Listen("tcp", "127.0.0.1:"+begin+strconv.Itoa(digit))
 			if err != nil {
 				free = false
 				break
