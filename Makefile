@@ -72,7 +72,7 @@ fmt: $(TOOLS)/built ## rewrite every Go file in gofumpt's format
 	$(TOOLS)/gofumpt -w .
 
 bench: bench-floors ## all benchmarks, with allocations, after the table of ratios
-	go test -run '^$$' -bench . -skip 'Floors|MillionSessions|Load|Scenarios|WrongService' -benchmem -timeout 30m ./...
+	go test -run '^$$' -bench . -skip 'Floors|MillionSessions|Scaling|Load|Scenarios|WrongService' -benchmem -timeout 30m ./...
 
 bench-floors: test-needs ## Latchkey against bare Gin, Redis and the textbook handler, as ratios
 	@command -v wrk >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get update </dev/null && apt-get install -y --no-install-recommends wrk </dev/null; } || \
@@ -81,6 +81,23 @@ bench-floors: test-needs ## Latchkey against bare Gin, Redis and the textbook ha
 
 bench-memory: test-needs ## bytes of Redis memory per session, at a million sessions
 	go test ./tokenstore -run '^$$' -bench BenchmarkMillionSessions -benchtime 1x -timeout 30m
+
+.PHONY: bench-scaling test-docs
+bench-scaling: test-needs ## what operations and followers cost Redis and Latchkey; rewrites docs/scaling.md
+	go test ./docs -run '^$$' -bench BenchmarkScaling -benchtime 1x -timeout 20m
+
+test-docs: test-needs ## the Python and JavaScript of docs/from-fastapi.md, against the program
+	@need=; for p in python3-fastapi python3-jwt python3-uvicorn python3-httpx python3-cryptography python3-multipart; do \
+		dpkg -s $$p >/dev/null 2>&1 || need="$$need $$p"; done; \
+	command -v node >/dev/null || need="$$need nodejs"; command -v npm >/dev/null || need="$$need npm"; \
+	[ -n "$$need" ] || exit 0; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		export DEBIAN_FRONTEND=noninteractive; \
+		apt-get update </dev/null && apt-get install -y --no-install-recommends $$need </dev/null; \
+	else \
+		echo "test-docs needs$$need; on Debian or Ubuntu: sudo apt-get install -y --no-install-recommends$$need" >&2; exit 1; \
+	fi
+	go test -tags snippets ./docs -run FromFastAPI -count=1 -timeout 10m
 
 load: test-needs $(K6) ## k6's steady mix on 3 replicas behind nginx, one rolled, one killed (LOAD_FOR, LOAD_RATE)
 	K6='$(CURDIR)/$(K6)' LOAD_FOR='$(LOAD_FOR)' LOAD_RATE='$(LOAD_RATE)' LOAD_OUT='$(CURDIR)/bin/load' \

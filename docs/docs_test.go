@@ -1,0 +1,334 @@
+//go:build unix
+
+// Package docs_test holds the pages to what they say: links lead somewhere, names
+// exist, and commands are run.
+package docs_test
+
+import (
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/latchkey-auth/latchkey/internal/stacktest"
+)
+
+// page is one Markdown file.
+type page struct {
+	path   string // from the repository's root
+	text   string
+	blocks []block
+}
+
+// block is a fenced block of code, and what a comment right before it says of it.
+type block struct {
+	language, text string
+	directive      string // such as "not run"
+	argument       string // what follows its colon
+	line           int
+}
+
+// pages are all that a reader may be given.
+func pages(t testing.TB) []page {
+	t.Helper()
+	var list []page
+	err := filepath.WalkDir("..", func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if d.IsDir() && (d.Name() == "bin" || d.Name() == "node_modules" || d.Name() == "testdata" || d.Name() == ".git") {
+			return filepath.SkipDir
+		}
+		if filepath.Ext(path) != ".md" {
+			return nil
+		}
+		rel, err := filepath.Rel("..", path)
+		list = append(list, page{path: filepath.ToSlash(rel), text: readPage(t, path)})
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range list {
+		list[i].blocks = blocks(list[i].text)
+	}
+	if len(list) < 15 {
+		t.Fatalf("%d pages: where are the others?", len(list))
+	}
+	return list
+}
+
+var (
+	fence     = regexp.MustCompile("^( *)```([a-z]*)$")
+	directive = regexp.MustCompile(`^ *<!-- ([a-z][a-z ]*)(?:: (.*))? -->$`)
+)
+
+func blocks(text string) []block {
+	var list []block
+	var open *block
+	indent, before := "", ""
+	for i, line := range strings.Split(text, "\n") {
+		m := fence.FindStringSubmatch(line)
+		switch {
+		case open != nil && m != nil:
+			list = append(list, *open)
+			open, before = nil, ""
+		case open != nil:
+			open.text += strings.TrimPrefix(line, indent) + "\n"
+		case m != nil:
+			indent = m[1]
+			open = &block{language: m[2], line: i + 1}
+			if d := directive.FindStringSubmatch(before); d != nil {
+				open.directive, open.argument = d[1], d[2]
+			}
+		case strings.TrimSpace(line) != "":
+			before = line
+		}
+	}
+	return list
+}
+
+// prose is a page without its blocks of code.
+func prose(text string) string {
+	var b strings.Builder
+	inside := false
+	for line := range strings.Lines(text) {
+		if fence.MatchString(strings.TrimRight(line, "\n")) {
+			inside = !inside
+			continue
+		}
+		if !inside {
+			b.WriteString(line)
+		}
+	}
+	return b.String()
+}
+
+// code is what a page sets as code: its blocks, and what stands between backquotes.
+func code(p page) []string {
+	var list []string
+	for _, b := range p.blocks {
+		list = append(list, b.text)
+	}
+	for _, m := range regexp.MustCompile("`([^`]+)`").FindAllStringSubmatch(prose(p.text), -1) {
+		list = append(list, m[1])
+	}
+	return list
+}
+
+// Every relative link leads to a file, and its anchor to a heading.
+func TestLinks(t *testing.T) {
+	t.Parallel()
+	all := pages(t)
+	anchors := map[string][]string{}
+	for _, p := range all {
+		anchors[p.path] = headings(p.text)
+	}
+	for _, p := range all {
+		for _, m := range regexp.MustCompile(`\]\(([^)\s]+)\)`).FindAllStringSubmatch(prose(p.text), -1) {
+			target, anchor, _ := strings.Cut(m[1], "#")
+			if strings.Contains(target, "://") || strings.HasPrefix(target, "mailto:") {
+				continue
+			}
+			file := p.path
+			if target != "" {
+				file = filepath.ToSlash(filepath.Join(filepath.Dir(p.path), target))
+			}
+			if _, err := os.Stat(filepath.Join("..", file)); err != nil {
+				t.Errorf("%s: %s leads nowhere", p.path, m[1])
+				continue
+			}
+			if anchor != "" && !slices.Contains(anchors[file], anchor) {
+				t.Errorf("%s: %s has no such heading", p.path, m[1])
+			}
+		}
+	}
+}
+
+// headings are a page's anchors, as GitHub makes them.
+func headings(text string) []string {
+	var list []string
+	seen := map[string]int{}
+	for _, m := range regexp.MustCompile(`(?m)^#+ +(.*)$`).FindAllStringSubmatch(prose(text), -1) {
+		slug := regexp.MustCompile(`\[([^]]*)\]\([^)]*\)`).ReplaceAllString(strings.ToLower(m[1]), "$1")
+		slug = strings.ReplaceAll(regexp.MustCompile(`[^\p{L}\p{N} _-]`).ReplaceAllString(slug, ""), " ", "-")
+		if n := seen[slug]; n > 0 {
+			list = append(list, fmt.Sprintf("%s-%d", slug, n))
+		} else {
+			list = append(list, slug)
+		}
+		seen[slug]++
+	}
+	return list
+}
+
+// Every setting that a page names exists. README's table is made from the settings
+// themselves.
+func TestSettingsNamed(t *testing.T) {
+	t.Parallel()
+	known := map[string]bool{}
+	for _, m := range regexp.MustCompile("(?m)^\\| `(LATCHKEY_[A-Z0-9_]+)`( \\(or `_FILE`\\))?").FindAllStringSubmatch(section(t, readPage(t, "../README.md"), "config"), -1) {
+		known[m[1]] = true
+		if m[2] != "" {
+			known[m[1]+"_FILE"] = true
+		}
+	}
+	if len(known) < 40 {
+		t.Fatalf("README's table has %d settings", len(known))
+	}
+	for _, p := range pages(t) {
+		for _, name := range regexp.MustCompile(`LATCHKEY_[A-Z0-9_]*\*?`).FindAllString(p.text, -1) {
+			prefix, family := strings.CutSuffix(name, "*")
+			if name == "LATCHKEY_" || known[name] || family && slices.ContainsFunc(slices.Collect(maps.Keys(known)), func(k string) bool { return strings.HasPrefix(k, prefix) }) {
+				continue
+			}
+			t.Errorf("%s: there is no setting %s", p.path, name)
+		}
+	}
+}
+
+// Every make target that a page names exists.
+func TestTargetsNamed(t *testing.T) {
+	t.Parallel()
+	makefile := readPage(t, "../Makefile")
+	for _, p := range pages(t) {
+		for _, c := range code(p) {
+			for _, m := range regexp.MustCompile(`(?m)(?:^|[;&|] *|\$ )make ([a-z][a-z-]*)`).FindAllStringSubmatch(c, -1) {
+				if !regexp.MustCompile(`(?m)^` + m[1] + `:`).MatchString(makefile) {
+					t.Errorf("%s: there is no target %s", p.path, m[1])
+				}
+			}
+		}
+	}
+}
+
+// Every test that a page names exists: promises are said to rest on them.
+func TestTestsNamed(t *testing.T) {
+	t.Parallel()
+	known := map[string]bool{}
+	err := filepath.WalkDir("..", func(path string, _ fs.DirEntry, err error) error {
+		if err == nil && strings.HasSuffix(path, "_test.go") {
+			for _, m := range regexp.MustCompile(`(?m)^func ((?:Test|Benchmark|Fuzz)\w+)\(`).FindAllStringSubmatch(readPage(t, path), -1) {
+				known[m[1]] = true
+			}
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range pages(t) {
+		for _, name := range regexp.MustCompile(`\b(?:Test|Benchmark|Fuzz)[A-Z]\w+`).FindAllString(p.text, -1) {
+			if !known[name] && name != "TestRun" { // an object of the k6 operator's
+				t.Errorf("%s: there is no test %s", p.path, name)
+			}
+		}
+	}
+}
+
+// program is the real one, built once.
+var program = sync.OnceValues(func() (string, error) {
+	bin := filepath.Join(scratch, "latchkey")
+	out, err := exec.Command("go", "build", "-o", bin, "../cmd/latchkey").CombinedOutput()
+	if err != nil {
+		return "", fmt.Errorf("%w: %s", err, out)
+	}
+	return bin, nil
+})
+
+// scratch is where it is built; TestMain makes and removes it.
+var scratch string
+
+func TestMain(m *testing.M) {
+	dir, err := os.MkdirTemp("", "latchkey-docs-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	scratch = dir
+	code := m.Run()
+	_ = os.RemoveAll(dir)
+	os.Exit(code)
+}
+
+func latchkey(t testing.TB) string {
+	t.Helper()
+	bin, err := program()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return bin
+}
+
+// help is what the program says of a command.
+type help struct {
+	subcommands, flags []string
+}
+
+func helpOf(t *testing.T, command ...string) help {
+	t.Helper()
+	text := stacktest.Run(t, nil, "", latchkey(t), append(command, "--help")...)
+	var h help
+	_, list, ok := strings.Cut(text, "Available Commands:\n")
+	if ok {
+		list, _, _ = strings.Cut(list, "\n\n")
+		for _, m := range regexp.MustCompile(`(?m)^  ([a-z-]+)`).FindAllStringSubmatch(list, -1) {
+			h.subcommands = append(h.subcommands, m[1])
+		}
+	}
+	for _, m := range regexp.MustCompile(`(?m)^ +(?:-[a-z], )?(--[a-z-]+)`).FindAllStringSubmatch(text, -1) {
+		h.flags = append(h.flags, m[1])
+	}
+	return h
+}
+
+// Every command line of the program that a page shows is one: its commands and
+// flags are those of the real program.
+func TestCommandLines(t *testing.T) {
+	t.Parallel()
+	var checked int
+	known := map[string]help{}
+	of := func(command []string) help {
+		key := strings.Join(command, " ")
+		if _, ok := known[key]; !ok {
+			known[key] = helpOf(t, command...)
+		}
+		return known[key]
+	}
+	line := regexp.MustCompile(`(?m)(?:^|[|;&] *|\$ |-- |exec )(?:go run \./cmd/latchkey|/?latchkey)((?: [^|;&#\n]+)?)`)
+	for _, p := range pages(t) {
+		for _, c := range code(p) {
+			for _, m := range line.FindAllStringSubmatch(c, -1) {
+				words := strings.Fields(m[1])
+				var command []string
+				for len(words) > 0 && slices.Contains(of(command).subcommands, words[0]) {
+					command, words = append(command, words[0]), words[1:]
+				}
+				h := of(command)
+				if len(words) > 0 && len(h.subcommands) > 0 && len(command) > 0 {
+					t.Errorf("%s: %q: %v has no command %s", p.path, m[0], command, words[0])
+				}
+				if len(command) == 0 && len(words) > 0 && !strings.HasPrefix(words[0], "-") && words[0] != "help" && regexp.MustCompile(`^[a-z]+$`).MatchString(words[0]) {
+					t.Errorf("%s: %q is no command", p.path, m[0])
+				}
+				for _, word := range words {
+					flag, _, _ := strings.Cut(word, "=")
+					if strings.HasPrefix(flag, "--") && flag != "--" && !slices.Contains(h.flags, flag) {
+						t.Errorf("%s: %q: no flag %s", p.path, m[0], flag)
+					}
+				}
+				checked++
+			}
+		}
+	}
+	if checked < 30 {
+		t.Errorf("only %d command lines were found", checked)
+	}
+}
