@@ -43,7 +43,7 @@ func (a answer) golden() string {
 		{`"id":"[\w-]{22}"`, `"id":"SID"`},
 		{`X-Auth-Expires: \d{10}\n`, "X-Auth-Expires: UNIX\n"},
 		{`"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z"`, `"TIME"`},
-		{`Max-Age=6047\d\d`, "Max-Age=604800"}, // SAME counts down
+		{`Max-Age=6047\d\d`, "Max-Age=604800"},           // SAME counts down
 		{`Retry-After: 35\d\d\n`, "Retry-After: 3600\n"}, // so does a limit
 	} {
 		text = regexp.MustCompile(m.pattern).ReplaceAllString(text, m.name)

@@ -162,7 +162,8 @@ func (a *api) rotate(c *gin.Context, token refreshtoken.Token, r renewal) (refre
 	case errors.Is(err, tokenstore.ErrNoSession):
 		err = refused("expired")
 	case errors.Is(err, tokenstore.ErrRevoked):
-		err = refused("revoked")
+		// Perhaps by this very request: a client library repeats what is not answered.
+		err = cmp.Or(a.confirm(c, ended), refused("revoked"))
 	case errors.Is(err, tokenstore.ErrSuperseded):
 		err = refused("superseded")
 	case errors.Is(err, tokenstore.ErrForeign):

@@ -2,6 +2,7 @@ package tokenstore_test
 
 import (
 	"crypto/sha1"
+	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
 	"regexp"
@@ -760,4 +761,25 @@ func TestParseIDTakesOnlyTheCanonicalForm(t *testing.T) {
 			t.Errorf("%q was read as %v", bad, id)
 		}
 	}
+}
+
+// What is not answered in time is sent again. A theft must then be waited for as
+// if it had been answered the first time.
+func TestATheftSentTwiceIsOneRevocation(t *testing.T) {
+	onEach(t, func(t *testing.T, f *fixture) {
+		s := f.login("alice")
+		for gen := 1; gen <= 2; gen++ {
+			if _, err := s.show(gen); err != nil {
+				t.Fatal(err)
+			}
+		}
+		shown := tokenstore.Rotation{SID: s.sid, UID: s.uid, Gen: 1, Hash: sha256.Sum256(s.secrets[0][:])}
+		_, first, err := f.Rotate(t.Context(), shown)
+		is(t, "a theft", err, tokenstore.ErrReuse)
+		_, again, err := f.Rotate(t.Context(), shown)
+		is(t, "the same, sent again", err, tokenstore.ErrRevoked)
+		if first.Mark.Seq == 0 || again.Shard != first.Shard || again.Mark.Seq != first.Mark.Seq || again.Mark.Chain != first.Mark.Chain {
+			t.Errorf("the second is %+v, not %+v", again, first)
+		}
+	})
 }

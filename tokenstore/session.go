@@ -126,7 +126,8 @@ const (
 // [ErrSuperseded], [ErrReuse] and [ErrRollback], after which the session is
 // over; [ErrForeign] and [ErrScope], after which nothing has changed;
 // [ErrUnavailable], after which the same token may be shown again.
-// A [Revocation] accompanies ErrReuse and ErrRollback.
+// A [Revocation] accompanies ErrReuse, ErrRollback and ErrRevoked: the last may be
+// the answer to a theft that was sent twice.
 func (s *Store) Rotate(ctx context.Context, t Rotation) (Grant, Revocation, error) {
 	if !s.together(t.SID, t.UID) {
 		return Grant{}, Revocation{}, ErrNoSession
@@ -174,7 +175,7 @@ func (s *Store) Rotate(ctx context.Context, t Rotation) (Grant, Revocation, erro
 	case none:
 		return Grant{}, Revocation{}, ErrNoSession
 	case 3:
-		return Grant{}, Revocation{}, ErrRevoked
+		return s.endFamily(ctx, t, r, ErrRevoked)
 	case 4:
 		return Grant{}, Revocation{}, ErrSuperseded
 	case 5:

@@ -43,7 +43,7 @@ func startStore(t *testing.T, topology string, durable bool) *store {
 		Args: []string{"--appendonly", "yes", "--appendfsync", "always"}, Front: s.front,
 		Env: []string{"LD_PRELOAD=" + preload(t), "CHAOS_CLOCK=" + s.clock},
 	}
-	if durable {
+	if topology != "standalone" { // as deploy/redis.conf has it
 		o.Args = append(o.Args, "--min-replicas-to-write", "1", "--min-replicas-max-lag", "10")
 	}
 	switch topology {

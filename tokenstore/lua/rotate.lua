@@ -14,7 +14,8 @@
 --         {code, now}
 --   2 NONE      no such session: it expired, or this Redis, which takes writes,
 --               never knew it
---   3 REVOKED   the session was revoked
+--   3 REVOKED   the session was revoked, perhaps by this request, sent before
+--         {code, now, seq, chain, members}, as revoke returns them
 --   4 SUPERSEDED the user logged out everywhere since; the key is deleted
 --         {code, now, seq, chain, members}, as revoke returns them
 --   5 REUSE     an older generation, or a wrong secret: the family is revoked
@@ -33,8 +34,10 @@ local h = open_head(KEYS[5], KEYS[6], ARGV[1], now)
 
 local s = redis.call('HMGET', KEYS[1], 'gen', 'hash', 'prev', 'rot', 'abs', 'ue', 'cre', 'sub', 'user', 'scope', 'client', 'lst', 'claims')
 if not s[1] then
-  if redis.call('EXISTS', KEYS[4]) == 1 then
-    return {3, now}
+  local entry = redis.call('GET', KEYS[4])
+  if entry then
+    local seq, chain = string.match(entry, '^(%d+):(%x*)')
+    return {3, now, tonumber(seq), chain, redis.call('HGETALL', KEYS[7])}
   end
   -- A write that changes nothing: what is missing here may be on the server that
   -- has taken this one's place. A replica refuses it, and with
