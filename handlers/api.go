@@ -20,6 +20,7 @@ import (
 	"github.com/latchkey-auth/latchkey/internal/accesstoken"
 	"github.com/latchkey-auth/latchkey/internal/claimhook"
 	"github.com/latchkey-auth/latchkey/internal/credential"
+	"github.com/latchkey-auth/latchkey/internal/dpop"
 	"github.com/latchkey-auth/latchkey/internal/refreshtoken"
 	"github.com/latchkey-auth/latchkey/tokenstore"
 )
@@ -33,7 +34,7 @@ type Settings struct {
 	CookieDomain   string
 	CookiePath     string
 	AllowedOrigins []string       // besides the API's own
-	TrustedProxies []netip.Prefix // whose X-Forwarded-For is believed
+	TrustedProxies []netip.Prefix // whose X-Forwarded-* are believed
 	Limits         tokenstore.AttemptLimits
 	DeviceKey      []byte // authenticates the cookie of a known device
 	AccessCookie   string // the cookie that also carries the access token; "" for none
@@ -49,6 +50,8 @@ type Settings struct {
 	// ClaimsOmit issues tokens without the webhook's claims when it fails; otherwise
 	// that is a 503.
 	ClaimsOmit bool
+	// Nonces, if not nil, must have made the nonce of each DPoP proof.
+	Nonces *dpop.Nonces
 }
 
 // Dependencies are what the API is made of. All but Revocations and Claims are
@@ -172,8 +175,8 @@ func share(origins []string) ([]gin.HandlerFunc, error) {
 	config := cors.Config{
 		AllowOrigins:     origins,
 		AllowMethods:     []string{http.MethodGet, http.MethodPost, http.MethodDelete},
-		AllowHeaders:     []string{"Authorization", "Content-Type", headerRequestID},
-		ExposeHeaders:    []string{headerRequestID, "Retry-After", "WWW-Authenticate"},
+		AllowHeaders:     []string{"Authorization", "Content-Type", dpop.Header, headerRequestID},
+		ExposeHeaders:    []string{headerRequestID, "Retry-After", "WWW-Authenticate", dpop.NonceHeader},
 		AllowCredentials: true,
 		MaxAge:           time.Hour,
 	}
