@@ -155,13 +155,15 @@ tidy-check: ## fail when go.mod or go.sum is not tidy
 	go mod tidy -diff
 	go -C internal/clients mod tidy -diff
 
-# The tests start redis-server, nginx, haproxy and prometheus themselves; the race detector needs a C compiler.
+# The tests start redis-server, nginx, haproxy and prometheus themselves, and run the commands of the pages, which use curl and openssl; the race detector needs a C compiler.
 test-needs:
 	@need=; PATH="$$PATH:/usr/sbin:/usr/local/sbin"; \
 	command -v redis-server >/dev/null || need="$$need redis-server"; \
 	command -v nginx >/dev/null || need="$$need nginx-light"; \
 	command -v haproxy >/dev/null || need="$$need haproxy"; \
 	command -v promtool >/dev/null || need="$$need prometheus"; \
+	command -v curl >/dev/null || need="$$need curl"; \
+	command -v openssl >/dev/null || need="$$need openssl"; \
 	command -v "$$(go env CC)" >/dev/null || need="$$need gcc libc6-dev"; \
 	[ -n "$$need" ] || exit 0; \
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
