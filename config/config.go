@@ -81,7 +81,8 @@ type Config struct {
 	CookiePath     string         `env:"LATCHKEY_COOKIE_PATH" envDefault:"/auth" kind:"path" doc:"The Path of the refresh cookie, as browsers see it: change it when a proxy serves Latchkey below another path."`
 	AccessCookie   string         `env:"LATCHKEY_ACCESS_COOKIE" kind:"name" doc:"Name of an HttpOnly cookie that also carries the access token, for browser apps behind forward-auth, such as access_token. Empty: none is set or read."`
 	AllowedOrigins []string       `env:"LATCHKEY_ALLOWED_ORIGINS" kind:"origins" doc:"Comma-separated origins, scheme://host[:port], whose pages may call the API and use the refresh cookie (CORS). Empty: the API's own origin only."`
-	TrustedProxies []netip.Prefix `env:"LATCHKEY_TRUSTED_PROXIES" kind:"networks" doc:"Comma-separated addresses or CIDR networks of the proxies whose X-Forwarded-For is believed. Empty: none, and a client's address is that of the connection."`
+	TrustedProxies []netip.Prefix `env:"LATCHKEY_TRUSTED_PROXIES" kind:"networks" doc:"Comma-separated addresses or CIDR networks of the proxies whose X-Forwarded-For is believed. Empty: none, and a client's address is that of the connection. For DPoP at /auth/verify the other X-Forwarded-* must come from one of them."`
+	DPoPNonce      bool           `env:"LATCHKEY_DPOP_NONCE" envDefault:"false" doc:"Accept DPoP proofs only with a nonce that a replica gave out in the last minutes, so that none can be made in advance (RFC 9449 section 8)."`
 
 	Shards int `env:"LATCHKEY_SHARDS" envDefault:"16" min:"1" max:"256" doc:"Into how many groups the keys in Redis are divided; each lives in one Redis Cluster slot. Fixed when Redis is first used: a replica with another number refuses to start."`
 

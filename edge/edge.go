@@ -85,6 +85,9 @@ type Claims struct {
 	ExpiresAt int64
 	AuthTime  int64
 	NotBefore int64 // 0 if absent
+	// JKT is the thumbprint of the key that the token is bound to (RFC 9449 section
+	// 6.1), "" for a bearer token.
+	JKT string
 
 	KeyID string // kid of the key that signed the token
 	// Extra is the claims of the operator's own, as JSON; nil if there are none.
@@ -106,7 +109,8 @@ type Options struct {
 	Audience string // that aud of the tokens must name
 	// AnyAudience accepts tokens for whomever, in place of Audience. It is for
 	// Latchkey's own endpoints that judge tokens which are shown to others. Never
-	// use it to let a request in (RFC 8725 section 3.9).
+	// use it to let a request in (RFC 8725 section 3.9): it also judges tokens that are
+	// bound to a key without asking for the proof.
 	AnyAudience bool
 	// Refetch brings the ring up to date. It is called, at most once a second,
 	// when a token names a key that the ring does not have. It goes with Ring.
@@ -134,6 +138,7 @@ type Verifier struct {
 	cache    *cache
 	stale    time.Duration
 	durable  bool
+	judges   bool // tokens that are shown to others: see Options.AnyAudience
 
 	mu      sync.Mutex // held while the ring is refetched
 	fetched time.Time  // when that last ended
@@ -162,7 +167,7 @@ func New(o Options) (*Verifier, error) {
 	}
 	return &Verifier{
 		store: o.Store, ring: o.Ring, refetch: o.Refetch, follower: o.Follower, remote: o.Remote, cache: c, stale: o.ServeStale,
-		durable: o.Store != nil && o.Store.WaitReplicas() > 0,
+		durable: o.Store != nil && o.Store.WaitReplicas() > 0, judges: o.AnyAudience,
 		tokens: accesstoken.NewVerifier(o.Ring, accesstoken.VerifierOptions{
 			Issuer: o.Issuer, Audience: o.Audience, AnyAudience: o.AnyAudience, Leeway: leeway,
 		}),
@@ -195,9 +200,30 @@ type verified struct {
 	good atomic.Uint64
 }
 
-// Verify returns the claims of a token that is to be accepted. Errors:
-// [ErrInvalid], [ErrExpired], [ErrRevoked], [ErrUnavailable].
+// Verify returns the claims of a bearer token that is to be accepted. One that is
+// bound to a key (DPoP) is refused: whoever shows it must prove to hold the key, see
+// [Verifier.VerifyBound]. Errors: [ErrInvalid], [ErrExpired], [ErrRevoked],
+// [ErrUnavailable].
 func (v *Verifier) Verify(ctx context.Context, token string) (Claims, error) {
+	return v.verify(ctx, token, "")
+}
+
+// VerifyBound returns the claims of a token that is bound to the key with the
+// thumbprint jkt, and is to be accepted. The caller has checked the proof that came
+// with it (RFC 9449 section 4.3), as [Middleware] does with [DPoP]. A token that is
+// bound to another key, or to none, is refused. Errors: those of Verify.
+func (v *Verifier) VerifyBound(ctx context.Context, token, jkt string) (Claims, error) {
+	if jkt == "" {
+		return Claims{}, errBinding
+	}
+	return v.verify(ctx, token, jkt)
+}
+
+// errBinding says that a token was shown otherwise than it is bound.
+var errBinding = fmt.Errorf("%w: the key that it is bound to was not proven", ErrInvalid)
+
+// verify accepts tokens that are bound to jkt, "" for bearer tokens.
+func (v *Verifier) verify(ctx context.Context, token, jkt string) (Claims, error) {
 	t := v.cache.get(token)
 	if t == nil {
 		var err error
@@ -207,6 +233,9 @@ func (v *Verifier) Verify(ctx context.Context, token string) (Claims, error) {
 	} else if v.now().Unix() >= t.claims.ExpiresAt {
 		v.cache.drop(token)
 		return Claims{}, ErrExpired
+	}
+	if t.claims.JKT != jkt && !v.judges {
+		return Claims{}, errBinding
 	}
 	if err := v.judge(ctx, t); err != nil {
 		if errors.Is(err, ErrRevoked) || errors.Is(err, ErrExpired) {

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+
+	"github.com/latchkey-auth/latchkey/internal/dpop"
 )
 
 var (
@@ -19,24 +21,36 @@ var (
 	ErrScope = errors.New("the access token lacks a scope")
 )
 
+// AuthorizationToken returns the token of the Authorization header, and whether the
+// scheme is DPoP (RFC 9449 section 7.1) and not Bearer. Errors: [ErrNoToken],
+// [ErrTwoTokens].
+func AuthorizationToken(r *http.Request) (token string, dpop bool, err error) {
+	values := r.Header.Values("Authorization")
+	switch len(values) {
+	case 0:
+		return "", false, ErrNoToken
+	case 1:
+	default:
+		return "", false, ErrTwoTokens
+	}
+	scheme, token, _ := strings.Cut(values[0], " ")
+	token = strings.TrimLeft(token, " ")
+	dpop = strings.EqualFold(scheme, "DPoP")
+	if token == "" || (!dpop && !strings.EqualFold(scheme, "Bearer")) {
+		return "", false, ErrNoToken
+	}
+	return token, dpop, nil
+}
+
 // BearerToken returns the token of the Authorization header (RFC 6750 section 2.1;
 // the scheme's case does not matter, RFC 9110 section 11.1). Errors: [ErrNoToken],
 // [ErrTwoTokens].
 func BearerToken(r *http.Request) (string, error) {
-	values := r.Header.Values("Authorization")
-	switch len(values) {
-	case 0:
-		return "", ErrNoToken
-	case 1:
-	default:
-		return "", ErrTwoTokens
-	}
-	scheme, token, ok := strings.Cut(values[0], " ")
-	token = strings.TrimLeft(token, " ")
-	if !ok || !strings.EqualFold(scheme, "Bearer") || token == "" {
+	token, dpop, err := AuthorizationToken(r)
+	if err == nil && dpop {
 		return "", ErrNoToken
 	}
-	return token, nil
+	return token, err
 }
 
 // MiddlewareOption changes what a [Middleware] demands or tells.
@@ -47,6 +61,7 @@ type guard struct {
 	verifier *Verifier
 	scopes   []string
 	refused  func(*http.Request, error)
+	dpop     *DPoPOptions // nil: bearer tokens only
 }
 
 // RequireScope lets only tokens through to which all these scopes were granted. It
@@ -61,7 +76,8 @@ func RequireScope(names ...string) MiddlewareOption {
 }
 
 // OnRefusal has every refusal reported with its cause, which the client is not told
-// in full: an error of [Verifier.Verify], [ErrNoToken], [ErrTwoTokens], [ErrScope].
+// in full: an error of [Verifier.Verify], [ErrNoToken], [ErrTwoTokens], [ErrScope],
+// [ErrProof].
 func OnRefusal(report func(*http.Request, error)) MiddlewareOption {
 	return func(g *guard) { g.refused = report }
 }
@@ -70,7 +86,9 @@ func OnRefusal(report func(*http.Request, error)) MiddlewareOption {
 // with the token's claims in the request's context ([ClaimsFrom]). Otherwise it
 // answers, as RFC 6750 section 3 says, with WWW-Authenticate and a JSON body:
 //
-//   - 401: no token; or error invalid_token: not valid, expired, revoked
+//   - 401: no token; or error invalid_token: not valid, expired, revoked, or bound to a
+//     key and shown without a proof of it
+//   - 401: error invalid_dpop_proof, with [DPoP]
 //   - 403: error insufficient_scope
 //   - 400: error invalid_request: Authorization was sent twice
 //   - 503 with Retry-After: nobody can tell now ([ErrUnavailable])
@@ -107,11 +125,19 @@ func ClaimsFrom(ctx context.Context) (Claims, bool) {
 }
 
 func (g *guard) admit(r *http.Request) (Claims, error) {
-	token, err := BearerToken(r)
+	token, bound, err := AuthorizationToken(r)
 	if err != nil {
 		return Claims{}, err
 	}
-	claims, err := g.verifier.Verify(r.Context(), token)
+	var claims Claims
+	switch {
+	case !bound:
+		claims, err = g.verifier.Verify(r.Context(), token)
+	case g.dpop == nil:
+		err = ErrNoToken
+	default:
+		claims, err = g.dpop.admit(r, g.verifier, token)
+	}
 	if err != nil {
 		return Claims{}, err
 	}
@@ -139,6 +165,8 @@ func refusalOf(err error) refusal {
 	case errors.Is(err, ErrScope):
 		return refusal{http.StatusForbidden, "insufficient_scope", "The access token lacks a scope"}
 	case errors.Is(err, ErrUnavailable):
+	case errors.Is(err, ErrProof):
+		return refusal{http.StatusUnauthorized, "invalid_dpop_proof", err.Error()}
 	case errors.Is(err, ErrExpired):
 		return refusal{http.StatusUnauthorized, "invalid_token", "The access token has expired"}
 	case errors.Is(err, ErrRevoked):
@@ -160,10 +188,19 @@ func (g *guard) refuse(w http.ResponseWriter, r *http.Request, err error) {
 		h.Set("Retry-After", "1")
 	case errors.Is(err, ErrNoToken):
 		h.Set("WWW-Authenticate", "Bearer")
+		if g.dpop != nil {
+			h.Add("WWW-Authenticate", "DPoP "+dpop.Challenge()) // RFC 9449 section 7.2
+		}
 	default:
-		challenge := fmt.Sprintf("Bearer error=%q, error_description=%q", a.code, a.detail)
+		challenge := fmt.Sprintf("error=%q, error_description=%q", a.code, a.detail)
 		if a.status == http.StatusForbidden {
 			challenge += fmt.Sprintf(", scope=%q", strings.Join(g.scopes, " "))
+		}
+		// The scheme is the one that was tried.
+		if _, bound, _ := AuthorizationToken(r); bound {
+			challenge = "DPoP " + challenge + ", " + dpop.Challenge()
+		} else {
+			challenge = "Bearer " + challenge
 		}
 		h.Set("WWW-Authenticate", challenge)
 	}

@@ -22,6 +22,7 @@ import (
 	"github.com/latchkey-auth/latchkey/internal/accesstoken"
 	"github.com/latchkey-auth/latchkey/internal/claimhook"
 	"github.com/latchkey-auth/latchkey/internal/credential"
+	"github.com/latchkey-auth/latchkey/internal/dpop"
 	"github.com/latchkey-auth/latchkey/internal/refreshtoken"
 	"github.com/latchkey-auth/latchkey/tokenstore"
 )
@@ -35,7 +36,7 @@ type Settings struct {
 	CookieDomain   string
 	CookiePath     string
 	AllowedOrigins []string       // besides the API's own
-	TrustedProxies []netip.Prefix // whose X-Forwarded-For is believed
+	TrustedProxies []netip.Prefix // whose X-Forwarded-* are believed
 	Limits         tokenstore.AttemptLimits
 	DeviceKey      []byte // authenticates the cookie of a known device
 	AccessCookie   string // the cookie that also carries the access token; "" for none
@@ -59,6 +60,8 @@ type Settings struct {
 	// sessions, are under way at once; 0 means 512. Of logins and password changes
 	// it is as many as Passwords takes.
 	MaxInFlight int
+	// Nonces, if not nil, must have made the nonce of each DPoP proof.
+	Nonces *dpop.Nonces
 }
 
 // defaultInFlight is the default of Settings.MaxInFlight.
@@ -204,8 +207,8 @@ func share(origins []string) ([]gin.HandlerFunc, error) {
 	config := cors.Config{
 		AllowOrigins:     origins,
 		AllowMethods:     []string{http.MethodGet, http.MethodPost, http.MethodDelete},
-		AllowHeaders:     []string{"Authorization", "Content-Type", headerRequestID},
-		ExposeHeaders:    []string{headerRequestID, "Retry-After", "WWW-Authenticate"},
+		AllowHeaders:     []string{"Authorization", "Content-Type", dpop.Header, headerRequestID},
+		ExposeHeaders:    []string{headerRequestID, "Retry-After", "WWW-Authenticate", dpop.NonceHeader},
 		AllowCredentials: true,
 		MaxAge:           time.Hour,
 	}

@@ -1,7 +1,6 @@
 package handlers
 
 import (
-	"context"
 	"errors"
 	"net/http"
 
@@ -28,18 +27,19 @@ func bearer(r *http.Request) (string, error) {
 type shownToken struct {
 	token    string
 	byCookie bool
+	bound    bool // shown as Authorization: DPoP
 }
 
 // shownToken finds the request's access token: in the Authorization header, or
 // else, where the setting allows it, in a cookie. Errors: errNoToken; a
 // [requestError]; [edge.ErrInvalid].
 func (a *api) shownToken(r *http.Request) (shownToken, error) {
-	token, err := bearer(r)
-	if err != nil {
-		return shownToken{}, err
-	}
-	if token != "" {
-		return shownToken{token: token}, nil
+	switch token, bound, err := edge.AuthorizationToken(r); {
+	case errors.Is(err, edge.ErrNoToken):
+	case err != nil:
+		return shownToken{}, badRequest("%v", err)
+	default:
+		return shownToken{token: token, bound: bound}, nil
 	}
 	cookies := a.accessCookies(r)
 	switch len(cookies) {
@@ -62,7 +62,7 @@ type caller struct {
 }
 
 // caller accepts the request's access token, for an endpoint that acts on its
-// session. Errors: those of shownToken and admit, errCrossSite and errNotUser.
+// session. Errors: those of shownToken and admitBound, errCrossSite and errNotUser.
 func (a *api) caller(c *gin.Context) (caller, error) {
 	shown, err := a.shownToken(c.Request)
 	if err != nil {
@@ -77,7 +77,13 @@ func (a *api) caller(c *gin.Context) (caller, error) {
 			return caller{}, errCrossSite
 		}
 	}
-	claims, err := a.admit(c.Request.Context(), shown.token, nil)
+	var claims edge.Claims
+	if shown.bound {
+		claims, err = a.admitBound(c.Request.Context(), c.Writer.Header(), c.Request.Header, a.itself(c.Request), shown.token)
+		a.noteProof(c, err)
+	} else {
+		claims, err = a.Verifier.Verify(c.Request.Context(), shown.token)
+	}
 	if err != nil {
 		return caller{}, err
 	}
@@ -89,17 +95,4 @@ func (a *api) caller(c *gin.Context) (caller, error) {
 		return caller{}, edge.ErrInvalid
 	}
 	return caller{Claims: claims, sid: sid, uid: a.Store.UserID(claims.Subject)}, nil
-}
-
-// admit accepts a token to which the demanded scopes were granted. Errors: a
-// [scopeError] and those of [edge.Verifier.Verify].
-func (a *api) admit(ctx context.Context, token string, demanded []string) (edge.Claims, error) {
-	claims, err := a.Verifier.Verify(ctx, token)
-	if err != nil {
-		return edge.Claims{}, err
-	}
-	if !claims.HasScope(demanded...) {
-		return edge.Claims{}, &scopeError{demanded}
-	}
-	return claims, nil
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/latchkey-auth/latchkey/internal/accesstoken"
 	"github.com/latchkey-auth/latchkey/internal/claimhook"
 	"github.com/latchkey-auth/latchkey/internal/credential"
+	"github.com/latchkey-auth/latchkey/internal/dpop"
 	"github.com/latchkey-auth/latchkey/tokenstore"
 )
 
@@ -26,7 +27,7 @@ type problem struct {
 	code        string // error: the RFC's code where there is one
 	detail      string // the short line
 	description string // error_description; the detail if empty
-	challenge   string // what follows Bearer in WWW-Authenticate, on a 401 or a 403 that a token brought about
+	challenge   string // what follows the scheme in WWW-Authenticate, on a 401 or a 403 that a token brought about
 }
 
 var (
@@ -105,7 +106,7 @@ func (a *api) fail(c *gin.Context, err error) {
 	p, known := problemOf(err)
 	identify(c)
 	harden(c)
-	p.explain(err, c.Writer.Header())
+	p.explain(err, c.Request.Header, c.Writer.Header())
 	switch {
 	case errors.Is(err, errOverload): // counted where it arose
 	case errors.Is(err, edge.ErrStreams):
@@ -121,8 +122,9 @@ func (a *api) fail(c *gin.Context, err error) {
 	c.AbortWithStatusJSON(p.status, p.body())
 }
 
-// explain sets the headers that go with the problem that err is.
-func (p problem) explain(err error, header http.Header) {
+// explain sets the headers that go with the problem that err is, in the answer to a
+// request.
+func (p problem) explain(err error, request, header http.Header) {
 	var throttled *throttledError
 	switch {
 	case errors.As(err, &throttled):
@@ -134,7 +136,7 @@ func (p problem) explain(err error, header http.Header) {
 		// section 15.5.2).
 		header.Set("WWW-Authenticate", `Basic realm="latchkey"`)
 	case p.status == http.StatusUnauthorized, p.challenge != "":
-		header.Set("WWW-Authenticate", challenge(p.challenge))
+		header.Set("WWW-Authenticate", challenge(p.challenge, request))
 	case p.status == http.StatusRequestEntityTooLarge:
 		header.Set("Connection", "close") // the rest of the body is not wanted
 	}
@@ -149,6 +151,7 @@ func problemOf(err error) (p problem, known bool) {
 	var throttled *throttledError
 	var large *http.MaxBytesError
 	var scope *scopeError
+	var proof *proofError
 	for _, row := range problems {
 		if errors.Is(err, row.is) {
 			return row.problem, true
@@ -159,6 +162,8 @@ func problemOf(err error) (p problem, known bool) {
 		return problem{http.StatusBadRequest, request.code, request.description, "", ""}, true
 	case errors.As(err, &scope):
 		return problem{http.StatusForbidden, "insufficient_scope", "Insufficient scope", "The access token lacks a scope", scope.challenge()}, true
+	case errors.As(err, &proof):
+		return proof.problem(), true
 	case errors.As(err, &throttled):
 		return problem{http.StatusTooManyRequests, "too_many_requests", "Too many failed attempts", "Wait as long as Retry-After says.", ""}, true
 	case errors.As(err, &large):
@@ -168,10 +173,14 @@ func problemOf(err error) (p problem, known bool) {
 }
 
 // challenge is the WWW-Authenticate of a 401 (RFC 6750 section 3): no error
-// code unless a token was shown.
-func challenge(params string) string {
-	if params == "" {
-		return `Bearer realm="latchkey"`
+// code unless a token was shown. The scheme is the one that was tried (RFC 9449 section
+// 7.1).
+func challenge(params string, request http.Header) string {
+	if params != "" {
+		params = ", " + params
 	}
-	return `Bearer realm="latchkey", ` + params
+	if _, bound, _ := edge.AuthorizationToken(&http.Request{Header: request}); bound {
+		return `DPoP realm="latchkey"` + params + ", " + dpop.Challenge()
+	}
+	return `Bearer realm="latchkey"` + params
 }

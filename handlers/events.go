@@ -19,7 +19,7 @@ const (
 	EventRefreshSame     Event = "refresh_same"     // the parent, within the grace
 	EventRefreshReuse    Event = "refresh_reuse"    // theft: the session was ended
 	EventRefreshRollback Event = "refresh_rollback" // Redis lost writes: the session was ended
-	EventRefreshRefused  Event = "refresh_refused"  // reason: invalid, expired, revoked, superseded, foreign
+	EventRefreshRefused  Event = "refresh_refused"  // reason: invalid, expired, revoked, superseded, foreign, key
 	EventLogout          Event = "logout"
 	EventLogoutAll       Event = "logout_all"
 	EventSessionEnded    Event = "session_ended" // by its user, from another session
@@ -29,6 +29,7 @@ const (
 	EventClientToken     Event = "client_token"   // a client got a token for itself
 	EventClientRefused   Event = "client_refused" // reason: unknown, secret, no_secret
 	EventTokenRevoked    Event = "token_revoked"  // by its client
+	EventProofRefused    Event = "proof_refused"  // of DPoP; reason: invalid, replayed
 )
 
 // auditSchema is the version of the events' form: docs/audit-events.schema.json.

@@ -23,6 +23,8 @@ import (
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/status"
+
+	"github.com/latchkey-auth/latchkey/edge"
 )
 
 const (
@@ -157,12 +159,17 @@ func (e *ExtAuthz) Check(ctx context.Context, req *authv3.CheckRequest) (*authv3
 func (e *ExtAuthz) check(ctx context.Context, asked *authv3.AttributeContext_HttpRequest, h http.Header, extensions map[string]string) (*authv3.CheckResponse, int) {
 	if !e.checks.enter() {
 		e.api.shed(e.checks.name)
-		return e.refuse(ctx, errOverload)
+		return e.refuse(ctx, errOverload, h, make(http.Header))
 	}
 	defer e.checks.leave()
-	v, err := e.decide(ctx, asked, h, extensions)
+	nonce := make(http.Header)
+	v, err := e.decide(ctx, asked, h, nonce, extensions)
 	if err != nil {
-		return e.refuse(ctx, err)
+		return e.refuse(ctx, err, h, nonce)
+	}
+	var toClient []*corev3.HeaderValueOption
+	for name, values := range nonce {
+		toClient = append(toClient, overwrite(name, values[0]))
 	}
 	return &authv3.CheckResponse{
 		Status: &rpcstatus.Status{Code: int32(codes.OK)},
@@ -171,13 +178,14 @@ func (e *ExtAuthz) check(ctx context.Context, asked *authv3.AttributeContext_Htt
 				overwrite(headerSubject, v[0]), overwrite(headerSession, v[1]),
 				overwrite(headerScope, v[2]), overwrite(headerExpires, v[3]),
 			},
-			HeadersToRemove: spoofed(h),
+			HeadersToRemove: spoofed(h), ResponseHeadersToAdd: toClient,
 		}},
 	}, http.StatusOK
 }
 
-// decide is verify, for a request that Envoy describes.
-func (e *ExtAuthz) decide(ctx context.Context, asked *authv3.AttributeContext_HttpRequest, h http.Header, extensions map[string]string) (*[4]string, error) {
+// decide is verify, for a request that Envoy describes. What the client is to be told
+// besides goes into answer.
+func (e *ExtAuthz) decide(ctx context.Context, asked *authv3.AttributeContext_HttpRequest, h, answer http.Header, extensions map[string]string) (*[4]string, error) {
 	var demanded []string
 	if scope, ok := extensions["scope"]; ok {
 		var err error
@@ -195,22 +203,37 @@ func (e *ExtAuthz) decide(ctx context.Context, asked *authv3.AttributeContext_Ht
 			return nil, err
 		}
 	}
-	claims, err := e.api.admit(ctx, shown.token, demanded)
+	var claims edge.Claims
+	if shown.bound {
+		claims, err = e.api.admitBound(ctx, answer, h, described(asked), shown.token)
+	} else {
+		claims, err = e.api.Verifier.Verify(ctx, shown.token)
+	}
 	if err != nil {
 		return nil, err
+	}
+	if !claims.HasScope(demanded...) {
+		return nil, &scopeError{demanded}
 	}
 	return identity(claims), nil
 }
 
-// refuse is what the HTTP API answers to an error.
-func (e *ExtAuthz) refuse(ctx context.Context, err error) (*authv3.CheckResponse, int) {
+// described is the request as Envoy has received it: it speaks for itself here, and
+// not for a client.
+func described(r *authv3.AttributeContext_HttpRequest) asked {
+	return asked{r.GetMethod(), r.GetScheme() + "://" + r.GetHost() + r.GetPath()}
+}
+
+// refuse is what the HTTP API answers to an error of a request, besides what is in header.
+func (e *ExtAuthz) refuse(ctx context.Context, err error, request, header http.Header) (*authv3.CheckResponse, int) {
 	p, known := problemOf(err)
 	if !known || (p.status == http.StatusServiceUnavailable && !errors.Is(err, context.Canceled) && !errors.Is(err, errOverload) && e.api.loud()) {
 		e.api.Log.LogAttrs(ctx, slog.LevelError, "request failed",
 			slog.String("route", extAuthzRoute), slog.Int("status", p.status), slog.String("cause", err.Error()))
 	}
-	header := http.Header{"Content-Type": {"application/json; charset=utf-8"}, "Cache-Control": {"no-store"}}
-	p.explain(err, header)
+	header.Set("Content-Type", "application/json; charset=utf-8")
+	header.Set("Cache-Control", "no-store")
+	p.explain(err, request, header)
 	var options []*corev3.HeaderValueOption
 	for name, values := range header {
 		options = append(options, overwrite(name, values[0]))

@@ -44,9 +44,15 @@ func (a *api) issue(c *gin.Context, m minted, t refreshtoken.Token, inBody bool)
 	}
 	if inBody {
 		answer.RefreshToken = a.Refresh.Encode(t)
-	} else {
-		a.setRefreshCookie(c, a.Refresh.Encode(t), m.grant.RefreshExpiry.Sub(m.grant.Now))
+		return answer, nil
+	}
+	a.setRefreshCookie(c, a.Refresh.Encode(t), m.grant.RefreshExpiry.Sub(m.grant.Now))
+	if m.grant.JKT == "" {
 		a.setAccessCookie(c, answer.AccessToken)
+	} else {
+		// No browser sends a proof along with a cookie, and that of an earlier login
+		// would say that it is somebody else.
+		a.clearAccessCookie(c)
 	}
 	return answer, nil
 }
@@ -54,8 +60,12 @@ func (a *api) issue(c *gin.Context, m minted, t refreshtoken.Token, inBody bool)
 // answer signs an access token and returns the answer that carries it alone.
 func (a *api) answer(m minted) (tokenResponse, error) {
 	access, err := a.accessToken(m)
+	kind := "bearer"
+	if m.grant.JKT != "" {
+		kind = "DPoP" // RFC 9449 section 5
+	}
 	return tokenResponse{
-		AccessToken: access, TokenType: "bearer",
+		AccessToken: access, TokenType: kind,
 		ExpiresIn: int(a.Store.Lifetimes().Access / time.Second), Scope: m.grant.Scope,
 	}, err
 }
@@ -77,7 +87,7 @@ func (a *api) accessToken(m minted) (string, error) {
 		ID: jti.String(), SessionID: m.sid.String(), ClientID: g.ClientID, Scope: g.Scope,
 		UserEpoch: g.UserEpoch, LogEpoch: g.LogEpoch,
 		IssuedAt: iat, ExpiresAt: iat + int64(a.Store.Lifetimes().Access/time.Second),
-		Extra: extra,
+		Extra: extra, JKT: g.JKT,
 	}
 	if !g.AuthTime.IsZero() { // a client that speaks for itself has not logged in
 		claims.AuthTime = g.AuthTime.Unix()

@@ -83,6 +83,9 @@ func (a *api) examineAccess(c *gin.Context, asker tokenstore.Client, token strin
 	if claims.Scope != "" {
 		answer["scope"] = claims.Scope
 	}
+	if claims.JKT != "" { // RFC 9449 section 6.2
+		answer["token_type"], answer["cnf"] = "DPoP", map[string]string{"jkt": claims.JKT}
+	}
 	if claims.AuthTime != 0 {
 		answer["auth_time"] = claims.AuthTime
 	}

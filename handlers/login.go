@@ -26,9 +26,13 @@ type loginRequest struct {
 
 // login is POST /auth/token: two round trips, one to read the account and the
 // throttle, one to make the session. A registered client that logs a user in costs
-// two more.
+// two more, a DPoP proof one.
 func (a *api) login(c *gin.Context) error {
 	req, err := readLogin(c)
+	if err != nil {
+		return err
+	}
+	proof, err := a.offeredProof(c)
 	if err != nil {
 		return err
 	}
@@ -45,7 +49,10 @@ func (a *api) login(c *gin.Context) error {
 	if err != nil {
 		return err
 	}
-	token, m, err := a.openSession(c, account, client, scope)
+	if err := a.spend(c, proof); err != nil {
+		return err
+	}
+	token, m, err := a.openSession(c, account, client, scope, proof.JKT())
 	if errors.Is(err, tokenstore.ErrSuperseded) {
 		// The password that was right a moment ago has just been changed.
 		return errCredentials
@@ -226,9 +233,9 @@ func (a *api) upgradeHash(c *gin.Context, account tokenstore.Account, password s
 	}
 }
 
-// openSession makes a session and its first refresh token, and returns what its
-// access token is made of.
-func (a *api) openSession(c *gin.Context, found tokenstore.Lookup, client tokenstore.Client, scope string) (refreshtoken.Token, minted, error) {
+// openSession makes a session, bound to the key with the thumbprint jkt or to none, and
+// its first refresh token, and returns what its access token is made of.
+func (a *api) openSession(c *gin.Context, found tokenstore.Lookup, client tokenstore.Client, scope, jkt string) (refreshtoken.Token, minted, error) {
 	account, uid := found.Account, a.Store.UserID(found.Account.Subject)
 	sid, err := a.Store.NewID(uid)
 	if err != nil {
@@ -240,7 +247,7 @@ func (a *api) openSession(c *gin.Context, found tokenstore.Lookup, client tokens
 	}
 	m := minted{sid: sid, uid: uid, client: client, grant: tokenstore.Grant{
 		Subject: account.Subject, Username: account.Username, Claims: account.Claims,
-		Scope: scope, ClientID: cmp.Or(client.ID, a.Settings.ClientID),
+		Scope: scope, ClientID: cmp.Or(client.ID, a.Settings.ClientID), JKT: jkt,
 	}}
 	if m.asked, err = a.askClaims(c, hookLogin, m); err != nil {
 		return token, m, err
@@ -248,7 +255,7 @@ func (a *api) openSession(c *gin.Context, found tokenstore.Lookup, client tokens
 	m.grant, err = a.Store.Login(c.Request.Context(), tokenstore.NewSession{
 		SID: sid, UID: uid, Hash: token.Hash(),
 		Subject: account.Subject, Username: account.Username, Scope: scope, Claims: account.Claims, ClientID: m.grant.ClientID,
-		Device: device(c.Request.UserAgent()), Address: c.ClientIP(), ReadAt: found.ReadAt,
+		Device: device(c.Request.UserAgent()), Address: c.ClientIP(), ReadAt: found.ReadAt, JKT: jkt,
 	})
 	return token, m, err
 }

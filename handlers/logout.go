@@ -64,22 +64,29 @@ func (a *api) sessionsShown(c *gin.Context, inBody string) ([]tokenstore.Session
 			ends = append(ends, end)
 		}
 	}
-	access, err := bearer(c.Request)
-	if err != nil {
-		return nil, err
+	inHeader, bound, err := edge.AuthorizationToken(c.Request)
+	if errors.Is(err, edge.ErrTwoTokens) {
+		return nil, badRequest("%v", err)
 	}
-	shownAccess := a.accessCookies(c.Request) // all of them: to end too much is safer than too little
-	if access != "" {
-		shownAccess = append([]string{access}, shownAccess...)
+	shownAccess := []shownToken{}
+	if err == nil {
+		shownAccess = append(shownAccess, shownToken{token: inHeader, bound: bound})
 	}
-	for _, access := range shownAccess {
-		claims, err := a.Verifier.Authentic(c.Request.Context(), access)
-		switch {
-		case errors.Is(err, edge.ErrUnavailable):
-			return nil, err
-		case err == nil:
-			add(a.endOf(claims))
+	for _, access := range a.accessCookies(c.Request) { // all of them: to end too much is safer than too little
+		shownAccess = append(shownAccess, shownToken{token: access, byCookie: true})
+	}
+	for _, shown := range shownAccess {
+		claims, err := a.Verifier.Authentic(c.Request.Context(), shown.token)
+		if errors.Is(err, edge.ErrInvalid) {
+			continue // it is not ours
 		}
+		if err == nil {
+			err = a.mayEnd(c, shown, claims)
+		}
+		if err != nil {
+			return nil, err
+		}
+		add(a.endOf(claims))
 	}
 	shown := refreshCookies(c.Request)
 	if inBody != "" {
@@ -89,6 +96,26 @@ func (a *api) sessionsShown(c *gin.Context, inBody string) ([]tokenstore.Session
 		add(tokenstore.SessionEnd{SID: token.SID, UID: token.UID})
 	}
 	return ends, nil
+}
+
+// mayEnd refuses a token that is bound to a key to whoever does not prove to hold it,
+// as everywhere.
+func (a *api) mayEnd(c *gin.Context, shown shownToken, claims edge.Claims) error {
+	if !shown.bound && claims.JKT == "" {
+		return nil
+	}
+	if !shown.bound {
+		return edge.ErrInvalid
+	}
+	p, err := a.checkProof(c.Writer.Header(), c.Request.Header, a.itself(c.Request), shown.token)
+	if err == nil && p.JKT() != claims.JKT {
+		err = edge.ErrInvalid
+	}
+	if err == nil {
+		err = a.useProof(c.Request.Context(), p, true)
+	}
+	a.noteProof(c, err)
+	return err
 }
 
 // endOf names the session of an access token, and the token itself. The ids

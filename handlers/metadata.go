@@ -6,6 +6,8 @@ import (
 	"strings"
 
 	"github.com/gin-gonic/gin"
+
+	"github.com/latchkey-auth/latchkey/internal/dpop"
 )
 
 const (
@@ -27,6 +29,7 @@ type metadata struct {
 	IntrospectAuth []string `json:"introspection_endpoint_auth_methods_supported,omitempty"`
 	Revoke         string   `json:"revocation_endpoint,omitempty"`
 	RevokeAuth     []string `json:"revocation_endpoint_auth_methods_supported,omitempty"`
+	DPoP           []string `json:"dpop_signing_alg_values_supported,omitempty"` // RFC 9449 section 5.1
 }
 
 // announcements say what each route adds to the document. A route that is not in
@@ -38,6 +41,7 @@ func announcements() map[string]func(m *metadata, address string) {
 		http.MethodGet + " " + keySetPath: func(m *metadata, address string) { m.KeySet = address },
 		http.MethodPost + " /oauth2/token": func(m *metadata, address string) {
 			m.Token, m.TokenAuth, m.GrantTypes = address, anybody, []string{"client_credentials", "refresh_token"}
+			m.DPoP = dpop.Algorithms()
 		},
 		http.MethodPost + " /oauth2/introspect": func(m *metadata, address string) { m.Introspect, m.IntrospectAuth = address, secrets },
 		http.MethodPost + " /oauth2/revoke":     func(m *metadata, address string) { m.Revoke, m.RevokeAuth = address, anybody },

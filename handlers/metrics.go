@@ -59,7 +59,7 @@ func NewMetrics(version, goVersion string, queue func() int) *Metrics {
 			Buckets: requestBuckets,
 		}, []string{"operation", "outcome"}),
 		logins:    counter("latchkey_logins_total", "Password logins by outcome: ok, failed, throttled.", "outcome"),
-		refreshes: counter("latchkey_refreshes_total", "Refreshes by outcome: rotated, same, reuse, rollback, invalid, expired, revoked, superseded, foreign.", "outcome"),
+		refreshes: counter("latchkey_refreshes_total", "Refreshes by outcome: rotated, same, reuse, rollback, invalid, expired, revoked, superseded, foreign, key.", "outcome"),
 		logouts:   counter("latchkey_logouts_total", "Logouts by kind: session, all, other.", "kind"),
 		events:    counter("latchkey_security_events_total", "Security events, as in the log.", "event"),
 		confirms: prometheus.NewHistogramVec(prometheus.HistogramOpts{

@@ -54,8 +54,12 @@ func (a *api) token(c *gin.Context) error {
 }
 
 // clientCredentials issues an access token to a client for itself (RFC 6749 section
-// 4.4): one round trip. There is no refresh token with it (section 4.4.3).
+// 4.4): one round trip, and one for a DPoP proof. There is no refresh token with it (section 4.4.3).
 func (a *api) clientCredentials(c *gin.Context, p params) error {
+	proof, err := a.offeredProof(c)
+	if err != nil {
+		return err
+	}
 	client, err := a.client(c, p, a.Store.IssueToClient)
 	if err != nil {
 		return err
@@ -67,6 +71,10 @@ func (a *api) clientCredentials(c *gin.Context, p params) error {
 	if g.Scope, err = exactScope(p["scope"], client.Scopes); err != nil {
 		return err
 	}
+	if err := a.spend(c, proof); err != nil {
+		return err
+	}
+	g.JKT = proof.JKT()
 	uid := a.Store.UserID(client.ID)
 	// A session of its own that nothing else belongs to: to revoke the token is to
 	// end it. To end all of them is to raise the client's epoch.
@@ -88,8 +96,12 @@ func (a *api) clientCredentials(c *gin.Context, p params) error {
 }
 
 // refreshGrant exchanges a refresh token that was handed out in a body (RFC 6749
-// section 6): two round trips, or one for the public client.
+// section 6): two round trips, or one for the public client, and one for a DPoP proof.
 func (a *api) refreshGrant(c *gin.Context, p params) error {
+	proof, err := a.offeredProof(c)
+	if err != nil {
+		return err
+	}
 	client, err := a.client(c, p, a.Store.AuthenticateClient)
 	if err != nil {
 		return err
@@ -112,7 +124,10 @@ func (a *api) refreshGrant(c *gin.Context, p params) error {
 		a.note(c, EventRefreshRefused, slog.String("reason", "invalid"))
 		return errRefreshToken
 	}
-	answer, err := a.renew(c, token, renewal{client: client.Client, scope: p["scope"], inBody: true})
+	if err := a.spend(c, proof); err != nil {
+		return err
+	}
+	answer, err := a.renew(c, token, renewal{client: client.Client, scope: p["scope"], inBody: true, jkt: proof.JKT()})
 	if errors.Is(err, tokenstore.ErrScope) {
 		return &requestError{code: "invalid_scope", description: "The scope exceeds what was granted"}
 	}

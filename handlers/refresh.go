@@ -8,6 +8,7 @@ import (
 
 	"github.com/gin-gonic/gin"
 
+	"github.com/latchkey-auth/latchkey/internal/dpop"
 	"github.com/latchkey-auth/latchkey/internal/refreshtoken"
 	"github.com/latchkey-auth/latchkey/tokenstore"
 )
@@ -17,7 +18,7 @@ import (
 // such bound but that of the request's headers: it must end what it was shown.
 const maxFamilies = 4
 
-// refresh is POST /auth/refresh: one round trip.
+// refresh is POST /auth/refresh: one round trip, and one for a DPoP proof.
 func (a *api) refresh(c *gin.Context) error {
 	p, err := bind(c)
 	if err != nil {
@@ -39,9 +40,18 @@ func (a *api) refresh(c *gin.Context) error {
 		a.note(c, EventRefreshRefused, slog.String("reason", "invalid"))
 		return errRefreshToken
 	}
+	proof, err := a.offeredProof(c)
+	if err == nil {
+		err = a.spend(c, proof)
+	}
+	if err != nil {
+		return err
+	}
+	refused := errRefreshToken
 	for _, token := range families[:min(len(families), maxFamilies)] {
-		answer, err := a.renew(c, token, renewal{inBody: inBody})
-		if errors.Is(err, errRefreshToken) {
+		answer, err := a.renew(c, token, renewal{inBody: inBody, jkt: proof.JKT()})
+		if errors.Is(err, errRefreshToken) || errors.Is(err, dpop.ErrMissing) {
+			refused = err
 			continue // another cookie may be the living one
 		}
 		if err != nil {
@@ -53,7 +63,7 @@ func (a *api) refresh(c *gin.Context) error {
 		c.JSON(http.StatusOK, answer)
 		return nil
 	}
-	return errRefreshToken
+	return refused
 }
 
 // families reads the tokens that are ours, one for each session: the newest, as
@@ -85,6 +95,7 @@ func (a *api) families(shown []string) []refreshtoken.Token {
 type renewal struct {
 	client tokenstore.Client // zero for the service's own logins
 	scope  string            // asked for; "" is all that was granted
+	jkt    string            // thumbprint of the key that was proven; "" is none
 	inBody bool
 }
 
@@ -117,7 +128,7 @@ func (a *api) askForRenewal(c *gin.Context, token refreshtoken.Token, r renewal)
 	if err != nil {
 		return nil, err
 	}
-	grant.Scope = cmp.Or(r.scope, grant.Scope)
+	grant.Scope, grant.JKT = cmp.Or(r.scope, grant.Scope), r.jkt
 	return a.askClaims(c, hookRefresh, mintedBy(token, grant, r.client, nil))
 }
 
@@ -141,7 +152,7 @@ func (a *api) rotate(c *gin.Context, token refreshtoken.Token, r renewal) (refre
 		return next, tokenstore.Grant{}, errRefreshToken
 	}
 	rotation := shownRefresh(token)
-	rotation.Next, rotation.IssuedTo, rotation.Scope = next.Hash(), r.client.ID, r.scope
+	rotation.Next, rotation.IssuedTo, rotation.Scope, rotation.JKT = next.Hash(), r.client.ID, r.scope, r.jkt
 	grant, ended, err := a.Store.Rotate(c.Request.Context(), rotation)
 	sid := slog.String("sid", tokenstore.ID(token.SID).String())
 	refused := func(reason string) error {
@@ -167,6 +178,10 @@ func (a *api) rotate(c *gin.Context, token refreshtoken.Token, r renewal) (refre
 		err = refused("superseded")
 	case errors.Is(err, tokenstore.ErrForeign):
 		err = refused("foreign")
+	case errors.Is(err, tokenstore.ErrKeyBinding):
+		if err = refused("key"); r.jkt == "" {
+			err = &proofError{cause: dpop.ErrMissing}
+		}
 	}
 	return next, grant, err
 }

@@ -31,7 +31,7 @@ type scripts struct {
 	renew, strike, restoreEpoch                 *script
 	probe                                       *script
 	clientCreate, clientRotate, clientCheck     *script
-	peek                                        *script
+	peek, firstUse                              *script
 }
 
 // loadScripts reads the embedded files. Each script is its own file; the parts
@@ -75,6 +75,7 @@ func loadScripts() (scripts, error) {
 		clientRotate:  load("client_rotate", "head"),
 		clientCheck:   load("client_check", "head"),
 		peek:          load("peek", "head"),
+		firstUse:      load("first_use", "head"),
 	}
 	sc.rotate.hot, sc.verify.hot = true, true
 	return sc, errors.Join(errs...)

@@ -24,6 +24,9 @@ var (
 	ErrSuperseded = errors.New("the credentials were superseded")
 	// ErrForeign says that the session's tokens were issued to another client.
 	ErrForeign = errors.New("the token was issued to another client")
+	// ErrKeyBinding says that the session is bound to a key, and the caller has
+	// proven to hold another, or none; or that it is bound to none.
+	ErrKeyBinding = errors.New("the session is not bound to the key shown")
 	// ErrScope says that more was asked for than the session was granted.
 	ErrScope = errors.New("the scope was not granted")
 )
@@ -44,6 +47,8 @@ type NewSession struct {
 	ClientID string
 	Device   string // at most 64 bytes, so that the session stays compact in Redis
 	Address  string
+	// JKT is the thumbprint of the key that the tokens are bound to (RFC 9449), or "".
+	JKT string
 	// ReadAt is when the account was read, as [Store.Lookup] returned it.
 	ReadAt time.Time
 }
@@ -60,6 +65,8 @@ type Grant struct {
 	Scope         string
 	ClientID      string
 	Claims        string
+	// JKT is the thumbprint of the key that the access token is bound to, or "".
+	JKT string
 	// Same is set when the shown token was the parent of the current one within
 	// the grace: nothing changed.
 	Same bool
@@ -83,7 +90,7 @@ func (s *Store) Login(ctx context.Context, n NewSession) (Grant, error) {
 		[]string{s.rtKey(n.SID), s.userKey(n.UID), s.epochKey(n.UID), s.headKey(shard), s.logKey(shard)},
 		epoch, n.SID.String(), n.Hash[:], n.Subject, username, n.Scope, n.ClientID, n.Device, n.Address,
 		milliseconds(s.life.Refresh), milliseconds(s.life.Session), milliseconds(s.life.Access), milliseconds(skewPad),
-		n.ReadAt.UnixMilli(), n.Claims)
+		n.ReadAt.UnixMilli(), n.Claims, n.JKT)
 	if err != nil {
 		return Grant{}, err
 	}
@@ -96,7 +103,7 @@ func (s *Store) Login(ctx context.Context, n NewSession) (Grant, error) {
 		Now: now, RefreshExpiry: r.time(2), AuthTime: now,
 		UserEpoch: uint64(r.int(3)), LogEpoch: r.string(4), //nolint:gosec // an epoch counts up from 0
 		Subject: n.Subject, Username: n.Username, Scope: n.Scope, ClientID: n.ClientID,
-		Claims: n.Claims,
+		Claims: n.Claims, JKT: n.JKT,
 	}, nil
 }
 
@@ -113,6 +120,10 @@ type Rotation struct {
 	// Scope, if set, is asked for: it must be among what the session was granted,
 	// and does not change what that is.
 	Scope string
+	// JKT is the thumbprint of the key that whoever shows the token has proven to
+	// hold, or "". It must be that of the session; for a registered client, which may
+	// change its key, it must be there if the session has one.
+	JKT string
 }
 
 const (
@@ -124,7 +135,7 @@ const (
 
 // Rotate makes the successor current. Errors: [ErrNoSession], [ErrRevoked],
 // [ErrSuperseded], [ErrReuse] and [ErrRollback], after which the session is
-// over; [ErrForeign] and [ErrScope], after which nothing has changed;
+// over; [ErrForeign], [ErrKeyBinding] and [ErrScope], after which nothing has changed;
 // [ErrUnavailable], after which the same token may be shown again.
 // A [Revocation] accompanies ErrReuse and ErrRollback.
 func (s *Store) Rotate(ctx context.Context, t Rotation) (Grant, Revocation, error) {
@@ -141,7 +152,7 @@ func (s *Store) Rotate(ctx context.Context, t Rotation) (Grant, Revocation, erro
 			[]string{s.rtKey(t.SID), s.userKey(t.UID), s.epochKey(t.UID), s.denyKey(t.SID), s.headKey(shard), s.logKey(shard), s.membersKey(shard)},
 			epoch, t.SID.String(), t.Gen, t.Hash[:], t.Next[:],
 			milliseconds(s.life.Refresh), milliseconds(s.life.Access), milliseconds(s.life.Grace), milliseconds(skewPad),
-			s.Now().Add(s.timeout).UnixMilli(), t.IssuedTo, t.Scope)
+			s.Now().Add(s.timeout).UnixMilli(), t.IssuedTo, t.Scope, t.JKT)
 		if err == nil {
 			s.observeTime(r.time(1))
 		}
@@ -165,7 +176,7 @@ func (s *Store) Rotate(ctx context.Context, t Rotation) (Grant, Revocation, erro
 			Now: r.time(1), RefreshExpiry: r.time(2), UserEpoch: uint64(r.int(3)), //nolint:gosec // an epoch counts up from 0
 			LogEpoch: r.string(4), AuthTime: r.time(5),
 			Subject: r.string(6), Username: r.string(7), Scope: r.string(8), ClientID: r.string(9), Claims: r.string(10),
-			Same: code == 1,
+			JKT: t.JKT, Same: code == 1,
 		}
 		if g.Username == "" {
 			g.Username = g.Subject
@@ -187,6 +198,8 @@ func (s *Store) Rotate(ctx context.Context, t Rotation) (Grant, Revocation, erro
 		return Grant{}, Revocation{}, ErrForeign
 	case 9:
 		return Grant{}, Revocation{}, ErrScope
+	case 10:
+		return Grant{}, Revocation{}, ErrKeyBinding
 	default:
 		return Grant{}, Revocation{}, fmt.Errorf("rotate: unknown reply %d", code)
 	}

@@ -28,6 +28,7 @@ import (
 	"github.com/latchkey-auth/latchkey/internal/accesstoken"
 	"github.com/latchkey-auth/latchkey/internal/claimhook"
 	"github.com/latchkey-auth/latchkey/internal/credential"
+	"github.com/latchkey-auth/latchkey/internal/dpop"
 	"github.com/latchkey-auth/latchkey/internal/refreshtoken"
 	"github.com/latchkey-auth/latchkey/tokenstore"
 )
@@ -101,9 +102,17 @@ func newReplica(ctx context.Context, cfg *config.Config, logger *slog.Logger) (*
 	if err != nil {
 		return nil, err
 	}
-	deviceKeys, err := deviceKeys(secrets)
+	deviceKeys, err := derived(secrets, "latchkey known device v1")
 	if err != nil {
 		return nil, err
+	}
+	var nonces *dpop.Nonces
+	if cfg.DPoPNonce {
+		nonceKeys, err := derived(secrets, "latchkey dpop nonce v1")
+		if err != nil {
+			return nil, err
+		}
+		nonces = dpop.NewNonces(nonceKeys...)
 	}
 	keys := newKeyKeeper(cfg, store, sealer, logger)
 	ring := keys.ring
@@ -157,6 +166,7 @@ func newReplica(ctx context.Context, cfg *config.Config, logger *slog.Logger) (*
 			MaxInFlight: cfg.MaxInFlight,
 			ScopeClaims: cfg.ClaimsOfScopes(), ClaimsOmit: cfg.ClaimsFailure == "omit",
 			Version: buildVersion(), Docs: cfg.Docs,
+			Nonces: nonces,
 		},
 	}
 	var audit *handlers.AuditStream
@@ -205,12 +215,13 @@ func rootSecrets(cfg *config.Config) [][]byte {
 	return secrets
 }
 
-// deviceKeys derives from each root secret the key of known devices' cookies.
-func deviceKeys(secrets [][]byte) ([][]byte, error) {
+// derived is the key for one purpose, of known devices' cookies or DPoP nonces, from
+// each root secret.
+func derived(secrets [][]byte, purpose string) ([][]byte, error) {
 	keys := make([][]byte, len(secrets))
 	for i, secret := range secrets {
 		var err error
-		if keys[i], err = hkdf.Key(sha256.New, secret, nil, "latchkey known device v1", 32); err != nil {
+		if keys[i], err = hkdf.Key(sha256.New, secret, nil, purpose, 32); err != nil {
 			return nil, err
 		}
 	}

@@ -1,6 +1,8 @@
 package accesstoken
 
 import (
+	"crypto/sha256"
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"unicode/utf8"
@@ -30,6 +32,9 @@ type Claims struct {
 	ExpiresAt int64    // exp, required; the token is dead from this second on
 	AuthTime  int64    // auth_time, when the password was checked; 0 is absent
 	NotBefore int64    // nbf; 0 is absent
+	// JKT is cnf.jkt, the thumbprint of the key that whoever shows the token must
+	// prove to hold (RFC 9449 section 6.1); "" is absent: a bearer token.
+	JKT string
 
 	// KeyID is no claim but the kid of the key that signed the token. It is set by
 	// reading one, and of no account for signing.
@@ -54,6 +59,13 @@ type wireClaims struct {
 	Scope     string `json:"scope,omitempty"`
 	UserEpoch uint64 `json:"ue"`
 	LogEpoch  string `json:"le,omitempty"`
+	// Confirmation is left out of bearer tokens.
+	Confirmation *confirmation `json:"cnf,omitempty"`
+}
+
+// confirmation is the claim cnf (RFC 7800 section 3.1, RFC 9449 section 6.1).
+type confirmation struct {
+	JKT string `json:"jkt"`
 }
 
 // encode returns the JSON of c, or [ErrClaims] if c is not what parseClaims would
@@ -95,6 +107,10 @@ func (c *Claims) encode() ([]byte, error) {
 		return nil, fmt.Errorf("%w: ue out of range", ErrClaims)
 	}
 
+	if c.JKT != "" && !thumbprint(c.JKT) {
+		return nil, fmt.Errorf("%w: cnf is no thumbprint", ErrClaims)
+	}
+
 	w := wireClaims{
 		Issuer: c.Issuer, Subject: c.Subject, Audience: c.Audience,
 		ExpiresAt: c.ExpiresAt, NotBefore: c.NotBefore, IssuedAt: c.IssuedAt, AuthTime: c.AuthTime,
@@ -105,6 +121,9 @@ func (c *Claims) encode() ([]byte, error) {
 		// RFC 7519 section 4.1.3: one audience may be a plain string, which
 		// every library reads.
 		w.Audience = c.Audience[0]
+	}
+	if c.JKT != "" {
+		w.Confirmation = &confirmation{JKT: c.JKT}
 	}
 	payload, err := json.Marshal(w)
 	if err != nil {
@@ -152,6 +171,8 @@ func parseClaims(payload []byte) (Claims, error) {
 			c.NotBefore, ok = dateValue(value)
 		case "auth_time":
 			c.AuthTime, ok = dateValue(value)
+		case "cnf":
+			c.JKT, ok = confirmationValue(value)
 		default:
 			if !Reserved(name) {
 				if c.Extra == nil {
@@ -172,6 +193,27 @@ func parseClaims(payload []byte) (Claims, error) {
 		return Claims{}, err
 	}
 	return c, nil
+}
+
+// confirmationValue reads the claim cnf. What is bound in another way than to a
+// thumbprint is refused: to pass it over would be to take the token for a bearer's.
+func confirmationValue(value string) (string, bool) {
+	jkt, ok := "", false
+	err := members([]byte(value), func(name, value string) error {
+		if name != "jkt" || ok {
+			return ErrClaims
+		}
+		jkt, ok = textValue(value)
+		return nil
+	})
+	return jkt, err == nil && ok && thumbprint(jkt)
+}
+
+// thumbprint reports whether text is as long as a SHA-256 in base64url, and has no
+// other characters (RFC 7638).
+func thumbprint(text string) bool {
+	sum, err := base64.RawURLEncoding.Strict().DecodeString(text)
+	return err == nil && len(sum) == sha256.Size && len(text) == base64.RawURLEncoding.EncodedLen(sha256.Size)
 }
 
 // dateValue reads a NumericDate. Zero is refused, for it stands for absence.

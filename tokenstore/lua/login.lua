@@ -8,6 +8,7 @@
 --      10 idle ms  11 session max ms  12 access ms  13 pad ms
 --      14 time (ms) at which the credentials were read
 --      15 claims of the account
+--      16 thumbprint of the key that the tokens are bound to, or ''
 -- Returns {0, now, refresh expiry, user epoch, log epoch}
 --         {1}: the credentials were changed or disabled after they were read
 --
@@ -27,7 +28,7 @@ local expiry = math.min(now + idle, abs)
 
 local listed = listed_until(expiry, idle, abs)
 local f = {'sub', ARGV[4], 'gen', 1, 'hash', ARGV[3], 'cre', now, 'rot', now, 'abs', abs, 'ue', epoch, 'lst', listed}
-local optional = {user = ARGV[5], scope = ARGV[6], client = ARGV[7], dev = ARGV[8], ip = ARGV[9], claims = ARGV[15]}
+local optional = {user = ARGV[5], scope = ARGV[6], client = ARGV[7], dev = ARGV[8], ip = ARGV[9], claims = ARGV[15], jkt = ARGV[16]}
 for name, value in pairs(optional) do
   if value ~= '' then
     f[#f + 1] = name

@@ -7,6 +7,7 @@
 --      10 time (ms) after which nobody waits for the answer
 --      11 the registered client that shows it, or '' for the service's own logins
 --      12 scope asked for, or '' for all that was granted
+--      13 thumbprint of the key that whoever shows it has proven to hold, or ''
 -- Returns {code, now, refresh expiry, user epoch, log epoch, created, sub, username, scope, client, claims}
 --   0 OK    the shown token was current; its successor is now
 --   1 SAME  the shown token is the current one's parent, within the grace:
@@ -25,13 +26,15 @@
 --   8 FOREIGN   {code, now}: it was issued to another client; nothing changed
 --   9 SCOPE     {code, now}: else OK or SAME, but more is asked for than was
 --               granted; nothing changed
+--   10 KEY      {code, now}: it is bound to another key, or to one of which there
+--               is no proof; nothing changed
 local now = now_ms()
 if now > tonumber(ARGV[10]) then
   return {7, now}
 end
 local h = open_head(KEYS[5], KEYS[6], ARGV[1], now)
 
-local s = redis.call('HMGET', KEYS[1], 'gen', 'hash', 'prev', 'rot', 'abs', 'ue', 'cre', 'sub', 'user', 'scope', 'client', 'lst', 'claims')
+local s = redis.call('HMGET', KEYS[1], 'gen', 'hash', 'prev', 'rot', 'abs', 'ue', 'cre', 'sub', 'user', 'scope', 'client', 'lst', 'claims', 'jkt')
 if not s[1] then
   if redis.call('EXISTS', KEYS[4]) == 1 then
     return {3, now}
@@ -47,6 +50,13 @@ end
 -- Before all that could end the family: whom the token was not issued to has no say.
 if not issued_to(s[11], ARGV[11]) then
   return {8, now}
+end
+-- RFC 9449 section 5. Neither has whoever does not hold the key: not even to end the
+-- session, nor to bind one that is bound to nothing. A registered client has proven
+-- who it is, so it may take another key, but none it may not.
+local bound = s[14] or ''
+if (ARGV[11] == '' and bound ~= ARGV[13]) or (bound ~= '' and ARGV[13] == '') then
+  return {10, now}
 end
 local excess = false
 for name in string.gmatch(ARGV[12], '[^ ]+') do
