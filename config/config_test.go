@@ -81,7 +81,7 @@ func TestEverySettingIsRead(t *testing.T) {
 		"LATCHKEY_REDIS_ALLOW_EVICTION=true",
 		"LATCHKEY_TRACES=otlp", "LATCHKEY_TRACES_RATIO=0.25", "LATCHKEY_AUDIT_STREAM=100000",
 		"LATCHKEY_CLAIMS_URL=https://claims.example.com/latchkey", "LATCHKEY_CLAIMS_SECRET="+claimsSecret,
-		"LATCHKEY_CLAIMS_TIMEOUT=250ms", "LATCHKEY_CLAIMS_FAILURE=omit", `LATCHKEY_SCOPE_CLAIMS={"read":{"a":1}}`,
+		"LATCHKEY_CLAIMS_TIMEOUT=250ms", "LATCHKEY_CLAIMS_FAILURE=omit", "LATCHKEY_DPOP_NONCE=true", `LATCHKEY_SCOPE_CLAIMS={"read":{"a":1}}`,
 	)
 	want := &config.Config{
 		Addr: "127.0.0.1:0", AdminAddr: "127.0.0.1:0",
@@ -102,7 +102,7 @@ func TestEverySettingIsRead(t *testing.T) {
 		KeyRotation: 24 * time.Hour, JWKSMaxAge: time.Minute, KeysDir: "/etc/latchkey/keys", Docs: true,
 		Traces: "otlp", TracesRatio: 0.25, AuditStream: 100_000,
 		ClaimsURL: "https://claims.example.com/latchkey", ClaimsSecret: claimsSecret, ClaimsTimeout: 250 * time.Millisecond,
-		ClaimsFailure: "omit", ScopeClaims: `{"read":{"a":1}}`,
+		ClaimsFailure: "omit", DPoPNonce: true, ScopeClaims: `{"read":{"a":1}}`,
 	}
 	if diff := cmp.Diff(want, cfg, cmpopts.EquateComparable(netip.Prefix{})); diff != "" {
 		t.Errorf("settings (-want +got):\n%s", diff)

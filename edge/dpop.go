@@ -53,9 +53,6 @@ func DPoP(o DPoPOptions) MiddlewareOption {
 // admit accepts a token that is bound to the key of the request's proof.
 func (o *DPoPOptions) admit(r *http.Request, v *Verifier, token string) (Claims, error) {
 	text, err := dpop.Find(r.Header)
-	if err == nil && text == "" {
-		err = dpop.ErrMissing
-	}
 	if err != nil {
 		return Claims{}, err
 	}
@@ -102,12 +99,12 @@ func newUsed(limit int) *used {
 func (u *used) first(_ context.Context, id [sha256.Size]byte, _ time.Time) (bool, error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if now := time.Now(); now.Sub(u.began) >= 2*dpop.Window || len(u.current) >= u.limit {
-		u.previous, u.current, u.began = u.current, map[[sha256.Size]byte]struct{}{}, now
-	}
 	_, before := u.previous[id]
 	if _, now := u.current[id]; now || before {
 		return false, nil
+	}
+	if now := time.Now(); now.Sub(u.began) >= 2*dpop.Window || len(u.current) >= u.limit {
+		u.previous, u.current, u.began = u.current, map[[sha256.Size]byte]struct{}{}, now
 	}
 	u.current[id] = struct{}{}
 	return true, nil

@@ -85,11 +85,8 @@ func (a *api) forwarded(c *gin.Context) (asked, error) {
 func (a *api) checkProof(answer, request http.Header, q asked, token string) (*dpop.Proof, error) {
 	shown := token != ""
 	text, err := dpop.Find(request)
-	if err == nil && text == "" {
-		if !shown {
-			return nil, nil
-		}
-		err = dpop.ErrMissing
+	if errors.Is(err, dpop.ErrMissing) && !shown {
+		return nil, nil
 	}
 	if err != nil {
 		return nil, &proofError{err, shown}

@@ -56,7 +56,7 @@ type ExtAuthz struct {
 	health *health.Server
 }
 
-// NewExtAuthz returns the service; of the dependencies it uses Verifier,
+// NewExtAuthz returns the service; of the dependencies it uses Verifier, Store,
 // Metrics, Log and Settings. It is not ready yet, see SetReady. The error names
 // settings it cannot work with.
 func NewExtAuthz(d Dependencies) (*ExtAuthz, error) {

@@ -50,7 +50,7 @@ func extAuthz(t *testing.T, s setup) *envoy {
 	}
 	e := &envoy{fleet: f, metrics: metrics, served: make(chan error, 1)}
 	e.service, err = handlers.NewExtAuthz(handlers.Dependencies{
-		Verifier: verifier, Metrics: metrics, Settings: settings,
+		Verifier: verifier, Metrics: metrics, Settings: settings, Store: f.replicas[0].store,
 		Log: slog.New(slog.NewJSONHandler(f.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	})
 	f.check(err)
@@ -144,7 +144,8 @@ func (e *envoy) refused(answer *authv3.CheckResponse, status int, code string) m
 		e.Errorf("headers: %q", h)
 	}
 	challenged := status == http.StatusUnauthorized || code == "insufficient_scope"
-	if challenged != strings.HasPrefix(h["www-authenticate"], `Bearer realm="latchkey"`) {
+	challenge := strings.Replace(h["www-authenticate"], "DPoP", "Bearer", 1)
+	if challenged != strings.HasPrefix(challenge, `Bearer realm="latchkey"`) {
 		e.Errorf("%d with www-authenticate %q", status, h["www-authenticate"])
 	}
 	if (status == http.StatusServiceUnavailable) != (h["retry-after"] == "1") {

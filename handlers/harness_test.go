@@ -304,6 +304,7 @@ type answer struct {
 	header http.Header
 	text   string
 	closes bool
+	bound  bool // Authorization: DPoP was sent
 }
 
 // do sends a request to a replica and checks what holds for every answer.
@@ -348,6 +349,7 @@ func (f *fleet) try(replica int, method, path string, options ...option) (answer
 	a := answer{
 		f: f, what: fmt.Sprintf("%s %s at replica %d", method, path, replica),
 		status: resp.StatusCode, header: resp.Header, text: string(text), closes: resp.Close,
+		bound: strings.HasPrefix(req.Header.Get("Authorization"), "DPoP "),
 	}
 	f.secrets.issuedBy(a)
 	return a, nil
@@ -368,6 +370,9 @@ func (a answer) proper() {
 	scheme := "Bearer"
 	if a.status == http.StatusUnauthorized && strings.Contains(a.text, `"invalid_client"`) {
 		scheme = "Basic"
+	}
+	if a.bound && scheme == "Bearer" {
+		scheme = "DPoP"
 	}
 	if challenged != strings.HasPrefix(challenge, scheme+` realm="latchkey"`) {
 		a.f.Errorf("%s: %d with WWW-Authenticate %q", a.what, a.status, challenge)

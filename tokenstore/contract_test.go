@@ -600,6 +600,8 @@ func exercise(t *testing.T, f *fixture) {
 	must(err)
 	_, err = f.Session(ctx, b.sid)
 	must(err)
+	_, err = f.FirstUse(ctx, [32]byte{}, time.Now().Add(time.Minute))
+	must(err)
 	_, err = f.SetPassword(ctx, "alice", "h", "h2")
 	must(err)
 	_, err = f.SetDisabled(ctx, "alice", true)
@@ -708,6 +710,7 @@ func TestRoundTrips(t *testing.T) {
 			cost("revoke", 1, func() { s.logout(true) })
 			cost("authenticate a client", 1, func() { _, _ = f.AuthenticateClient(t.Context(), "lkc_a", [32]byte{}) })
 			cost("peek", 1, func() { _, _ = f.Peek(t.Context(), s.rotation(1)) })
+			cost("first use", 1, func() { _, _ = f.FirstUse(t.Context(), [32]byte{}, time.Now().Add(time.Minute)) })
 			cost("revoke user", 1, func() { _, _ = f.RevokeUser(t.Context(), tokenstore.UserEnd{UID: s.uid}) })
 			counted = true
 		}

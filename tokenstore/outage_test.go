@@ -56,6 +56,7 @@ func operations(s *family) map[string]func() error {
 		"delete client":       func() error { return s.f.DeleteClient(ctx, "lkc_a") },
 		"authenticate client": func() error { _, err := s.f.AuthenticateClient(ctx, "lkc_a", [32]byte{}); return err },
 		"issue to client":     func() error { _, err := s.f.IssueToClient(ctx, "lkc_a", [32]byte{}); return err },
+		"first use":           func() error { _, err := s.f.FirstUse(ctx, [32]byte{}, time.Now().Add(time.Minute)); return err },
 		"peek":                func() error { _, err := s.f.Peek(ctx, s.rotation(1)); return err },
 		"revoke": func() error {
 			_, err := s.f.Revoke(ctx, tokenstore.SessionEnd{SID: s.sid, UID: s.uid})

@@ -25,8 +25,7 @@ const (
 	// Window is how far iat may be from now, to either side (section 11.1).
 	Window = time.Minute
 
-	minRSABits  = 2048
-	maxRSABits  = 8192 // bounds what one signature check can cost
+	minRSABits  = 2048 // go-jose reads none of more than 8192
 	maxExponent = 1<<31 - 1
 )
 
@@ -73,12 +72,12 @@ type claims struct {
 	Nonce     string `json:"nonce"`
 }
 
-// Find returns the proof that a request carries, and "" if it carries none. Error:
-// [ErrTwice] (section 4.3 item 1).
+// Find returns the proof that a request carries. Errors: [ErrMissing]; [ErrTwice]
+// (section 4.3 item 1).
 func Find(h http.Header) (string, error) {
 	switch values := h[Header]; len(values) {
 	case 0:
-		return "", nil
+		return "", ErrMissing
 	case 1:
 		return values[0], nil
 	}
@@ -127,14 +126,13 @@ func Parse(text string) (*Proof, error) {
 	return p, nil
 }
 
-// usable refuses keys that are too weak, or too costly to verify with.
+// usable refuses keys that are too weak, or not for signatures.
 func usable(k *jose.JSONWebKey) bool {
 	if !k.IsPublic() || (k.Use != "" && k.Use != "sig") {
 		return false
 	}
 	if p, ok := k.Key.(*rsa.PublicKey); ok {
-		bits := p.N.BitLen()
-		return bits >= minRSABits && bits <= maxRSABits && p.E >= 3 && p.E <= maxExponent
+		return p.N.BitLen() >= minRSABits && p.E >= 3 && p.E <= maxExponent
 	}
 	return true
 }
