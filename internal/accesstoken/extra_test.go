@@ -79,3 +79,31 @@ func TestAnyAudienceChecksAllElse(t *testing.T) {
 		t.Errorf("another issuer: %v", err)
 	}
 }
+
+// RFC 9449 section 6.1, and RFC 7800 section 3.1: what a token is bound to is read
+// whole, or the token is refused.
+func TestConfirmation(t *testing.T) {
+	ring := ringOf(t, fixedKey(t, 1))
+	const jkt = "0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I"
+	want := testClaims()
+	want.JKT = jkt
+	got, err := verifierOf(ring).Verify(mustSign(t, ring, want), issued)
+	if err != nil || got.JKT != jkt {
+		t.Errorf("%q, %v", got.JKT, err)
+	}
+	for _, bad := range []string{"x", jkt + "A", jkt[:42] + "\n", jkt[:42] + "/", jkt[:42] + "J"} {
+		c := testClaims()
+		c.JKT = bad
+		if _, err := NewSigner(ring).Sign(c); !errors.Is(err, ErrClaims) {
+			t.Errorf("%q is signed: %v", bad, err)
+		}
+	}
+	for _, bad := range []string{
+		`{}`, `null`, `"x"`, `[]`, `{"jkt":""}`, `{"jkt":7}`, `{"jkt":"x"}`, `{"jwk":{}}`, `{"x5t#S256":"` + jkt + `"}`,
+		`{"jkt":"` + jkt + `","x5t#S256":"` + jkt + `"}`, `{"jkt":"` + jkt + `","jkt":"` + jkt + `"}`,
+	} {
+		if jkt, ok := confirmationValue(bad); ok {
+			t.Errorf("%s is read as %q", bad, jkt)
+		}
+	}
+}
