@@ -42,6 +42,18 @@ clients: test-needs ## OAuth libraries of others, unchanged, against the program
 simulate: ## 100,000 schedules of the protocol, with faults, in virtual time
 	go test ./edge -run 'TestSimulation' -v -count=1 -timeout 20m
 
+# One target after the other, in one worker each. What is found
+# is kept under testdata/fuzz of its package, and every later test runs it.
+.PHONY: fuzz
+FUZZ_FOR ?= 60s
+fuzz: ## every fuzz target, each for FUZZ_FOR (60s)
+	@grep -rl --include='*_test.go' '^func Fuzz' . | xargs -n1 dirname | sort -u | while read -r dir; do \
+		sed -n 's/^func \(Fuzz[A-Za-z0-9]*\).*/\1/p' $$dir/*_test.go | while read -r name; do \
+			echo "$$dir $$name"; \
+			go test $$dir -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZ_FOR) -parallel 1 -timeout 0 </dev/null || exit 1; \
+		done || exit 1; \
+	done
+
 zero: test-needs ## after a logout nothing is accepted: five minutes of faults (ZERO_FOR, ZERO_SEED)
 	ZERO_FOR=$(ZERO_FOR) ZERO_SEED=$(ZERO_SEED) go test ./internal/zero -run TestZero -v -count=1 -timeout 60m
 

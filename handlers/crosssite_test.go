@@ -112,7 +112,7 @@ func TestPreflight(t *testing.T) {
 	a := f.do(0, http.MethodOptions, "/auth/refresh", append(ask, header("Origin", "https://app.example.com"))...).is(http.StatusNoContent)
 	for name, want := range map[string]string{
 		"Access-Control-Allow-Origin": "https://app.example.com", "Access-Control-Allow-Credentials": "true",
-		"Access-Control-Allow-Methods": "GET,POST,DELETE", "Access-Control-Allow-Headers": "Authorization,Content-Type,X-Request-Id",
+		"Access-Control-Allow-Methods": "GET,POST,DELETE", "Access-Control-Allow-Headers": "Authorization,Content-Type,Dpop,X-Request-Id",
 		"Access-Control-Max-Age": "3600",
 	} {
 		a.hasHeader(name, want)

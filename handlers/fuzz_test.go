@@ -8,6 +8,8 @@ import (
 	"unicode/utf8"
 
 	"github.com/gin-gonic/gin"
+
+	"github.com/latchkey-auth/latchkey/internal/refreshtoken"
 )
 
 // Whatever a body holds, bind reads it or refuses it: and what it reads of a form
@@ -63,6 +65,43 @@ func FuzzBearer(f *testing.F) {
 		}
 		if strings.HasPrefix(token, " ") || !strings.HasSuffix(value, token) {
 			t.Fatalf("%q: %q", value, token)
+		}
+	})
+}
+
+// Whatever cookies a browser sends, a refresh token, an access token and a known device
+// are found in what it said, each value once, and none of them is believed.
+func FuzzCookies(f *testing.F) {
+	for _, s := range []string{
+		"refresh_token=lkr1_x", "refresh_token=a; refresh_token=b; refresh_token=a", "refresh_token=", "refresh_token",
+		`refresh_token="quoted"; access_token=x; access_token=y`, "known_device=AAAA", "known_device=" + strings.Repeat("A", 43),
+		"; ;=;a=b;;", "refresh_token=\x00\xff", strings.Repeat("refresh_token=x;", 500), "REFRESH_TOKEN=x", "refresh_token =x",
+	} {
+		f.Add(s, "")
+	}
+	f.Add("refresh_token=a", "refresh_token=b")
+	codec, err := refreshtoken.New([]byte("0123456789abcdef0123456789abcdef"))
+	if err != nil {
+		f.Fatal(err)
+	}
+	a := &api{Dependencies: Dependencies{Refresh: codec, Settings: Settings{AccessCookie: "access_token", DeviceKey: []byte("key")}}}
+	f.Fuzz(func(t *testing.T, first, second string) {
+		r := httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/auth/refresh", http.NoBody)
+		r.Header["Cookie"] = []string{first, second}
+		for _, values := range [][]string{refreshCookies(r), a.accessCookies(r)} {
+			seen := map[string]bool{}
+			for _, v := range values {
+				if v == "" || seen[v] || !strings.Contains(first+"\n"+second, v) {
+					t.Fatalf("%q in %q", v, values)
+				}
+				seen[v] = true
+			}
+		}
+		if id := a.knownDevice(r, "alice"); id != "" {
+			t.Fatalf("the device %q is known", id)
+		}
+		if list := a.families(refreshCookies(r)); len(list) > 0 {
+			t.Fatalf("%d families", len(list))
 		}
 	})
 }

@@ -351,7 +351,7 @@ func TestHostile(t *testing.T) {
 		{"audience list with a number", content(with(`"`+testAudience+`"`, `["`+testAudience+`",1]`)), ErrClaims},
 		{"audience list nested", content(with(`"`+testAudience+`"`, `[["`+testAudience+`"]]`)), ErrClaims},
 		{"audience an object", content(with(`"`+testAudience+`"`, `{"`+testAudience+`":1}`)), ErrClaims},
-		{"unknown claims are ignored", add(`"cnf":{"a":[1,{"b":"}\"]"}]},"nonce":"\"\\","n":-1.5e3,"z":null`), nil},
+		{"unknown claims are ignored", add(`"act":{"a":[1,{"b":"}\"]"}]},"nonce":"\"\\","n":-1.5e3,"z":null`), nil},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
