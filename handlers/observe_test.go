@@ -217,7 +217,7 @@ func TestMetricsHaveClosedLabels(t *testing.T) {
 		"route":   regexp.MustCompile(`^(none|/auth/(token|refresh|logout|logout-all|sessions|sessions/:sid|verify)|/users/me|/users/me/password|/openapi\.json)$`),
 		"method":  regexp.MustCompile(`^(GET|POST|DELETE|HEAD|OPTIONS|PUT|PATCH|other)$`),
 		"code":    regexp.MustCompile(`^[1-5]\d\d$`),
-		"outcome": regexp.MustCompile(`^(ok|unavailable|failed|throttled|rotated|same|reuse|rollback|invalid|expired|revoked|superseded)$`),
+		"outcome": regexp.MustCompile(`^(ok|unavailable|failed|throttled|rotated|same|reuse|rollback|invalid|expired|revoked|superseded|foreign|key)$`),
 		"operation": regexp.MustCompile(
 			`^(login|rotate|revoke|revoke_user|verify|lookup|throttle_peek|throttle_spend|account_create|account_update|account_delete|meta|keys|keys_sync|keys_put|keys_revoke|keys_reseal|revoke_key|session|sessions|ping)$`),
 		"kind":       regexp.MustCompile(`^(session|all|other)$`),

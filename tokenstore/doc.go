@@ -33,6 +33,8 @@
 //     also reads, of the same moment, what an access token of that client carries: a
 //     token that was issued on an old secret dies with the epoch that goes up after
 //     the secret was replaced.
+//   - FirstUse tells whether something that counts once, a DPoP proof, is used for the
+//     first time, and remembers it until a given time.
 //   - Verify tells whether an access token may still be accepted. A token that
 //     was issued before this Redis lost its data is dead.
 //
