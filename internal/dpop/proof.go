@@ -14,9 +14,9 @@ import (
 )
 
 const (
-	// Header carries a proof, and NonceHeader the server's nonce (RFC 9449 sections
-	// 4.1 and 8.1), both in their canonical form.
-	Header      = "Dpop"
+	// Header carries a proof (RFC 9449 section 4.1). The name is in its canonical form.
+	Header = "Dpop"
+	// NonceHeader carries the server's nonce (section 8.1), likewise.
 	NonceHeader = "Dpop-Nonce"
 
 	// MaxLength is the length in bytes above which a proof is refused unread. The
