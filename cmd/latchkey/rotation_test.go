@@ -212,17 +212,22 @@ func stolen(t *testing.T, redisURL, secret string) *accesstoken.Ring {
 		t.Fatal(err)
 	}
 	defer func() { _ = rdb.Close() }()
-	have, err := store.SigningKeys(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
 	sealer, err := accesstoken.NewSealer([]byte(secret))
 	if err != nil {
 		t.Fatal(err)
 	}
-	key, err := sealer.Open(have.Active, have.Keys[have.Active].Sealed)
-	if err != nil {
-		t.Fatal(err)
+	var key *accesstoken.Key
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(50 * time.Millisecond) { // the keeper may be about to seal it anew
+		have, err := store.SigningKeys(t.Context())
+		if err == nil {
+			key, err = sealer.Open(have.Active, have.Keys[have.Active].Sealed)
+		}
+		if err == nil {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal(err)
+		}
 	}
 	ring := accesstoken.NewRing()
 	ring.Add(key)

@@ -1,3 +1,5 @@
+//go:build kube
+
 package kubernetes_test
 
 import (

@@ -1,3 +1,5 @@
+//go:build kube
+
 // Package kubernetes_test renders what is deployed to Kubernetes, the Kustomize
 // tree here and the Helm chart beside it, with the tools themselves, and checks it
 // without a cluster: against the schemas in testdata, against each other, and
@@ -126,7 +128,7 @@ func tool(t *testing.T, name string) string {
 	t.Helper()
 	bin := filepath.Join(os.Getenv("KUBE_TOOLS"), name)
 	if _, err := os.Stat(bin); os.Getenv("KUBE_TOOLS") == "" || err != nil {
-		t.Fatalf("%s is not built; run `make test`, or `make kube-test`, which build it and name its folder in KUBE_TOOLS", name)
+		t.Fatalf("%s is not built; run `make kube-test`, which builds it and names its folder in KUBE_TOOLS", name)
 	}
 	return bin
 }
