@@ -26,9 +26,14 @@ import (
 )
 
 // documented puts the OpenAPI document that the API serves between it and the tests:
-// every exchange that goes over a socket is checked against it.
-func documented(t testing.TB, api http.Handler) http.Handler {
-	served := sync.OnceValues(func() (*apiDocument, error) { return readDocument(api) })
+// every exchange that goes over a socket is checked against it. APIs of the same
+// settings serve the same document, which is read once: that takes longer than most tests.
+func documented(t testing.TB, api http.Handler, settings handlers.Settings) http.Handler {
+	key := fmt.Sprint(settings.Issuer, settings.CookieSecure, settings.CookieDomain, settings.CookiePath, settings.AccessCookie,
+		len(settings.RevocationsToken) > 0, settings.Docs, settings.Version)
+	first, _ := documents.LoadOrStore(key, sync.OnceValues(func() (*apiDocument, error) { return readDocument(api) }))
+	served, _ := first.(func() (*apiDocument, error))
+	_, _ = served() // now, and not within some test's time limit
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		seen := &exchange{ResponseWriter: w, request: r.Clone(context.WithoutCancel(r.Context())), status: http.StatusOK}
 		if r.Body != http.NoBody {
@@ -44,6 +49,9 @@ func documented(t testing.TB, api http.Handler) http.Handler {
 		}
 	})
 }
+
+// documents are those that were read, by what they depend on.
+var documents sync.Map //nolint:gochecknoglobals // of the tests, which share nothing else
 
 // exchange is a request and its response, kept as they pass.
 type exchange struct {

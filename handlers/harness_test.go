@@ -230,7 +230,7 @@ func (f *fleet) replica(s setup, redisURL string) *replica {
 	f.check(err)
 	r.admin = handlers.NewAdmin(handlers.AdminOptions{Metrics: metrics, Ready: func() error { return nil }})
 
-	srv := httptest.NewUnstartedServer(documented(f, r.handler))
+	srv := httptest.NewUnstartedServer(documented(f, r.handler, deps.Settings))
 	limits(srv.Config)
 	srv.Start()
 	f.Cleanup(srv.Close)

@@ -26,15 +26,16 @@ func (f *fleet) streaming() (*httptest.Server, *edge.Feed) {
 	verifier, err := edge.New(edge.Options{Store: store, Ring: f.ring, Issuer: issuer, Audience: audience})
 	f.check(err)
 	feed := edge.NewFeed(edge.FeedOptions{Store: store})
+	settings := handlers.Settings{Issuer: issuer, Audience: audience, RevocationsToken: []byte(revocationsToken), Version: "test"}
 	api, err := handlers.New(handlers.Dependencies{
 		Store: store, Verifier: verifier, Confirmer: edge.NewConfirmer(store, time.Second),
 		Signer: accesstoken.NewSigner(f.ring), Refresh: f.codec, Passwords: f.hasher,
 		Metrics: handlers.NewMetrics("test", "go", f.hasher.Depth), Log: slog.New(slog.NewJSONHandler(f.log, nil)),
 		Rand: rand.Reader, Revocations: feed,
-		Settings: handlers.Settings{Issuer: issuer, Audience: audience, RevocationsToken: []byte(revocationsToken), Version: "test"},
+		Settings: settings,
 	})
 	f.check(err)
-	srv := httptest.NewUnstartedServer(documented(f, api))
+	srv := httptest.NewUnstartedServer(documented(f, api, settings))
 	limits(srv.Config)
 	srv.Config.ReadTimeout, srv.Config.WriteTimeout = 300*time.Millisecond, 300*time.Millisecond
 	srv.Config.RegisterOnShutdown(feed.Close)
