@@ -124,7 +124,9 @@ func (w *world) program(t *testing.T, name, text string) {
 
 func (w *world) run(t *testing.T, script string) string {
 	t.Helper()
-	p := stacktest.Launch(t, w.env, "/bin/bash", "-euo", "pipefail", "-c", "cd "+w.dir+"\n"+w.ports.Replace(script))
+	// What the page leaves running ends with it.
+	const end = "trap 'trap \"\" TERM; kill -- -$$ 2>/dev/null || true; wait || true' EXIT\n"
+	p := stacktest.Launch(t, w.env, "setsid", "--wait", "/bin/bash", "-euo", "pipefail", "-c", end+"cd "+w.dir+"\n"+w.ports.Replace(script))
 	select {
 	case <-p.Done():
 	case <-time.After(2 * time.Minute):
