@@ -9,11 +9,12 @@ import (
 	"bytes"
 	_ "embed"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/url"
 	"regexp"
+	"strconv"
 	"strings"
-	"text/template"
 
 	"github.com/goccy/go-yaml"
 )
@@ -57,19 +58,12 @@ func Document(f Facts) ([]byte, error) {
 		}
 		*s = string(quoted[1 : len(quoted)-1])
 	}
-	t, err := template.New("openapi.yaml").Funcs(template.FuncMap{
-		// The name of a cookie is a token (RFC 6265 section 4.1.1): it needs no other escape.
-		"pattern": func(s string) string { return strings.ReplaceAll(regexp.QuoteMeta(s), `\`, `\\`) },
-	}).Parse(source)
+	filled, err := fill(source, f)
 	if err != nil {
 		return nil, fmt.Errorf("the OpenAPI document: %w", err)
 	}
-	var filled bytes.Buffer
-	if err := t.Execute(&filled, f); err != nil {
-		return nil, fmt.Errorf("the OpenAPI document: %w", err)
-	}
 	var document ordered
-	if err := yaml.UnmarshalWithOptions(filled.Bytes(), &document.value, yaml.UseOrderedMap()); err != nil {
+	if err := yaml.UnmarshalWithOptions([]byte(filled), &document.value, yaml.UseOrderedMap()); err != nil {
 		return nil, fmt.Errorf("the OpenAPI document: %w", err)
 	}
 	text, err := json.Marshal(document)
@@ -77,6 +71,78 @@ func Document(f Facts) ([]byte, error) {
 		return nil, fmt.Errorf("the OpenAPI document: %w", err)
 	}
 	return text, nil
+}
+
+// fill carries out the document's actions, which are those of text/template: values,
+// if, with, end, and pattern, a value as a regular expression. That package itself
+// calls methods by name, so that with it the linker leaves out no exported method: the
+// program would be twice as large.
+func fill(text string, f Facts) (string, error) {
+	values := map[string]string{
+		".Version": f.Version, ".Issuer": f.Issuer, ".Base": f.Base(), ".IssuerPath": f.IssuerPath(), ".MetadataPath": f.MetadataPath,
+		".CookiePath": f.CookiePath, ".AccessCookie": f.AccessCookie, ".ExpiresIn": strconv.Itoa(f.ExpiresIn),
+		".Secure": yes(f.Secure), ".Revocations": yes(f.Revocations), ".Docs": yes(f.Docs),
+	}
+	action := regexp.MustCompile(`\{\{(if |with |pattern )?(\.\w*|end)\}\}`)
+	var out strings.Builder
+	type block struct {
+		kept bool
+		dot  string // what "." is within
+	}
+	blocks := []block{{kept: true}}
+	at := 0
+	for _, m := range action.FindAllStringSubmatchIndex(text, -1) {
+		inner := blocks[len(blocks)-1]
+		if inner.kept {
+			out.WriteString(text[at:m[0]])
+		}
+		at = m[1]
+		verb, name := "", text[m[4]:m[5]]
+		if m[2] >= 0 {
+			verb = strings.TrimSpace(text[m[2]:m[3]])
+		}
+		if name == "end" {
+			if len(blocks) == 1 {
+				return "", errors.New("an end too many")
+			}
+			blocks = blocks[:len(blocks)-1]
+			continue
+		}
+		value, known := values[name]
+		if name == "." {
+			value, known = inner.dot, true
+		}
+		if !known {
+			return "", fmt.Errorf("no such value: %s", name)
+		}
+		switch verb {
+		case "if":
+			blocks = append(blocks, block{inner.kept && value != "", inner.dot})
+		case "with":
+			blocks = append(blocks, block{inner.kept && value != "", value})
+		case "pattern":
+			// The name of a cookie is a token (RFC 6265 section 4.1.1): it needs no other escape.
+			value = strings.ReplaceAll(regexp.QuoteMeta(value), `\`, `\\`)
+			fallthrough
+		default:
+			if inner.kept {
+				out.WriteString(value)
+			}
+		}
+	}
+	out.WriteString(text[at:])
+	if len(blocks) > 1 || strings.Contains(out.String(), "{{") {
+		return "", errors.New("an action that is not known, or has no end")
+	}
+	return out.String(), nil
+}
+
+// yes is a flag as a value: empty for no.
+func yes(flag bool) string {
+	if flag {
+		return "true"
+	}
+	return ""
 }
 
 // ordered is a value whose objects keep their order.
