@@ -25,13 +25,16 @@ var (
 // scheme is DPoP (RFC 9449 section 7.1) and not Bearer. Errors: [ErrNoToken],
 // [ErrTwoTokens].
 func AuthorizationToken(r *http.Request) (token string, dpop bool, err error) {
-	values := r.Header.Values("Authorization")
+	values := r.Header["Authorization"] // its canonical form
 	switch len(values) {
 	case 0:
 		return "", false, ErrNoToken
 	case 1:
 	default:
 		return "", false, ErrTwoTokens
+	}
+	if token, ok := strings.CutPrefix(values[0], "Bearer "); ok && token != "" && token[0] != ' ' {
+		return token, false, nil // as nearly all write it
 	}
 	scheme, token, _ := strings.Cut(values[0], " ")
 	token = strings.TrimLeft(token, " ")

@@ -102,6 +102,7 @@ type Dependencies struct {
 type api struct {
 	Dependencies
 	crossOrigin *http.CrossOriginProtection
+	began       time.Time    // any moment before the first request
 	noStore     []string     // a value of Cache-Control; all responses share it
 	shedTold    atomic.Int64 // when the log was told last of requests turned away, in Unix nanoseconds
 	// Of the second that outageSecond is, in Unix seconds: lines about an outage.
@@ -115,7 +116,7 @@ const maxBody = 16 << 10
 // New returns the API. The error names settings it cannot work with.
 func New(d Dependencies) (http.Handler, error) {
 	gin.SetMode(gin.ReleaseMode)
-	a := &api{Dependencies: d, crossOrigin: http.NewCrossOriginProtection(), noStore: []string{"no-store"}}
+	a := &api{Dependencies: d, crossOrigin: http.NewCrossOriginProtection(), began: time.Now(), noStore: []string{"no-store"}}
 	engine := gin.New()
 	engine.HandleMethodNotAllowed = true
 	engine.RedirectTrailingSlash = false

@@ -65,10 +65,10 @@ func (a *api) note(c *gin.Context, e Event, attrs ...slog.Attr) {
 		slog.String("address", c.ClientIP()),
 	)
 	r.AddAttrs(attrs...)
-	if logged {
-		_ = a.Log.Handler().Handle(ctx, r.Clone()) // nobody reads that the log cannot be written
-	}
 	if a.Audit != nil {
-		_ = a.Audit.Handle(ctx, r) // it does not block; what it drops, it counts
+		_ = a.Audit.Handle(ctx, r.Clone()) // it does not block; what it drops, it counts
+	}
+	if logged {
+		_ = a.Log.Handler().Handle(ctx, r) // nobody reads that the log cannot be written
 	}
 }
