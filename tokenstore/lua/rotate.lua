@@ -1,6 +1,7 @@
 -- rotate: one refresh token is presented; decides what becomes of its family.
 --
 -- KEYS 1 rt:<sid>  2 us:<uid>  3 ue:<uid>  4 deny:<sid>  5 head  6 log  7 members
+--      8 invalid  9 idx:<uid>
 -- ARGV 1 epoch for a new head  2 sid  3 gen shown  4 SHA-256 of the secret shown
 --      5 SHA-256 of its successor's secret
 --      6 idle ms  7 access ms  8 grace ms  9 pad ms
@@ -8,7 +9,8 @@
 --      11 the registered client that shows it, or '' for the service's own logins
 --      12 scope asked for, or '' for all that was granted
 --      13 thumbprint of the key that whoever shows it has proven to hold, or ''
--- Returns {code, now, refresh expiry, user epoch, log epoch, created, sub, username, scope, client, claims}
+--      14 '1': the session has a place in a status list, or gets one
+-- Returns {code, now, refresh expiry, user epoch, log epoch, created, sub, username, scope, client, claims, [place]}
 --   0 OK    the shown token was current; its successor is now
 --   1 SAME  the shown token is the current one's parent, within the grace:
 --           nothing changed, the successor is the same
@@ -78,6 +80,11 @@ if session_epoch < epoch and user[2] ~= ARGV[2] then
 end
 epoch = math.max(epoch, session_epoch)
 
+-- place is asked for once it is certain that an access token follows.
+local function place()
+  return ARGV[14] == '1' and place_of_session(KEYS[1], KEYS[9], KEYS[5], h, ARGV[2], now, tonumber(ARGV[9])) or nil
+end
+
 local gen, shown = tonumber(s[1]), tonumber(ARGV[3])
 local expiry
 if shown == gen and ARGV[4] == s[2] then
@@ -95,7 +102,7 @@ if shown == gen and ARGV[4] == s[2] then
     outlive(KEYS[2], now, listed)
   end
   stretch(KEYS[5], h, tonumber(ARGV[7]), 0)
-  return {0, now, expiry, epoch, h[1], s[7], s[8], s[9] or '', s[10] or '', s[11] or '', s[13] or ''}
+  return {0, now, expiry, epoch, h[1], s[7], s[8], s[9] or '', s[10] or '', s[11] or '', s[13] or '', place()}
 end
 if shown == gen - 1 and ARGV[4] == s[3] and now - tonumber(s[4]) <= tonumber(ARGV[8]) then
   if excess then
@@ -103,11 +110,12 @@ if shown == gen - 1 and ARGV[4] == s[3] and now - tonumber(s[4]) <= tonumber(ARG
   end
   stretch(KEYS[5], h, tonumber(ARGV[7]), 0)
   expiry = now + redis.call('PTTL', KEYS[1])
-  return {1, now, expiry, epoch, h[1], s[7], s[8], s[9] or '', s[10] or '', s[11] or '', s[13] or ''}
+  return {1, now, expiry, epoch, h[1], s[7], s[8], s[9] or '', s[10] or '', s[11] or '', s[13] or '', place()}
 end
 
 -- The DEL goes first: a Redis out of memory then lets the rest through, and a
 -- theft is never left unanswered for want of memory.
+local places = h[4] and places_of(KEYS[1], KEYS[9], h, ARGV[2], '')
 redis.call('DEL', KEYS[1])
 redis.call('ZREM', KEYS[2], ARGV[2])
 stretch(KEYS[5], h, tonumber(ARGV[7]), 0)
@@ -115,6 +123,9 @@ local keep = h[2] + tonumber(ARGV[9])
 local seq, chain = append_log(KEYS[5], KEYS[6], now, keep, 'sid', ARGV[2], now + keep, '', '')
 local uid = string.match(KEYS[2], '([^:]+)$')
 redis.call('SET', KEYS[4], string.format('%.0f:%s:%s', seq, chain, uid), 'PX', keep)
+if places then
+  mark_session(KEYS[8], KEYS[9], places, ARGV[2], now, now + keep)
+end
 local members = redis.call('HGETALL', KEYS[7])
 if shown > gen then
   return {6, now, seq, chain, members}
