@@ -35,6 +35,9 @@
 //     the secret was replaced.
 //   - FirstUse tells whether something that counts once, a DPoP proof, is used for the
 //     first time, and remembers it until a given time.
+//   - With [Options.StatusLists] whatever issues also names a [Place] in a status list, which
+//     no other session of the history has; and whatever ends tokens, with or without it,
+//     shows their places as revoked in StatusView until the last of them has expired.
 //   - Verify tells whether an access token may still be accepted. A token that
 //     was issued before this Redis lost its data is dead.
 //
