@@ -8,6 +8,10 @@
 local now = now_ms()
 local h = redis.call('HMGET', KEYS[1], 'epoch', 'idx')
 -- A write that changes nothing, so that a server which may not write, or was left
--- alone, does not show a list from before: see rotate.
-redis.call('PEXPIRE', KEYS[2], math.max(redis.call('PTTL', KEYS[2]), 1))
+-- alone, does not show a list from before: see rotate. A head that has given out
+-- places expires.
+local left = redis.call('PTTL', KEYS[1])
+if left > 0 then
+  redis.call('PEXPIRE', KEYS[1], left)
+end
 return {now, h[1] or '', h[2] or 0, redis.call('ZRANGEBYSCORE', KEYS[2], string.format('(%.0f', now), '+inf')}
