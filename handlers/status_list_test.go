@@ -197,7 +197,7 @@ func TestAStrangerSeesEveryRevocation(t *testing.T) {
 			func(t tokens) { l.post(1, "/auth/logout", bearer(t.access)).is(ok) },
 		},
 		// What latchkey user disable, delete and passwd do, and client delete and rotate-secret.
-		"the user's epoch": {nil, func(t tokens) {
+		"the user's epoch": {nil, func(tokens) {
 			_, err := l.replicas[1].store.RevokeUser(l.Context(), tokenstore.UserEnd{UID: l.replicas[1].store.UserID("carol")})
 			l.check(err)
 		}},

@@ -92,7 +92,7 @@ func TestAStatusListIsWhatTheReplicasHave(t *testing.T) {
 	for _, n := range topology.Nodes {
 		if n != primary {
 			n.Pause(t)
-			defer n.Resume(t)
+			t.Cleanup(func() { n.Resume(t) })
 		}
 	}
 	_, err = s.StatusView(t.Context(), alice.sid.Shard())

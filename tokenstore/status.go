@@ -26,7 +26,7 @@ func (p Place) String() string {
 // place reads a place whose n and history are at two indexes of a reply.
 func (r reply) place(n, history int) Place {
 	if i := r.int(n); i > 0 {
-		return Place{History: r.string(history), N: uint64(i)} //nolint:gosec // positive
+		return Place{History: r.string(history), N: uint64(i)}
 	}
 	return Place{}
 }

@@ -76,7 +76,7 @@ func ParseID(text string) (ID, error) {
 	}
 	shard, err1 := strconv.ParseUint(parts[0], 10, 8)
 	block, err2 := strconv.ParseUint(parts[2], 10, 64)
-	id := ID{Shard: int(shard), History: parts[1], Block: block} //nolint:gosec // at most 255
+	id := ID{Shard: int(shard), History: parts[1], Block: block}
 	if err1 != nil || err2 != nil || block > maxBlock || !name(id.History) || id.String() != text {
 		return ID{}, ErrID
 	}

@@ -29,5 +29,5 @@ if epoch then
 end
 outlive(KEYS[3], now, all_dead)
 epoch = epoch or '0'
-local place = KEYS[5] and place_of_client(KEYS[1], KEYS[5], KEYS[3], h, epoch, now, tonumber(ARGV[4])) or nil
+local place = KEYS[5] and status_lists().place_of_client(KEYS[1], KEYS[5], KEYS[3], h, epoch, now, tonumber(ARGV[4])) or nil
 return {0, now, c[4], c[5], c[6], c[7], c[8], epoch, h[1], place}

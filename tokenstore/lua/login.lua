@@ -49,5 +49,5 @@ if ue[1] then
   outlive(KEYS[3], now, all_dead)
 end
 outlive(KEYS[4], now, all_dead)
-local place = KEYS[6] and place_of_session(KEYS[1], KEYS[6], KEYS[4], h, ARGV[2], now, pad) or nil
+local place = KEYS[6] and status_lists().place_of_session(KEYS[1], KEYS[6], KEYS[4], h, ARGV[2], now, pad) or nil
 return {0, now, expiry, epoch, h[1], place}

@@ -19,6 +19,6 @@ local seq, chain = append_log(KEYS[3], KEYS[4], now, keep, 'user', ARGV[2], now 
 redis.call('HSET', KEYS[1], 'e', epoch, 'x', ARGV[4], 's', string.format('%.0f:%s', seq, chain))
 outlive(KEYS[1], now, now + h[3] + h[2] + pad)
 if h[4] then
-  mark_user(KEYS[5], KEYS[6], h, ARGV[4], now)
+  status_lists().mark_user(KEYS[5], KEYS[6], h, ARGV[4], now)
 end
 return {0, now}

@@ -35,7 +35,8 @@ if ARGV[6] == '1' then
 end
 
 -- The DEL goes first: a Redis out of memory then lets the rest through.
-local places = h[4] and places_of(KEYS[1], KEYS[8], h, ARGV[2], ARGV[8])
+local lists = h[4] and status_lists()
+local places = lists and lists.places_of(KEYS[1], KEYS[8], h, ARGV[2], ARGV[8])
 redis.call('DEL', KEYS[1])
 redis.call('ZREM', KEYS[2], ARGV[2])
 stretch(KEYS[4], h, tonumber(ARGV[3]), 0)
@@ -52,8 +53,8 @@ else
   entry = string.format('%.0f:%s:%s', seq, chain, uid)
   redis.call('SET', KEYS[3], entry, 'PX', keep)
 end
-if places then
-  mark_session(KEYS[7], KEYS[8], places, ARGV[2], now, now + keep)
+if lists then
+  lists.mark_session(KEYS[7], KEYS[8], places, ARGV[2], now, now + keep)
 end
 if KEYS[9] then
   local till = tonumber(ARGV[9]) + tonumber(ARGV[4])

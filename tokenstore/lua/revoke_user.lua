@@ -47,7 +47,7 @@ redis.call('HSET', KEYS[1], 'e', epoch, 'x', except, 'c', cut, 'n', ARGV[3], 's'
 outlive(KEYS[1], now, now + h[3] + h[2] + pad)
 outlive(KEYS[3], now, now + h[3] + h[2] + pad)
 if h[4] then
-  mark_user(KEYS[6], KEYS[7], h, except, now)
+  status_lists().mark_user(KEYS[6], KEYS[7], h, except, now)
 end
 if KEYS[8] then
   redis.call('HSET', KEYS[8], 'ue', epoch)

@@ -80,11 +80,6 @@ if session_epoch < epoch and user[2] ~= ARGV[2] then
 end
 epoch = math.max(epoch, session_epoch)
 
--- place is asked for once it is certain that an access token follows.
-local function place()
-  return ARGV[14] == '1' and place_of_session(KEYS[1], KEYS[9], KEYS[5], h, ARGV[2], now, tonumber(ARGV[9])) or nil
-end
-
 local gen, shown = tonumber(s[1]), tonumber(ARGV[3])
 local expiry
 if shown == gen and ARGV[4] == s[2] then
@@ -102,20 +97,23 @@ if shown == gen and ARGV[4] == s[2] then
     outlive(KEYS[2], now, listed)
   end
   stretch(KEYS[5], h, tonumber(ARGV[7]), 0)
-  return {0, now, expiry, epoch, h[1], s[7], s[8], s[9] or '', s[10] or '', s[11] or '', s[13] or '', place()}
+  local place = ARGV[14] == '1' and status_lists().place_of_session(KEYS[1], KEYS[9], KEYS[5], h, ARGV[2], now, tonumber(ARGV[9])) or nil
+  return {0, now, expiry, epoch, h[1], s[7], s[8], s[9] or '', s[10] or '', s[11] or '', s[13] or '', place}
 end
 if shown == gen - 1 and ARGV[4] == s[3] and now - tonumber(s[4]) <= tonumber(ARGV[8]) then
   if excess then
     return {9, now}
   end
   stretch(KEYS[5], h, tonumber(ARGV[7]), 0)
+  local place = ARGV[14] == '1' and status_lists().place_of_session(KEYS[1], KEYS[9], KEYS[5], h, ARGV[2], now, tonumber(ARGV[9])) or nil
   expiry = now + redis.call('PTTL', KEYS[1])
-  return {1, now, expiry, epoch, h[1], s[7], s[8], s[9] or '', s[10] or '', s[11] or '', s[13] or '', place()}
+  return {1, now, expiry, epoch, h[1], s[7], s[8], s[9] or '', s[10] or '', s[11] or '', s[13] or '', place}
 end
 
 -- The DEL goes first: a Redis out of memory then lets the rest through, and a
 -- theft is never left unanswered for want of memory.
-local places = h[4] and places_of(KEYS[1], KEYS[9], h, ARGV[2], '')
+local lists = h[4] and status_lists()
+local places = lists and lists.places_of(KEYS[1], KEYS[9], h, ARGV[2], '')
 redis.call('DEL', KEYS[1])
 redis.call('ZREM', KEYS[2], ARGV[2])
 stretch(KEYS[5], h, tonumber(ARGV[7]), 0)
@@ -123,8 +121,8 @@ local keep = h[2] + tonumber(ARGV[9])
 local seq, chain = append_log(KEYS[5], KEYS[6], now, keep, 'sid', ARGV[2], now + keep, '', '')
 local uid = string.match(KEYS[2], '([^:]+)$')
 redis.call('SET', KEYS[4], string.format('%.0f:%s:%s', seq, chain, uid), 'PX', keep)
-if places then
-  mark_session(KEYS[8], KEYS[9], places, ARGV[2], now, now + keep)
+if lists then
+  lists.mark_session(KEYS[8], KEYS[9], places, ARGV[2], now, now + keep)
 end
 local members = redis.call('HGETALL', KEYS[7])
 if shown > gen then
