@@ -97,6 +97,9 @@ func (a *api) statusList(c *gin.Context) error {
 	h.Set("Content-Type", statusListType)
 	if h.Get("Access-Control-Allow-Origin") == "" {
 		h.Set("Access-Control-Allow-Origin", "*") // section 8.1: for verifiers in browsers
+		if len(a.Settings.AllowedOrigins) > 0 {
+			h.Set("Vary", "Origin") // as with those that get headers of their own
+		}
 	}
 	publish(c, text, fmt.Sprintf("public, max-age=%d", int(a.lists.ttl.Seconds())))
 	return nil
