@@ -225,7 +225,7 @@ docs-assets: $(NPM) ## rewrite the files of Swagger UI that /docs serves
 	cp LICENSE $$to/LICENSE.txt && cp NOTICE swagger-ui-bundle.js.LICENSE.txt favicon-32x32.png $$to/ && \
 	for f in swagger-ui-bundle.js swagger-ui.css; do gzip -9nc $$f >$$to/$$f.gz; done
 
-test-clients: test-needs $(NPM) ## npm's jose and oauth4webapi, unchanged, against the program
+test-clients: test-needs $(NPM) ## npm's jose, oauth4webapi and jwt-status-list, unchanged, against the program
 	go -C internal/clients test -tags npm -count=1 -timeout 5m -run '^TestNPMClients$$' ./...
 
 # That the embedded files are those of the package is checked here, where the package is at hand.

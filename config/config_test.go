@@ -54,7 +54,7 @@ func TestDefaults(t *testing.T) {
 		LogLevel: "info", LogFormat: "json", ShutdownTimeout: 20 * time.Second,
 		Verify: "follow", EdgeLease: time.Second, EdgeMaxDenied: 4_000_000, EdgeCache: 65536,
 		Traces: "off", TracesRatio: 0.1,
-		ClaimsTimeout: time.Second, ClaimsFailure: "deny",
+		ClaimsTimeout: time.Second, ClaimsFailure: "deny", StatusListTTL: 30 * time.Second,
 	}
 	if diff := cmp.Diff(want, load(t), cmpopts.EquateComparable(netip.Prefix{})); diff != "" {
 		t.Errorf("defaults (-want +got):\n%s", diff)
@@ -66,7 +66,7 @@ func TestEverySettingIsRead(t *testing.T) {
 		t, "LATCHKEY_ADDR=127.0.0.1:0", "LATCHKEY_ADMIN_ADDR=127.0.0.1:0",
 		"LATCHKEY_REDIS_URL=rediss://u:p%40ss@r.example:6380/3?master_name=m", "LATCHKEY_REDIS_TIMEOUT=50ms", "LATCHKEY_REDIS_POOL_SIZE=7",
 		"LATCHKEY_ISSUER=https://auth.example/a", "LATCHKEY_AUDIENCE=api", "LATCHKEY_CLIENT_ID=web", "LATCHKEY_ALG=ES256",
-		"LATCHKEY_ACCESS_TTL=1s", "LATCHKEY_REFRESH_TTL=2s", "LATCHKEY_SESSION_MAX=8760h", "LATCHKEY_REFRESH_GRACE=2s",
+		"LATCHKEY_ACCESS_TTL=2s", "LATCHKEY_REFRESH_TTL=3s", "LATCHKEY_SESSION_MAX=8760h", "LATCHKEY_REFRESH_GRACE=2s",
 		"LATCHKEY_COOKIE_SECURE=false", "LATCHKEY_COOKIE_DOMAIN=example.com", "LATCHKEY_COOKIE_PATH=/api/auth",
 		"LATCHKEY_ALLOWED_ORIGINS=https://a.example, https://b.example:8443", "LATCHKEY_TRUSTED_PROXIES=10.0.0.0/8, 192.0.2.7,2001:db8::/32",
 		"LATCHKEY_SHARDS=256", "LATCHKEY_LOGIN_LIMIT_CLIENT=1/1s", "LATCHKEY_LOGIN_LIMIT_ACCOUNT=2/90s", "LATCHKEY_LOGIN_LIMIT_ADDRESS=1000000/24h",
@@ -82,12 +82,13 @@ func TestEverySettingIsRead(t *testing.T) {
 		"LATCHKEY_TRACES=otlp", "LATCHKEY_TRACES_RATIO=0.25", "LATCHKEY_AUDIT_STREAM=100000",
 		"LATCHKEY_CLAIMS_URL=https://claims.example.com/latchkey", "LATCHKEY_CLAIMS_SECRET="+claimsSecret,
 		"LATCHKEY_CLAIMS_TIMEOUT=250ms", "LATCHKEY_CLAIMS_FAILURE=omit", "LATCHKEY_DPOP_NONCE=true", `LATCHKEY_SCOPE_CLAIMS={"read":{"a":1}}`,
+		"LATCHKEY_STATUS_LIST=true", "LATCHKEY_STATUS_LIST_TTL=1s",
 	)
 	want := &config.Config{
 		Addr: "127.0.0.1:0", AdminAddr: "127.0.0.1:0",
 		RedisURL: "rediss://u:p%40ss@r.example:6380/3?master_name=m", RedisTimeout: 50 * time.Millisecond, RedisPoolSize: 7,
 		Secret: goodSecret, Issuer: "https://auth.example/a", Audience: "api", ClientID: "web", Algorithm: "ES256",
-		AccessTTL: time.Second, RefreshTTL: 2 * time.Second, SessionMax: 8760 * time.Hour, RefreshGrace: 2 * time.Second,
+		AccessTTL: 2 * time.Second, RefreshTTL: 3 * time.Second, SessionMax: 8760 * time.Hour, RefreshGrace: 2 * time.Second,
 		CookieDomain: "example.com", CookiePath: "/api/auth",
 		AllowedOrigins: []string{"https://a.example", "https://b.example:8443"},
 		TrustedProxies: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("192.0.2.7/32"), netip.MustParsePrefix("2001:db8::/32")},
@@ -103,6 +104,7 @@ func TestEverySettingIsRead(t *testing.T) {
 		Traces: "otlp", TracesRatio: 0.25, AuditStream: 100_000,
 		ClaimsURL: "https://claims.example.com/latchkey", ClaimsSecret: claimsSecret, ClaimsTimeout: 250 * time.Millisecond,
 		ClaimsFailure: "omit", DPoPNonce: true, ScopeClaims: `{"read":{"a":1}}`,
+		StatusList: true, StatusListTTL: time.Second,
 	}
 	if diff := cmp.Diff(want, cfg, cmpopts.EquateComparable(netip.Prefix{})); diff != "" {
 		t.Errorf("settings (-want +got):\n%s", diff)
@@ -378,6 +380,26 @@ func TestDevIsForDevAlone(t *testing.T) {
 	cfg.Secret = config.ExampleSecret
 	if err := cfg.ValidateDev(); err == nil {
 		t.Error("ValidateDev let the placeholder pass")
+	}
+}
+
+func TestStatusListFaults(t *testing.T) {
+	for name, c := range map[string]struct {
+		env  []string
+		want string
+	}{
+		"HS256": {[]string{"LATCHKEY_ALG=HS256"}, "LATCHKEY_STATUS_LIST: true, and with LATCHKEY_ALG=HS256 nobody could check a list; choose another algorithm, or write false"},
+		"as long as a token": {
+			[]string{"LATCHKEY_STATUS_LIST_TTL=15m"},
+			"LATCHKEY_STATUS_LIST_TTL: 15m is not less than LATCHKEY_ACCESS_TTL (15m); lower it: a token would expire before its revocation shows",
+		},
+	} {
+		if _, err := config.Load(withSecret(append(c.env, "LATCHKEY_STATUS_LIST=true")...)); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v", name, err)
+		}
+		if _, err := config.Load(withSecret(c.env...)); err != nil {
+			t.Errorf("%s, without status lists: %v", name, err)
+		}
 	}
 }
 

@@ -291,6 +291,10 @@ func (c *Config) checkTokens(f *collector) {
 	case err != nil, u.Scheme != "https" && u.Scheme != "http", u.Hostname() == "", strings.ContainsAny(c.Issuer, "?# @"):
 		f.add("LATCHKEY_ISSUER", quote(c.Issuer)+" is not an issuer", "write https://host[:port][/path], without query and fragment")
 	}
+	// A folder's keys are looked at when they are read.
+	if c.StatusList && c.Algorithm == "HS256" && c.KeysDir == "" {
+		f.add("LATCHKEY_STATUS_LIST", "true, and with LATCHKEY_ALG=HS256 nobody could check a list", "choose another algorithm, or write false")
+	}
 	if c.Audience != c.Issuer && !plainText(c.Audience) {
 		f.add("LATCHKEY_AUDIENCE", quote(c.Audience)+" is not allowed", "write 1 to 255 printable ASCII characters without spaces")
 	}
@@ -310,6 +314,11 @@ func plainText(s string) bool {
 // checkLifetimes compares lifetimes with each other, unless one is at fault by itself.
 func (c *Config) checkLifetimes(f *collector) {
 	const access, refresh, session = "LATCHKEY_ACCESS_TTL", "LATCHKEY_REFRESH_TTL", "LATCHKEY_SESSION_MAX"
+	const status = "LATCHKEY_STATUS_LIST_TTL"
+	if c.StatusList && !f.has(status) && !f.has(access) && c.StatusListTTL >= c.AccessTTL {
+		f.add(status, formatDuration(c.StatusListTTL)+" is not less than "+access+" ("+formatDuration(c.AccessTTL)+")",
+			"lower it: a token would expire before its revocation shows")
+	}
 	if f.has(refresh) {
 		return
 	}

@@ -88,6 +88,10 @@ type Claims struct {
 	// JKT is the thumbprint of the key that the token is bound to (RFC 9449 section
 	// 6.1), "" for a bearer token.
 	JKT string
+	// StatusURI and StatusIndex are where others see whether the token was revoked
+	// (status.status_list); "" if the service publishes no status lists.
+	StatusURI   string
+	StatusIndex uint64
 
 	KeyID string // kid of the key that signed the token
 	// Extra is the claims of the operator's own, as JSON; nil if there are none.

@@ -52,6 +52,9 @@ type Settings struct {
 	// ClaimsOmit issues tokens without the webhook's claims when it fails; otherwise
 	// that is a 503.
 	ClaimsOmit bool
+	// StatusListTTL is for how long verifiers may keep a status list, in whole seconds; 0
+	// publishes none. The store must give out places then ([tokenstore.Options]).
+	StatusListTTL time.Duration
 	// Version is what /openapi.json calls this release.
 	Version string
 	// Docs serves a page at /docs on which the API can be tried out.
@@ -94,7 +97,9 @@ type Dependencies struct {
 	// is shown to /oauth2/introspect and /oauth2/revoke and admits nobody.
 	Issued *edge.Verifier
 	// Claims adds claims to tokens that are about to be issued; nil adds none.
-	Claims   *claimhook.Webhook
+	Claims *claimhook.Webhook
+	// Now is the clock by which status lists age here; nil is [time.Now].
+	Now      func() time.Time
 	Settings Settings
 }
 
@@ -103,6 +108,7 @@ type api struct {
 	Dependencies
 	crossOrigin *http.CrossOriginProtection
 	began       time.Time    // any moment before the first request
+	lists       *statusLists // nil for none
 	noStore     []string     // a value of Cache-Control; all responses share it
 	shedTold    atomic.Int64 // when the log was told last of requests turned away, in Unix nanoseconds
 	// Of the second that outageSecond is, in Unix seconds: lines about an outage.
@@ -179,6 +185,11 @@ func New(d Dependencies) (http.Handler, error) {
 	engine.POST("/oauth2/revoke", session, a.oauth(a.revoke))
 	engine.GET("/.well-known/jwks.json", a.serve(a.keySet))
 	engine.HEAD("/.well-known/jwks.json", a.serve(a.keySet))
+	if d.Settings.StatusListTTL > 0 {
+		a.lists = newStatusLists(d)
+		engine.GET(statusListPath+":id", a.serve(a.statusList))
+		engine.HEAD(statusListPath+":id", a.serve(a.statusList))
+	}
 	a.describe(engine)
 	document := a.openAPI()
 	engine.GET("/openapi.json", document)

@@ -15,6 +15,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/getkin/kin-openapi/openapi3"
 	"github.com/getkin/kin-openapi/openapi3filter"
@@ -30,7 +31,7 @@ import (
 // settings serve the same document, which is read once: that takes longer than most tests.
 func documented(t testing.TB, api http.Handler, settings handlers.Settings) http.Handler {
 	key := fmt.Sprint(settings.Issuer, settings.CookieSecure, settings.CookieDomain, settings.CookiePath, settings.AccessCookie,
-		len(settings.RevocationsToken) > 0, settings.Docs, settings.Version)
+		len(settings.RevocationsToken) > 0, settings.Docs, settings.StatusListTTL > 0, settings.Version)
 	first, _ := documents.LoadOrStore(key, sync.OnceValues(func() (*apiDocument, error) { return readDocument(api) }))
 	served, _ := first.(func() (*apiDocument, error))
 	_, _ = served() // now, and not within some test's time limit
@@ -283,6 +284,7 @@ func TestEveryRouteIsDocumented(t *testing.T) {
 		"by default": func(*handlers.Settings) {},
 		"everything": func(s *handlers.Settings) {
 			s.Issuer, s.AccessCookie, s.RevocationsToken, s.Docs = "https://example.com/auth/v1", "access", []byte(revocationsToken), true
+			s.StatusListTTL = 30 * time.Second
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

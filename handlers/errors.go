@@ -93,6 +93,7 @@ var problems = []struct {
 
 	{errNoSession, problem{http.StatusNotFound, "not_found", "No such session", "", ""}},
 	{errNotFound, problem{http.StatusNotFound, "not_found", "Not found", "", ""}},
+	{errHistory, problem{http.StatusNotImplemented, "not_implemented", "Not implemented", "Lists of the past are not kept: leave time out.", ""}},
 	{errMethod, problem{http.StatusMethodNotAllowed, "method_not_allowed", "Method not allowed", "", ""}},
 	{tokenstore.ErrConflict, problem{http.StatusConflict, "conflict", "The account was changed meanwhile", "", ""}},
 	{errMedia, problem{http.StatusUnsupportedMediaType, "invalid_request", "Unsupported media type", "Send application/x-www-form-urlencoded or application/json.", ""}},

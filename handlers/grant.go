@@ -92,6 +92,9 @@ func (a *api) accessToken(m minted) (string, error) {
 	if !g.AuthTime.IsZero() { // a client that speaks for itself has not logged in
 		claims.AuthTime = g.AuthTime.Unix()
 	}
+	if a.lists != nil && g.Place.N != 0 {
+		claims.StatusURI, claims.StatusIndex = a.lists.reference(m.uid.Shard(), g.Place)
+	}
 	token, err := a.Signer.Sign(claims)
 	if err != nil {
 		return "", fmt.Errorf("sign the access token: %w", err)

@@ -77,6 +77,8 @@ type setup struct {
 	memoryKiB uint32 // of a password hash; 0 is 64
 	noKey     bool   // nobody has made a signing key yet
 	refetch   func(context.Context) error
+	// statusLists publishes them, to be kept for 30 s.
+	statusLists bool
 	// dependencies, if set, has the last word on what a replica is made of.
 	dependencies func(*handlers.Dependencies)
 	claims       *claimhook.Webhook
@@ -190,7 +192,7 @@ func (f *fleet) replica(s setup, redisURL string) *replica {
 
 	metrics := handlers.NewMetrics("test", "go", f.hasher.Depth)
 	r.store, err = tokenstore.New(rdb, tokenstore.Options{
-		Shards: shards, Lifetimes: f.life, Timeout: 3 * timeout, Observe: metrics.StoreCall,
+		Shards: shards, Lifetimes: f.life, Timeout: 3 * timeout, Observe: metrics.StoreCall, StatusLists: s.statusLists,
 	})
 	f.check(err)
 	f.check(r.store.Open(f.Context()))
@@ -203,6 +205,9 @@ func (f *fleet) replica(s setup, redisURL string) *replica {
 			Address: tokenstore.Limit{Burst: 1000, Period: time.Hour},
 		},
 		DeviceKey: []byte("canary-device-key-0123456789abcd"), JWKSMaxAge: 5 * time.Minute, Version: "test",
+	}
+	if s.statusLists {
+		settings.StatusListTTL = 30 * time.Second
 	}
 	if s.settings != nil {
 		s.settings(&settings)

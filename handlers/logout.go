@@ -124,6 +124,6 @@ func (a *api) endOf(claims edge.Claims) tokenstore.SessionEnd {
 	sid, _ := tokenstore.ParseID(claims.SessionID)
 	jti, _ := tokenstore.ParseID(claims.ID)
 	return tokenstore.SessionEnd{
-		SID: sid, UID: a.Store.UserID(claims.Subject), JTI: jti, Expires: time.Unix(claims.ExpiresAt, 0),
+		SID: sid, UID: a.Store.UserID(claims.Subject), JTI: jti, Expires: time.Unix(claims.ExpiresAt, 0), Place: placeOf(claims),
 	}
 }

@@ -36,7 +36,7 @@ func (a *api) facts() openapi.Facts {
 	return openapi.Facts{
 		Version: s.Version, Issuer: s.Issuer, MetadataPath: s.metadataPath(), CookiePath: s.CookiePath, AccessCookie: s.AccessCookie,
 		ExpiresIn: int(a.Store.Lifetimes().Access / time.Second), Secure: s.CookieSecure,
-		Revocations: a.followable(), Docs: s.Docs,
+		Revocations: a.followable(), Docs: s.Docs, StatusLists: a.lists != nil,
 	}
 }
 

@@ -18,8 +18,8 @@ import (
 func TestBackendsAgree(t *testing.T) {
 	t.Parallel()
 	stores := []*fixture{
-		newFixtureOn(t, backends()["miniredis"](t), lifetimes()),
-		newFixtureOn(t, backends()["redis"](t), lifetimes()),
+		newFixtureWith(t, backends()["miniredis"](t), tokenstore.Options{Lifetimes: lifetimes(), StatusLists: true}),
+		newFixtureWith(t, backends()["redis"](t), tokenstore.Options{Lifetimes: lifetimes(), StatusLists: true}),
 	}
 	rapid.Check(t, func(rt *rapid.T) {
 		for _, f := range stores {
@@ -43,7 +43,25 @@ func TestBackendsAgree(t *testing.T) {
 				rt.Fatalf("step %d %s %s/%d back %d: miniredis says %q, Redis %q", i, op, user, n, back, answers[0], answers[1])
 			}
 		}
+		for s := range stores {
+			h.listed(rt, s)
+		}
 	})
+}
+
+// listed fails unless a status list shows as revoked exactly the sessions whose tokens
+// are refused.
+func (h *history) listed(rt *rapid.T, s int) {
+	f := h.stores[s]
+	for i, x := range h.sessions {
+		g, uid := h.grants[s][i], f.UserID(x.user)
+		err := f.Verify(h.t.Context(), tokenstore.AccessToken{
+			JTI: h.nextSID(uid), SID: x.sid, UID: uid, UserEpoch: g.UserEpoch, LogEpoch: g.LogEpoch, Expires: g.Now.Add(15 * time.Minute),
+		})
+		if shown := f.shows(x.sid.Shard(), g.Place); shown != errors.Is(err, tokenstore.ErrRevoked) {
+			rt.Fatalf("session %d of %s: a check says %v, its status list that it was revoked: %v", i, x.user, err, shown)
+		}
+	}
 }
 
 // history keeps what the clients hold; it is the same for both stores.
@@ -86,7 +104,7 @@ func (h *history) do(s int, op, user string, n, back int) string {
 		secret := x.secret(1)
 		g, err := f.Login(ctx, tokenstore.NewSession{SID: sid, UID: uid, Hash: sha256.Sum256(secret[:]), Subject: user, Username: user, ReadAt: time.Now().Add(time.Hour)})
 		h.grants[s][len(h.sessions)] = g
-		return fmt.Sprintf("%v %d", err, g.UserEpoch)
+		return fmt.Sprintf("%v %d %d", err, g.UserEpoch, g.Place.N)
 	}
 	if op == "failed" {
 		err := f.Failed(ctx, attempt(user, "192.0.2.1"))
@@ -107,7 +125,7 @@ func (h *history) do(s int, op, user string, n, back int) string {
 			shown[0] ^= 1
 		}
 		g, rev, err := f.Rotate(ctx, tokenstore.Rotation{SID: x.sid, UID: xuid, Gen: uint32(gen), Hash: sha256.Sum256(shown[:]), Next: sha256.Sum256(next[:])})
-		return fmt.Sprintf("%v same=%v epoch=%d sub=%s seq=%d", sentinel(err), g.Same, g.UserEpoch, g.Subject, rev.Mark.Seq)
+		return fmt.Sprintf("%v same=%v epoch=%d sub=%s seq=%d place=%d", sentinel(err), g.Same, g.UserEpoch, g.Subject, rev.Mark.Seq, g.Place.N)
 	case "verify":
 		g := h.grants[s][i]
 		jti := x.sid

@@ -106,8 +106,11 @@ func (s *Store) checkClient(ctx context.Context, id string, secret [32]byte, iss
 		return ClientGrant{}, err
 	}
 	uid := s.UserID(id)
-	r, err := s.run(ctx, s.scripts.clientCheck,
-		[]string{s.clientKey(id), s.epochKey(uid), s.headKey(uid[0]), s.logKey(uid[0])},
+	keys := []string{s.clientKey(id), s.epochKey(uid), s.headKey(uid[0]), s.logKey(uid[0])}
+	if issue && s.statusLists {
+		keys = append(keys, s.livingKey(uid))
+	}
+	r, err := s.run(ctx, s.scripts.clientCheck, keys,
 		epoch, secret[:], milliseconds(s.life.Access), milliseconds(skewPad), flag(issue))
 	if err != nil {
 		return ClientGrant{}, err
@@ -125,7 +128,7 @@ func (s *Store) checkClient(ctx context.Context, id string, secret [32]byte, iss
 		},
 		Grant: Grant{
 			Now: r.time(1), UserEpoch: uint64(r.int(7)), LogEpoch: r.string(8), //nolint:gosec // an epoch counts up from 0
-			Subject: id, ClientID: id,
+			Subject: id, ClientID: id, Place: r.place(9, 8),
 		},
 	}, nil
 }

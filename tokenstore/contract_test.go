@@ -548,7 +548,7 @@ func TestEveryKeyExpiresButAccountsKeysAndMeta(t *testing.T) {
 				t.Errorf("%s has TTL %v", key, ttl)
 			}
 		}
-		for _, kind := range []string{"rt", "deny", "ue", "us", "log", "head", "acct", "client", "thr", "meta", "keys", "dead"} {
+		for _, kind := range []string{"rt", "deny", "ue", "us", "log", "head", "acct", "client", "thr", "meta", "keys", "dead", "idx", "invalid"} {
 			found := false
 			for k := range seen {
 				found = found || strings.HasPrefix(k, kind)
@@ -623,6 +623,18 @@ func exercise(t *testing.T, f *fixture) {
 	must(err)
 	must(f.Open(ctx))
 	must(f.Ping(ctx))
+	l := f.withLists()
+	d, e := l.login("u-2"), l.login("u-2")
+	_, err = d.show(1)
+	must(err)
+	d.logout(true)
+	_, err = l.IssueToClient(ctx, "lkc_a", secret)
+	must(err)
+	_, err = l.RevokeUser(ctx, tokenstore.UserEnd{UID: e.uid})
+	must(err)
+	l.login("u-2")
+	_, err = l.StatusView(ctx, e.sid.Shard())
+	must(err)
 }
 
 // No operation crosses slots: all keys of one script have one hash tag, and
@@ -712,6 +724,13 @@ func TestRoundTrips(t *testing.T) {
 			cost("authenticate a client", 1, func() { _, _ = f.AuthenticateClient(t.Context(), "lkc_a", [32]byte{}) })
 			cost("peek", 1, func() { _, _ = f.Peek(t.Context(), s.rotation(1)) })
 			cost("first use", 1, func() { _, _ = f.FirstUse(t.Context(), [32]byte{}, time.Now().Add(time.Minute)) })
+			l := f.withLists()
+			var listed *family
+			cost("login, with a place", 1, func() { listed = l.login("carol") })
+			cost("rotate, with a place", 1, func() { _, _ = listed.show(1) })
+			cost("revoke, with a place", 1, func() { listed.logout(true) })
+			cost("issue to a client, with a place", 1, func() { _, _ = l.IssueToClient(t.Context(), "lkc_a", [32]byte{}) })
+			cost("status view", 1, func() { _, _ = f.StatusView(t.Context(), listed.sid.Shard()) })
 			cost("revoke user", 1, func() { _, _ = f.RevokeUser(t.Context(), tokenstore.UserEnd{UID: s.uid}) })
 			counted = true
 		}

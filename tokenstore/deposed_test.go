@@ -73,3 +73,28 @@ func TestAReplicaEndsNoSession(t *testing.T) {
 	_, _, err = stale.Rotate(t.Context(), tokenstore.Rotation{SID: tokenstore.ID{alice.sid[0], 1}, UID: alice.uid, Gen: 1})
 	is(t, "a session that this replica does not know", err, tokenstore.ErrUnavailable)
 }
+
+// In durable mode a status list is what the replicas have, too: a primary that they do
+// not follow any more may lack what was revoked since.
+func TestAStatusListIsWhatTheReplicasHave(t *testing.T) {
+	t.Parallel()
+	topology := redistest.StartSentinel(t, redistest.Options{})
+	primary := topology.Primary(t)
+	s, err := tokenstore.New(dial(t, topology.URL()), tokenstore.Options{
+		Shards: 16, Lifetimes: lifetimes(), Timeout: 2 * time.Second, WaitReplicas: 2, StatusLists: true,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, func() error { return s.Open(t.Context()) })
+	alice := (&fixture{Store: s, t: t, rdb: primary.Client()}).login("alice")
+	eventually(t, func() error { _, err := s.StatusView(t.Context(), alice.sid.Shard()); return err })
+	for _, n := range topology.Nodes {
+		if n != primary {
+			n.Pause(t)
+			t.Cleanup(func() { n.Resume(t) })
+		}
+	}
+	_, err = s.StatusView(t.Context(), alice.sid.Shard())
+	is(t, "a list that no replica has", err, tokenstore.ErrUnavailable)
+}

@@ -24,7 +24,8 @@
 //     the last of them has expired, and appends one log entry. Asked again it
 //     returns the same sequence number.
 //   - RevokeUser ends all sessions of a user by raising the user's epoch, in one
-//     write however many there are. One session may be excepted.
+//     write however many there are; with status lists, one more for each that got an
+//     access token within its lifetime. One session may be excepted.
 //   - DenyKey denies every token that a signing key has signed, for ever, on every
 //     shard. The signing keys themselves change by SyncSigningKeys, OfferSigningKey
 //     and RevokeSigningKey: a key is published for a while before it signs, and is
@@ -35,6 +36,9 @@
 //     the secret was replaced.
 //   - FirstUse tells whether something that counts once, a DPoP proof, is used for the
 //     first time, and remembers it until a given time.
+//   - With [Options.StatusLists] whatever issues also names a [Place] in a status list, which
+//     no other session of the history has; and whatever ends tokens, with or without it,
+//     shows their places as revoked in StatusView until the last of them has expired.
 //   - Verify tells whether an access token may still be accepted. A token that
 //     was issued before this Redis lost its data is dead.
 //

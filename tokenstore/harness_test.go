@@ -72,8 +72,14 @@ func newFixture(t testing.TB, rdb redis.UniversalClient, life tokenstore.Lifetim
 
 func newFixtureOn(t testing.TB, b backend, life tokenstore.Lifetimes) *fixture {
 	t.Helper()
+	return newFixtureWith(t, b, tokenstore.Options{Lifetimes: life})
+}
+
+func newFixtureWith(t testing.TB, b backend, o tokenstore.Options) *fixture {
+	t.Helper()
 	// The timeout is generous: a busy machine is not an outage.
-	s, err := tokenstore.New(b.store, tokenstore.Options{Shards: 16, Lifetimes: life, Timeout: 10 * time.Second})
+	o.Shards, o.Timeout = 16, 10*time.Second
+	s, err := tokenstore.New(b.store, o)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -216,7 +216,7 @@ func (s *Store) Restore(ctx context.Context, e Entry) error {
 	}
 	shard := e.ID[0]
 	_, err = s.run(ctx, s.scripts.restoreEpoch,
-		[]string{s.epochKey(e.ID), s.userKey(e.ID), s.headKey(shard), s.logKey(shard)},
+		[]string{s.epochKey(e.ID), s.userKey(e.ID), s.headKey(shard), s.logKey(shard), s.invalidKey(shard), s.livingKey(e.ID)},
 		epoch, e.ID.String(), e.Epoch, except,
 		milliseconds(s.life.Session), milliseconds(s.life.Access), milliseconds(skewPad))
 	return err

@@ -58,6 +58,7 @@ func operations(s *family) map[string]func() error {
 		"issue to client":     func() error { _, err := s.f.IssueToClient(ctx, "lkc_a", [32]byte{}); return err },
 		"first use":           func() error { _, err := s.f.FirstUse(ctx, [32]byte{}, time.Now().Add(time.Minute)); return err },
 		"peek":                func() error { _, err := s.f.Peek(ctx, s.rotation(1)); return err },
+		"status view":         func() error { _, err := s.f.StatusView(ctx, s.sid.Shard()); return err },
 		"revoke": func() error {
 			_, err := s.f.Revoke(ctx, tokenstore.SessionEnd{SID: s.sid, UID: s.uid})
 			return err

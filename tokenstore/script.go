@@ -32,6 +32,7 @@ type scripts struct {
 	probe                                       *script
 	clientCreate, clientRotate, clientCheck     *script
 	peek, firstUse                              *script
+	statusView                                  *script
 }
 
 // loadScripts reads the embedded files. Each script is its own file; the parts
@@ -50,10 +51,10 @@ func loadScripts() (scripts, error) {
 		return &script{name: name, lua: redis.NewScript(src.String())}
 	}
 	sc := scripts{
-		login:         load("login", "head"),
-		rotate:        load("rotate", "head", "log", "issued"),
-		revoke:        load("revoke", "head", "log", "issued"),
-		revokeUser:    load("revoke_user", "head", "log"),
+		login:         load("login", "head", "status"),
+		rotate:        load("rotate", "head", "log", "issued", "status"),
+		revoke:        load("revoke", "head", "log", "issued", "status"),
+		revokeUser:    load("revoke_user", "head", "log", "status"),
 		verify:        load("verify", "head"),
 		lookup:        load("lookup", "head", "gcra"),
 		throttlePeek:  load("throttle_peek", "head", "gcra"),
@@ -69,13 +70,14 @@ func loadScripts() (scripts, error) {
 		revokeKey:     load("revoke_key", "head", "log"),
 		renew:         load("renew", "head"),
 		strike:        load("strike"),
-		restoreEpoch:  load("restore_epoch", "head", "log"),
+		restoreEpoch:  load("restore_epoch", "head", "log", "status"),
 		probe:         load("probe", "head"),
 		clientCreate:  load("client_create", "head"),
 		clientRotate:  load("client_rotate", "head"),
-		clientCheck:   load("client_check", "head"),
+		clientCheck:   load("client_check", "head", "status"),
 		peek:          load("peek", "head"),
 		firstUse:      load("first_use", "head"),
+		statusView:    load("status_view", "head"),
 	}
 	sc.rotate.hot, sc.verify.hot = true, true
 	return sc, errors.Join(errs...)

@@ -67,6 +67,9 @@ type Grant struct {
 	Claims        string
 	// JKT is the thumbprint of the key that the access token is bound to, or "".
 	JKT string
+	// Place is where status lists show whether the access token was revoked; zero if
+	// it has none.
+	Place Place
 	// Same is set when the shown token was the parent of the current one within
 	// the grace: nothing changed.
 	Same bool
@@ -86,8 +89,11 @@ func (s *Store) Login(ctx context.Context, n NewSession) (Grant, error) {
 		username = ""
 	}
 	shard := n.SID[0]
-	r, err := s.run(ctx, s.scripts.login,
-		[]string{s.rtKey(n.SID), s.userKey(n.UID), s.epochKey(n.UID), s.headKey(shard), s.logKey(shard)},
+	keys := []string{s.rtKey(n.SID), s.userKey(n.UID), s.epochKey(n.UID), s.headKey(shard), s.logKey(shard)}
+	if s.statusLists {
+		keys = append(keys, s.livingKey(n.UID))
+	}
+	r, err := s.run(ctx, s.scripts.login, keys,
 		epoch, n.SID.String(), n.Hash[:], n.Subject, username, n.Scope, n.ClientID, n.Device, n.Address,
 		milliseconds(s.life.Refresh), milliseconds(s.life.Session), milliseconds(s.life.Access), milliseconds(skewPad),
 		n.ReadAt.UnixMilli(), n.Claims, n.JKT)
@@ -103,7 +109,7 @@ func (s *Store) Login(ctx context.Context, n NewSession) (Grant, error) {
 		Now: now, RefreshExpiry: r.time(2), AuthTime: now,
 		UserEpoch: uint64(r.int(3)), LogEpoch: r.string(4), //nolint:gosec // an epoch counts up from 0
 		Subject: n.Subject, Username: n.Username, Scope: n.Scope, ClientID: n.ClientID,
-		Claims: n.Claims, JKT: n.JKT,
+		Claims: n.Claims, JKT: n.JKT, Place: r.place(5, 4),
 	}, nil
 }
 
@@ -150,10 +156,10 @@ func (s *Store) Rotate(ctx context.Context, t Rotation) (Grant, Revocation, erro
 	shard := t.SID[0]
 	rotate := func(run func(context.Context, *script, []string, ...any) (reply, error)) (reply, error) {
 		r, err := run(ctx, s.scripts.rotate,
-			[]string{s.rtKey(t.SID), s.userKey(t.UID), s.epochKey(t.UID), s.denyKey(t.SID), s.headKey(shard), s.logKey(shard), s.membersKey(shard)},
+			[]string{s.rtKey(t.SID), s.userKey(t.UID), s.epochKey(t.UID), s.denyKey(t.SID), s.headKey(shard), s.logKey(shard), s.membersKey(shard), s.invalidKey(shard), s.livingKey(t.UID)},
 			epoch, t.SID.String(), t.Gen, t.Hash[:], t.Next[:],
 			milliseconds(s.life.Refresh), milliseconds(s.life.Access), milliseconds(s.life.Grace), milliseconds(skewPad),
-			s.Now().Add(s.timeout).UnixMilli(), t.IssuedTo, t.Scope, t.JKT)
+			s.Now().Add(s.timeout).UnixMilli(), t.IssuedTo, t.Scope, t.JKT, flag(s.statusLists))
 		if err == nil {
 			s.observeTime(r.time(1))
 		}
@@ -177,7 +183,7 @@ func (s *Store) Rotate(ctx context.Context, t Rotation) (Grant, Revocation, erro
 			Now: r.time(1), RefreshExpiry: r.time(2), UserEpoch: uint64(r.int(3)), //nolint:gosec // an epoch counts up from 0
 			LogEpoch: r.string(4), AuthTime: r.time(5),
 			Subject: r.string(6), Username: r.string(7), Scope: r.string(8), ClientID: r.string(9), Claims: r.string(10),
-			JKT: t.JKT, Same: code == 1,
+			JKT: t.JKT, Place: r.place(11, 4), Same: code == 1,
 		}
 		if g.Username == "" {
 			g.Username = g.Subject
@@ -241,9 +247,11 @@ type SessionEnd struct {
 	// IssuedTo, if set, is whom a session that is alive must have been issued to,
 	// as [Rotation.IssuedTo] names them.
 	IssuedTo *string
-	// JTI and Expires are the access token that was shown, if one was.
+	// JTI and Expires are the access token that was shown, if one was, and Place what
+	// it says of status lists.
 	JTI     ID
 	Expires time.Time
+	Place   Place
 }
 
 // Revoke ends a session. It succeeds for one that is already over. Errors:
@@ -259,8 +267,8 @@ func (s *Store) Revoke(ctx context.Context, e SessionEnd) (Revocation, error) {
 		return Revocation{}, err
 	}
 	shard := e.SID[0]
-	keys := []string{s.rtKey(e.SID), s.userKey(e.UID), s.denyKey(e.SID), s.headKey(shard), s.logKey(shard), s.membersKey(shard)}
-	args := []any{epoch, e.SID.String(), milliseconds(s.life.Access), milliseconds(skewPad), e.Owner, "", ""}
+	keys := []string{s.rtKey(e.SID), s.userKey(e.UID), s.denyKey(e.SID), s.headKey(shard), s.logKey(shard), s.membersKey(shard), s.invalidKey(shard), s.livingKey(e.UID)}
+	args := []any{epoch, e.SID.String(), milliseconds(s.life.Access), milliseconds(skewPad), e.Owner, "", "", e.Place.String()}
 	if e.IssuedTo != nil {
 		args[5], args[6] = "1", *e.IssuedTo
 	}
@@ -307,7 +315,10 @@ func (s *Store) RevokeUser(ctx context.Context, e UserEnd) (Revocation, error) {
 		return Revocation{}, err
 	}
 	shard := e.UID[0]
-	keys := []string{s.epochKey(e.UID), s.userKey(e.UID), s.headKey(shard), s.logKey(shard), s.membersKey(shard)}
+	keys := []string{
+		s.epochKey(e.UID), s.userKey(e.UID), s.headKey(shard), s.logKey(shard), s.membersKey(shard),
+		s.invalidKey(shard), s.livingKey(e.UID),
+	}
 	var changed int64
 	if !e.ChangedAt.IsZero() {
 		changed = e.ChangedAt.UnixMilli()

@@ -48,6 +48,9 @@ type Options struct {
 	// WaitReplicas is how many replicas of Redis must have a revocation before it
 	// counts: WAIT on the same connection. 0 waits for none.
 	WaitReplicas int
+	// StatusLists gives sessions and clients' own tokens places in status lists. That
+	// they show what is revoked does not depend on it.
+	StatusLists bool
 	// Observe, if set, is told of every operation: its name, how long it took
 	// and its error. It must not block.
 	Observe func(operation string, took time.Duration, err error)
@@ -67,6 +70,7 @@ type Store struct {
 	life         Lifetimes
 	timeout      time.Duration
 	waitReplicas int
+	statusLists  bool
 	observe      func(string, time.Duration, error)
 	trace        func(context.Context, string) (context.Context, func(error))
 	rand         io.Reader
@@ -109,7 +113,7 @@ func New(rdb redis.UniversalClient, o Options) (*Store, error) {
 	}
 	s := &Store{
 		rdb: rdb, batches: batches, shards: o.Shards, life: o.Lifetimes, timeout: o.Timeout,
-		waitReplicas: o.WaitReplicas, observe: o.Observe, trace: o.Trace, rand: o.Rand, scripts: sc,
+		waitReplicas: o.WaitReplicas, statusLists: o.StatusLists, observe: o.Observe, trace: o.Trace, rand: o.Rand, scripts: sc,
 	}
 	for i := range o.Shards {
 		s.prefix = append(s.prefix, "lk:{"+strconv.Itoa(i)+"}:")
@@ -180,6 +184,11 @@ func (s *Store) headKey(shard byte) string {
 }
 func (s *Store) logKey(shard byte) string     { return s.prefix[shard] + "log" }
 func (s *Store) membersKey(shard byte) string { return s.prefix[shard] + "members" }
+
+// invalidKey has the places in status lists that are revoked, livingKey those that a
+// user's living tokens name.
+func (s *Store) invalidKey(shard byte) string { return s.prefix[shard] + "invalid" }
+func (s *Store) livingKey(uid ID) string      { return s.prefix[uid[0]] + "idx:" + uid.String() }
 
 // deadKeysKey has the signing keys that were revoked.
 func (s *Store) deadKeysKey(shard byte) string { return s.prefix[shard] + "dead" }

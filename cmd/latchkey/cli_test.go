@@ -46,7 +46,7 @@ func newConsole(t *testing.T) *console {
 	c := &console{t: t, redis: server, rdb: server.Client()}
 	var err error
 	c.store, err = tokenstore.New(c.rdb, tokenstore.Options{
-		Shards: 16, Timeout: 15 * time.Second, Lifetimes: tokenstore.Lifetimes{
+		Shards: 16, StatusLists: true, Timeout: 15 * time.Second, Lifetimes: tokenstore.Lifetimes{
 			Access: 15 * time.Minute, Refresh: 168 * time.Hour, Session: 720 * time.Hour, Grace: 10 * time.Second,
 		},
 	})

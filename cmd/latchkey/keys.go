@@ -42,7 +42,7 @@ func newKeyKeeper(cfg *config.Config, store *tokenstore.Store, sealer *accesstok
 		revoked: make(chan struct{}, 1),
 	}
 	if cfg.KeysDir != "" {
-		k.folder = &keyFolder{path: cfg.KeysDir}
+		k.folder = &keyFolder{path: cfg.KeysDir, public: cfg.StatusList}
 	}
 	return k
 }

@@ -17,6 +17,7 @@ import (
 // active names the one that signs; without it, the last by name that can.
 type keyFolder struct {
 	path   string
+	public bool              // what signs must have a public key
 	seen   [sha256.Size]byte // of the content that was last read
 	told   string            // what was last complained of
 	faults atomic.Int64
@@ -103,6 +104,8 @@ func (f *keyFolder) read() (*keySet, error) {
 		return nil, errors.New("LATCHKEY_KEYS_DIR: the file active names no file and no kid that is there")
 	case active.VerifiesOnly():
 		return nil, errors.New("LATCHKEY_KEYS_DIR: the file active names a public key, which cannot sign")
+	case f.public && active.Algorithm() == accesstoken.HS256:
+		return nil, errors.New("LATCHKEY_KEYS_DIR: with LATCHKEY_STATUS_LIST=true, what signs must have a public key, or nobody could check a list")
 	default:
 		set.active = active.ID()
 	}

@@ -94,6 +94,22 @@ func TestWhichKeyOfAFolderSigns(t *testing.T) {
 	}
 }
 
+// With status lists, what signs them must be published.
+func TestASecretOfAFolderSignsNoStatusLists(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	jwk := `{"kty":"oct","k":"` + base64.RawURLEncoding.EncodeToString([]byte(strings.Repeat("k", 32))) + `"}`
+	if err := os.WriteFile(filepath.Join(dir, "k.jwk"), []byte(jwk), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := (&keyFolder{path: dir}).read(); err != nil {
+		t.Errorf("without status lists: %v", err)
+	}
+	if _, err := (&keyFolder{path: dir, public: true}).read(); err == nil || !strings.Contains(err.Error(), "must have a public key") {
+		t.Errorf("with status lists: %v", err)
+	}
+}
+
 func writeOne(t *testing.T, text string) string {
 	t.Helper()
 	dir := t.TempDir()

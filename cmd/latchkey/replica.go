@@ -168,6 +168,9 @@ func newReplica(ctx context.Context, cfg *config.Config, logger *slog.Logger) (*
 			Version: buildVersion(), Docs: cfg.Docs, Nonces: nonces,
 		},
 	}
+	if cfg.StatusList {
+		dependencies.Settings.StatusListTTL = cfg.StatusListTTL
+	}
 	var audit *handlers.AuditStream
 	if cfg.AuditStream > 0 {
 		audit = handlers.NewAuditStream(store, cfg.AuditStream, metrics, logger)
@@ -250,6 +253,7 @@ func openStore(cfg *config.Config, observe storeObserver) (redis.UniversalClient
 		},
 		Timeout:      3 * cfg.RedisTimeout,
 		WaitReplicas: cfg.RevokeWaitReplicas,
+		StatusLists:  cfg.StatusList,
 		Observe:      observe.call,
 		Trace:        observe.trace,
 	})

@@ -35,6 +35,11 @@ type Claims struct {
 	// JKT is cnf.jkt, the thumbprint of the key that whoever shows the token must
 	// prove to hold (RFC 9449 section 6.1); "" is absent: a bearer token.
 	JKT string
+	// StatusURI and StatusIndex are status.status_list: the list that shows whether the
+	// token was revoked, and where in it, at most 2^53-1
+	// (draft-ietf-oauth-status-list-21 section 6.2). "" is absent.
+	StatusURI   string
+	StatusIndex uint64
 
 	// KeyID is no claim but the kid of the key that signed the token. It is set by
 	// reading one, and of no account for signing.
@@ -61,6 +66,8 @@ type wireClaims struct {
 	LogEpoch  string `json:"le,omitempty"`
 	// Confirmation is left out of bearer tokens.
 	Confirmation *confirmation `json:"cnf,omitempty"`
+	// Status is left out of tokens that no list names.
+	Status *status `json:"status,omitempty"`
 }
 
 // confirmation is the claim cnf (RFC 7800 section 3.1, RFC 9449 section 6.1).
@@ -107,6 +114,9 @@ func (c *Claims) encode() ([]byte, error) {
 		return nil, fmt.Errorf("%w: ue out of range", ErrClaims)
 	}
 
+	if c.StatusURI == "" && c.StatusIndex != 0 || c.StatusIndex > maxCount || !utf8.ValidString(c.StatusURI) {
+		return nil, fmt.Errorf("%w: status out of range", ErrClaims)
+	}
 	if c.JKT != "" && !thumbprint(c.JKT) {
 		return nil, fmt.Errorf("%w: cnf is no thumbprint", ErrClaims)
 	}
@@ -124,6 +134,9 @@ func (c *Claims) encode() ([]byte, error) {
 	}
 	if c.JKT != "" {
 		w.Confirmation = &confirmation{JKT: c.JKT}
+	}
+	if c.StatusURI != "" {
+		w.Status = &status{List: statusReference{Index: c.StatusIndex, URI: c.StatusURI}}
 	}
 	payload, err := json.Marshal(w)
 	if err != nil {
@@ -173,6 +186,8 @@ func parseClaims(payload []byte) (Claims, error) {
 			c.AuthTime, ok = dateValue(value)
 		case "cnf":
 			c.JKT, ok = confirmationValue(value)
+		case "status":
+			c.StatusURI, c.StatusIndex, ok = statusValue(value)
 		default:
 			if !Reserved(name) {
 				if c.Extra == nil {

@@ -154,16 +154,22 @@ func keyOf(alg Algorithm, m material) (*Key, error) {
 		jwk.Use, jwk.Algorithm, jwk.KeyID = "sig", k.alg, k.id
 		k.jwk = jwk
 	}
+	var err error
+	k.header, err = k.headerOf(typeJWT)
+	return k, err
+}
+
+// headerOf returns the header of tokens of a type under k, encoded.
+func (k *Key) headerOf(typ string) (string, error) {
 	head, err := json.Marshal(struct {
 		Algorithm Algorithm `json:"alg"`
 		KeyID     string    `json:"kid"`
 		Type      string    `json:"typ"`
-	}{k.alg, k.id, typeJWT})
+	}{k.alg, k.id, typ})
 	if err != nil {
-		return nil, fmt.Errorf("accesstoken: encode header: %w", err)
+		return "", fmt.Errorf("accesstoken: encode header: %w", err)
 	}
-	k.header = base64.RawURLEncoding.EncodeToString(head)
-	return k, nil
+	return base64.RawURLEncoding.EncodeToString(head), nil
 }
 
 // ID returns the kid: the thumbprint of RFC 7638 of the public key, or for HS256 a

@@ -36,7 +36,11 @@ func (s *Signer) Sign(c Claims) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return k.sign(k.header, payload)
+	token, err := k.sign(k.header, payload)
+	if err == nil && len(token) > MaxLength {
+		return "", fmt.Errorf("%w: token of %d bytes", ErrClaims, len(token))
+	}
+	return token, err
 }
 
 // sign returns the compact form of an encoded header and a payload under k.
@@ -55,8 +59,5 @@ func (k *Key) sign(encodedHeader string, payload []byte) (string, error) {
 	}
 	token = append(token, '.')
 	token = base64.RawURLEncoding.AppendEncode(token, signature)
-	if len(token) > MaxLength {
-		return "", fmt.Errorf("%w: token of %d bytes", ErrClaims, len(token))
-	}
 	return string(token), nil
 }

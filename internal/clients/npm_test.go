@@ -41,12 +41,12 @@ func node(t *testing.T, env []string, args ...string) {
 	t.Logf("%s", out)
 }
 
-// jose and oauth4webapi, against one service for each algorithm that has public keys.
+// jose, oauth4webapi and @sd-jwt/jwt-status-list, against one service for each algorithm that has public keys.
 func TestNPMClients(t *testing.T) {
 	bin := program(t)
 	for _, alg := range []string{"EdDSA", "ES256", "RS256"} {
 		t.Run(alg, func(t *testing.T) {
-			s := npmService(t, bin, "LATCHKEY_ALG="+alg)
+			s := npmService(t, bin, "LATCHKEY_ALG="+alg, "LATCHKEY_STATUS_LIST=true", "LATCHKEY_STATUS_LIST_TTL=1s")
 			type client struct {
 				ID     string `json:"id"`
 				Secret string `json:"secret"`

@@ -17,7 +17,7 @@ func TestFill(t *testing.T) {
 			for _, flag := range []bool{false, true} {
 				f := Facts{
 					Version: "v", Issuer: issuer, MetadataPath: "/m", CookiePath: "/auth", AccessCookie: cookie,
-					ExpiresIn: 900, Secure: flag, Revocations: !flag, Docs: flag,
+					ExpiresIn: 900, Secure: flag, Revocations: !flag, Docs: flag, StatusLists: !flag,
 				}
 				var want strings.Builder
 				if err := reference.Execute(&want, f); err != nil {

@@ -33,6 +33,7 @@ type Facts struct {
 	Secure       bool   // cookies go over HTTPS only
 	Revocations  bool   // there is /revocations
 	Docs         bool   // there is /docs
+	StatusLists  bool   // there is /status-lists
 }
 
 // Base is the issuer as the beginning of an address.
@@ -81,7 +82,7 @@ func fill(text string, f Facts) (string, error) {
 	values := map[string]string{
 		".Version": f.Version, ".Issuer": f.Issuer, ".Base": f.Base(), ".IssuerPath": f.IssuerPath(), ".MetadataPath": f.MetadataPath,
 		".CookiePath": f.CookiePath, ".AccessCookie": f.AccessCookie, ".ExpiresIn": strconv.Itoa(f.ExpiresIn),
-		".Secure": yes(f.Secure), ".Revocations": yes(f.Revocations), ".Docs": yes(f.Docs),
+		".Secure": yes(f.Secure), ".Revocations": yes(f.Revocations), ".Docs": yes(f.Docs), ".StatusLists": yes(f.StatusLists),
 	}
 	action := regexp.MustCompile(`\{\{(if |with |pattern )?(\.\w*|end)\}\}`)
 	var out strings.Builder

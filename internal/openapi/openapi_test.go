@@ -17,7 +17,7 @@ func TestDocument(t *testing.T) {
 	t.Parallel()
 	all := openapi.Facts{
 		Version: `v1 "x"`, Issuer: "https://example.com/auth", MetadataPath: "/.well-known/oauth-authorization-server/auth",
-		CookiePath: `/a"b\`, AccessCookie: "access.token", ExpiresIn: 900, Secure: true, Revocations: true, Docs: true,
+		CookiePath: `/a"b\`, AccessCookie: "access.token", ExpiresIn: 900, Secure: true, Revocations: true, Docs: true, StatusLists: true,
 	}
 	least := openapi.Facts{
 		Version: "v1", Issuer: "http://localhost:8080", MetadataPath: "/.well-known/oauth-authorization-server",
@@ -46,7 +46,7 @@ func TestDocument(t *testing.T) {
 			if document.Info.Version != tt.facts.Version {
 				t.Errorf("the version is %q", document.Info.Version)
 			}
-			for _, path := range []string{"/revocations", "/docs", "/docs/{file}"} {
+			for _, path := range []string{"/revocations", "/docs", "/docs/{file}", "/status-lists/{id}"} {
 				if has := document.Paths.Value(path) != nil; has != tt.has {
 					t.Errorf("it has %s: %v", path, has)
 				}

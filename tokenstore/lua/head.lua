@@ -3,20 +3,21 @@
 -- The head is a hash: epoch (random, names one history of the shard), seq and
 -- chain (of the last log entry), born (ms), access and session (the longest
 -- access-token and session lifetimes, in ms, that this shard was ever asked
--- for; kept so that shortening a setting cannot shorten a denial).
+-- for; kept so that shortening a setting cannot shorten a denial), idx (the last
+-- place given out in a status list, if any was).
 
 local function now_ms()
   local t = redis.call('TIME')
   return tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)
 end
 
--- open_head returns {epoch, access, session}. Where there is no head, this
+-- open_head returns {epoch, access, session, idx}. Where there is no head, this
 -- Redis is new or has lost its data: a head with a new epoch is made, and with
 -- it every token of an earlier history is dead.
 local function open_head(head, log, candidate, now)
-  local h = redis.call('HMGET', head, 'epoch', 'access', 'session')
+  local h = redis.call('HMGET', head, 'epoch', 'access', 'session', 'idx')
   if h[1] then
-    return {h[1], tonumber(h[2]) or 0, tonumber(h[3]) or 0}
+    return {h[1], tonumber(h[2]) or 0, tonumber(h[3]) or 0, h[4]}
   end
   redis.call('HSET', head, 'epoch', candidate, 'seq', 0, 'chain', candidate, 'born', now)
   redis.call('DEL', log)

@@ -1,6 +1,6 @@
 -- login: makes one session (its refresh key) for a user.
 --
--- KEYS 1 rt:<sid>  2 us:<uid>  3 ue:<uid>  4 head  5 log
+-- KEYS 1 rt:<sid>  2 us:<uid>  3 ue:<uid>  4 head  5 log  [6 idx:<uid>]
 -- ARGV 1 epoch for a new head        2 sid
 --      3 SHA-256 of the secret       4 sub
 --      5 username, or '' if it is the sub
@@ -9,7 +9,8 @@
 --      14 time (ms) at which the credentials were read
 --      15 claims of the account
 --      16 thumbprint of the key that the tokens are bound to, or ''
--- Returns {0, now, refresh expiry, user epoch, log epoch}
+-- With KEYS 6 the session gets a place in a status list.
+-- Returns {0, now, refresh expiry, user epoch, log epoch, [place]}
 --         {1}: the credentials were changed or disabled after they were read
 --
 -- Sent twice it writes the same session twice.
@@ -48,4 +49,5 @@ if ue[1] then
   outlive(KEYS[3], now, all_dead)
 end
 outlive(KEYS[4], now, all_dead)
-return {0, now, expiry, epoch, h[1]}
+local place = KEYS[6] and status_lists().place_of_session(KEYS[1], KEYS[6], KEYS[4], h, ARGV[2], now, pad) or nil
+return {0, now, expiry, epoch, h[1], place}

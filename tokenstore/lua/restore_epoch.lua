@@ -1,7 +1,7 @@
 -- restore_epoch: puts back a user's epoch that Redis lost in a failover, and
 -- logs it. A follower that still knew it calls this.
 --
--- KEYS 1 ue:<uid>  2 us:<uid>  3 head  4 log
+-- KEYS 1 ue:<uid>  2 us:<uid>  3 head  4 log  5 invalid  6 idx:<uid>
 -- ARGV 1 epoch for a new head  2 uid  3 the epoch known  4 its excepted sid or ''
 --      5 session max ms  6 access ms  7 pad ms
 -- Returns {0, now} restored   {1, now} Redis knows this epoch, or a later one
@@ -18,4 +18,7 @@ local keep = h[2] + pad
 local seq, chain = append_log(KEYS[3], KEYS[4], now, keep, 'user', ARGV[2], now + keep, epoch, ARGV[4])
 redis.call('HSET', KEYS[1], 'e', epoch, 'x', ARGV[4], 's', string.format('%.0f:%s', seq, chain))
 outlive(KEYS[1], now, now + h[3] + h[2] + pad)
+if h[4] then
+  status_lists().mark_user(KEYS[5], KEYS[6], h, ARGV[4], now)
+end
 return {0, now}

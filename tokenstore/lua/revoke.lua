@@ -1,12 +1,14 @@
 -- revoke: ends one session: its refresh key, and by the denylist every access
 -- token minted from it.
 --
--- KEYS 1 rt:<sid>  2 us:<uid>  3 deny:<sid>  4 head  5 log  6 members  [7 deny:<jti>]
+-- KEYS 1 rt:<sid>  2 us:<uid>  3 deny:<sid>  4 head  5 log  6 members
+--      7 invalid  8 idx:<uid>  [9 deny:<jti>]
 -- ARGV 1 epoch for a new head  2 sid  3 access ms  4 pad ms
 --      5 the sub that must own the session, or '' for whoever holds its token
 --      6 '1': only a session of the client in ARGV 7
 --      7 that client, as issued_to takes it
---      8 expiry (ms) of the access token jti, if KEYS 7 is given
+--      8 the place that an access token names which was shown, or ''
+--      9 expiry (ms) of the access token jti, if KEYS 9 is given
 -- Returns {0, now, seq, chain, members}: revoked; seq and chain name its log
 --           entry, the same when asked again; members is the table of followers
 --         {1, now}: that user has no such session
@@ -33,6 +35,8 @@ if ARGV[6] == '1' then
 end
 
 -- The DEL goes first: a Redis out of memory then lets the rest through.
+local lists = h[4] and status_lists()
+local places = lists and lists.places_of(KEYS[1], KEYS[8], h, ARGV[2], ARGV[8])
 redis.call('DEL', KEYS[1])
 redis.call('ZREM', KEYS[2], ARGV[2])
 stretch(KEYS[4], h, tonumber(ARGV[3]), 0)
@@ -49,10 +53,13 @@ else
   entry = string.format('%.0f:%s:%s', seq, chain, uid)
   redis.call('SET', KEYS[3], entry, 'PX', keep)
 end
-if KEYS[7] then
-  local till = tonumber(ARGV[8]) + tonumber(ARGV[4])
+if lists then
+  lists.mark_session(KEYS[7], KEYS[8], places, ARGV[2], now, now + keep)
+end
+if KEYS[9] then
+  local till = tonumber(ARGV[9]) + tonumber(ARGV[4])
   if till > now then
-    redis.call('SET', KEYS[7], entry, 'PXAT', till)
+    redis.call('SET', KEYS[9], entry, 'PXAT', till)
   end
 end
 return {0, now, seq, chain, redis.call('HGETALL', KEYS[6])}

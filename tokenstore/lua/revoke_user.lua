@@ -1,11 +1,12 @@
 -- revoke_user: ends every session of a user by one write, however many there
 -- are: the user's epoch goes up, and tokens of an older epoch are dead.
 --
--- KEYS 1 ue:<uid>  2 us:<uid>  3 head  4 log  5 members  [6 rt:<excepted sid>]
+-- KEYS 1 ue:<uid>  2 us:<uid>  3 head  4 log  5 members
+--      6 invalid  7 idx:<uid>  [8 rt:<excepted sid>]
 -- ARGV 1 epoch for a new head  2 uid  3 nonce of this request
 --      4 session max ms  5 access ms  6 pad ms
 --      7 logins whose credentials were read up to this time (ms) are refused; 0 for none
---      8 excepted sid, if KEYS 6 is given
+--      8 excepted sid, if KEYS 8 is given
 -- Returns {0, now, seq, chain, members}, as revoke returns them
 --         {1, now}: the excepted session is not alive
 --
@@ -25,9 +26,9 @@ end
 local epoch = tonumber(u[1]) or 0
 
 local except, left = '', false
-if KEYS[6] then
+if KEYS[8] then
   except = ARGV[8]
-  local mine = tonumber((redis.call('HGET', KEYS[6], 'ue')))
+  local mine = tonumber((redis.call('HGET', KEYS[8], 'ue')))
   if not mine or (mine < epoch and u[2] ~= except) then
     return {1, now}
   end
@@ -45,8 +46,11 @@ local cut = math.max(tonumber(u[3]) or 0, tonumber(ARGV[7]))
 redis.call('HSET', KEYS[1], 'e', epoch, 'x', except, 'c', cut, 'n', ARGV[3], 's', string.format('%.0f:%s', seq, chain))
 outlive(KEYS[1], now, now + h[3] + h[2] + pad)
 outlive(KEYS[3], now, now + h[3] + h[2] + pad)
-if KEYS[6] then
-  redis.call('HSET', KEYS[6], 'ue', epoch)
+if h[4] then
+  status_lists().mark_user(KEYS[6], KEYS[7], h, except, now)
+end
+if KEYS[8] then
+  redis.call('HSET', KEYS[8], 'ue', epoch)
   if left then
     redis.call('ZADD', KEYS[2], left, except)
     redis.call('PEXPIREAT', KEYS[2], left)

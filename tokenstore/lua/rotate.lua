@@ -1,6 +1,7 @@
 -- rotate: one refresh token is presented; decides what becomes of its family.
 --
 -- KEYS 1 rt:<sid>  2 us:<uid>  3 ue:<uid>  4 deny:<sid>  5 head  6 log  7 members
+--      8 invalid  9 idx:<uid>
 -- ARGV 1 epoch for a new head  2 sid  3 gen shown  4 SHA-256 of the secret shown
 --      5 SHA-256 of its successor's secret
 --      6 idle ms  7 access ms  8 grace ms  9 pad ms
@@ -8,7 +9,8 @@
 --      11 the registered client that shows it, or '' for the service's own logins
 --      12 scope asked for, or '' for all that was granted
 --      13 thumbprint of the key that whoever shows it has proven to hold, or ''
--- Returns {code, now, refresh expiry, user epoch, log epoch, created, sub, username, scope, client, claims}
+--      14 '1': the session has a place in a status list, or gets one
+-- Returns {code, now, refresh expiry, user epoch, log epoch, created, sub, username, scope, client, claims, [place]}
 --   0 OK    the shown token was current; its successor is now
 --   1 SAME  the shown token is the current one's parent, within the grace:
 --           nothing changed, the successor is the same
@@ -95,19 +97,23 @@ if shown == gen and ARGV[4] == s[2] then
     outlive(KEYS[2], now, listed)
   end
   stretch(KEYS[5], h, tonumber(ARGV[7]), 0)
-  return {0, now, expiry, epoch, h[1], s[7], s[8], s[9] or '', s[10] or '', s[11] or '', s[13] or ''}
+  local place = ARGV[14] == '1' and status_lists().place_of_session(KEYS[1], KEYS[9], KEYS[5], h, ARGV[2], now, tonumber(ARGV[9])) or nil
+  return {0, now, expiry, epoch, h[1], s[7], s[8], s[9] or '', s[10] or '', s[11] or '', s[13] or '', place}
 end
 if shown == gen - 1 and ARGV[4] == s[3] and now - tonumber(s[4]) <= tonumber(ARGV[8]) then
   if excess then
     return {9, now}
   end
   stretch(KEYS[5], h, tonumber(ARGV[7]), 0)
+  local place = ARGV[14] == '1' and status_lists().place_of_session(KEYS[1], KEYS[9], KEYS[5], h, ARGV[2], now, tonumber(ARGV[9])) or nil
   expiry = now + redis.call('PTTL', KEYS[1])
-  return {1, now, expiry, epoch, h[1], s[7], s[8], s[9] or '', s[10] or '', s[11] or '', s[13] or ''}
+  return {1, now, expiry, epoch, h[1], s[7], s[8], s[9] or '', s[10] or '', s[11] or '', s[13] or '', place}
 end
 
 -- The DEL goes first: a Redis out of memory then lets the rest through, and a
 -- theft is never left unanswered for want of memory.
+local lists = h[4] and status_lists()
+local places = lists and lists.places_of(KEYS[1], KEYS[9], h, ARGV[2], '')
 redis.call('DEL', KEYS[1])
 redis.call('ZREM', KEYS[2], ARGV[2])
 stretch(KEYS[5], h, tonumber(ARGV[7]), 0)
@@ -115,6 +121,9 @@ local keep = h[2] + tonumber(ARGV[9])
 local seq, chain = append_log(KEYS[5], KEYS[6], now, keep, 'sid', ARGV[2], now + keep, '', '')
 local uid = string.match(KEYS[2], '([^:]+)$')
 redis.call('SET', KEYS[4], string.format('%.0f:%s:%s', seq, chain, uid), 'PX', keep)
+if lists then
+  lists.mark_session(KEYS[8], KEYS[9], places, ARGV[2], now, now + keep)
+end
 local members = redis.call('HGETALL', KEYS[7])
 if shown > gen then
   return {6, now, seq, chain, members}

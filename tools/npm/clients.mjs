@@ -1,4 +1,4 @@
-// jose and oauth4webapi, unchanged, against a running Latchkey.
+// jose, oauth4webapi and @sd-jwt/jwt-status-list, unchanged, against a running Latchkey.
 //
 //   LATCHKEY_TEST='{"base":…,"audience":…,"alg":…,"access":…,"refresh":…,"worker":{"id":…,"secret":…},"asker":…,"app":…}' node clients.mjs
 //
@@ -6,6 +6,8 @@
 // introspect, app holds the refresh token of a user.
 import assert from "node:assert/strict";
 import test from "node:test";
+import { setTimeout as wait } from "node:timers/promises";
+import { getListFromStatusListJWT, getStatusListFromJWT } from "@sd-jwt/jwt-status-list";
 import { createRemoteJWKSet, decodeProtectedHeader, errors, jwtVerify } from "jose";
 import * as oauth from "oauth4webapi";
 
@@ -42,6 +44,30 @@ test("jose: createRemoteJWKSet and jwtVerify (RFC 9068 section 4)", async (t) =>
   }
   const altered = access.slice(0, -10) + (access.at(-10) === "A" ? "B" : "A") + access.slice(-9);
   await t.test("altered", () => assert.rejects(jwtVerify(altered, keys, options), errors.JWSSignatureVerificationFailed));
+});
+
+test("@sd-jwt/jwt-status-list and jose: a revocation shows (draft-ietf-oauth-status-list-21 section 8.3)", async () => {
+  const keys = createRemoteJWKSet(new URL(server.jwks_uri));
+  const status = async (token) => {
+    const { idx, uri } = getStatusListFromJWT(token);
+    const response = await fetch(uri, { headers: { Accept: "application/statuslist+jwt" } });
+    assert.equal(response.status, 200);
+    assert.equal(response.headers.get("content-type"), "application/statuslist+jwt");
+    const list = await response.text();
+    const { payload } = await jwtVerify(list, keys, { typ: "statuslist+jwt", algorithms: [alg], subject: uri, requiredClaims: ["iat", "exp", "ttl"] });
+    assert.equal(payload.ttl, 1);
+    return getListFromStatusListJWT(list).getStatus(idx);
+  };
+  const [gone, kept] = await Promise.all([granted("basic", {}), granted("basic", {})]);
+  assert.equal(await status(gone.access_token), 0);
+  const client = { client_id: worker.id };
+  await oauth.processRevocationResponse(await oauth.revocationRequest(server, client, styles.basic(worker.secret), gone.access_token, insecure));
+  const until = Date.now() + 3000; // LATCHKEY_STATUS_LIST_TTL and 2 s
+  while ((await status(gone.access_token)) !== 1) {
+    assert.ok(Date.now() < until, "the revocation does not show in time");
+    await wait(50);
+  }
+  assert.equal(await status(kept.access_token), 0);
 });
 
 for (const style of Object.keys(styles)) {
