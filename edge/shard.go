@@ -42,6 +42,8 @@ type shard struct {
 	// Since when this history is followed, and when the last renewal was sent that
 	// found it to be Redis's: what [Confirmer.Beside] needs to know.
 	bootedAt, foundAt time.Duration
+	// tenure is of who answers this follower's renewals.
+	tenure tenure
 	// recent are the marks that were passed lately, each at its seq modulo their number.
 	recent [256]tokenstore.Mark
 }
@@ -90,6 +92,7 @@ type outcome struct {
 
 // renewed takes the answer to a renewal.
 func (s *shard) renewed(r sent, v tokenstore.View, now instant) outcome {
+	s.tenure.heard(v.Server, now)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if r.incarnation != s.incarnation || r.booted != s.boot {

@@ -7,8 +7,9 @@
 --      6 '1': only a session of the client in ARGV 7
 --      7 that client, as issued_to takes it
 --      8 expiry (ms) of the access token jti, if KEYS 7 is given
--- Returns {0, now, seq, chain, members}: revoked; seq and chain name its log
---           entry, the same when asked again; members is the table of followers
+-- Returns {0, now, seq, chain, members, epoch, primary_id}: revoked; seq and chain
+--           name its log entry, the same when asked again; members is the table of
+--           followers, of this primary and history
 --         {1, now}: that user has no such session
 --         {2, now}: it is another client's
 local now = now_ms()
@@ -55,4 +56,4 @@ if KEYS[7] then
     redis.call('SET', KEYS[7], entry, 'PXAT', till)
   end
 end
-return {0, now, seq, chain, redis.call('HGETALL', KEYS[6])}
+return {0, now, seq, chain, redis.call('HGETALL', KEYS[6]), h[1], primary_id()}
