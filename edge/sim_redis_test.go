@@ -420,9 +420,14 @@ func (s *server) revokeUser(uid, except tokenstore.ID, nonce uint64, access time
 // restoreEpoch is restore_epoch.lua.
 func (s *server) restoreEpoch(e tokenstore.Entry, access time.Duration) {
 	s.openHead(access)
-	if s.space.users[e.ID].epoch < e.Epoch {
-		s.log(tokenstore.Entry{Kind: tokenstore.KindUser, ID: e.ID, Epoch: e.Epoch, Except: e.Except}, 0)
+	u := s.space.users[e.ID]
+	if u.epoch >= e.Epoch {
+		return
 	}
+	if u.epoch > 0 && u.except != e.Except {
+		e.Epoch, e.Except = e.Epoch+1, tokenstore.ID{}
+	}
+	s.log(tokenstore.Entry{Kind: tokenstore.KindUser, ID: e.ID, Epoch: e.Epoch, Except: e.Except}, 0)
 }
 
 // verify is verify.lua.

@@ -412,7 +412,7 @@ func (r *replica) learn(entries []tokenstore.Entry) {
 				_, ok := g.sids[e.ID]
 				held = held || ok
 			} else if c, ok := g.users[e.ID]; ok {
-				held = held || (c.epoch == e.Epoch && c.except == e.Except)
+				held = held || c.covers(e)
 			}
 		}
 		same := func(f fact) bool {

@@ -108,7 +108,7 @@ func TestSimulation(t *testing.T) {
 func TestSimulationFindsEachFault(t *testing.T) {
 	deposed := func(p *plan) { p.wait, p.lossy, p.total, p.deposed, p.failovers = true, true, false, true, 1 }
 	lostRenewals := func(p *plan) {
-		p.wait, p.nameless, p.lossy, p.total, p.failovers, p.commands = false, false, true, false, 1+p.failovers, 2
+		p.wait, p.nameless, p.lossy, p.total, p.deposed, p.failovers, p.commands = false, false, true, false, false, 1+p.failovers, 2
 	}
 	for name, tt := range map[string]struct {
 		faults faults

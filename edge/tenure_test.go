@@ -72,12 +72,12 @@ func TestALogoutAfterAFailoverWaitsForTheLeasesOfBefore(t *testing.T) {
 		strict  bool // who ends the session has no follower
 		command bool // and has never heard of this Redis
 	}{
-		"a renewal, promoted":                {promoted, true, false, false},
-		"a renewal, restarted":               {restarted, true, false, false},
-		"a renewal, strict":                  {promoted, true, true, false},
-		"a registration, promoted":           {promoted, false, false, false},
-		"a registration, restarted":          {restarted, false, false, false},
-		"a registration, strict":             {promoted, false, true, false},
+		"a renewal, promoted":                  {promoted, true, false, false},
+		"a renewal, restarted":                 {restarted, true, false, false},
+		"a renewal, strict":                    {promoted, true, true, false},
+		"a registration, promoted":             {promoted, false, false, false},
+		"a registration, restarted":            {restarted, false, false, false},
+		"a registration, strict":               {promoted, false, true, false},
 		"a registration, a command of its own": {promoted, false, true, true},
 	} {
 		t.Run(name, func(t *testing.T) {
