@@ -63,7 +63,7 @@ func silence(lease time.Duration) time.Duration {
 // it costs no round trip but in the first lease. Error: [ErrUnavailable], and then the
 // revocation is to be asked for again: it may not be everywhere, or be lost.
 func (c *Confirmer) Confirm(ctx context.Context, r tokenstore.Revocation) error {
-	whole := c.heard(ctx, r)
+	whole := c.believes(ctx, r)
 	server, err := c.everywhere(ctx, r)
 	if err != nil {
 		return err
@@ -75,9 +75,9 @@ func (c *Confirmer) Confirm(ctx context.Context, r tokenstore.Revocation) error 
 	return c.still(ctx, r)
 }
 
-// heard returns what tells whether the table of followers that a server has is known
+// believes returns what tells whether the table of followers that a server has is known
 // to be whole.
-func (c *Confirmer) heard(ctx context.Context, r tokenstore.Revocation) func(tokenstore.Server) bool {
+func (c *Confirmer) believes(ctx context.Context, r tokenstore.Revocation) func(tokenstore.Server) bool {
 	if f := c.beside; f != nil {
 		s, after := f.shards[r.Shard], f.clock().mono
 		return func(server tokenstore.Server) bool {
