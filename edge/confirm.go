@@ -25,6 +25,7 @@ type Confirmer struct {
 	clock  func() instant
 	shards []*waiting
 	beside *Follower // of this process; nil for none
+	first  sync.Once // of the confirmations, without a follower
 }
 
 // NewConfirmer returns a Confirmer for followers with a lease of S. All replicas
@@ -40,11 +41,13 @@ func NewConfirmer(store *tokenstore.Store, lease time.Duration) *Confirmer {
 // Beside makes the Confirmer take note of the follower of the same process, nil
 // for none, and returns it.
 //
-// A Redis that comes back empty has lost the table of followers too, and their
-// leases may hold for a while yet. The follower tells: the revocation must be of
-// the history that it has been following for at least one lease. That is why the
-// first logouts of a process may take one lease. Without a follower, the table is
-// believed.
+// A Redis that comes back empty has lost the table of followers too, and one that was
+// promoted may lack the last of it, while the leases hold for a while yet. The follower
+// tells: it must have heard for at least one lease from the primary that has the table,
+// and for as long have followed the history that the revocation is of. That is why the
+// first logouts of a process, and those after a failover, may take one lease. Without a
+// follower, the Confirmer itself must have heard from that primary one lease ago: each
+// shard's first logout may take one.
 func (c *Confirmer) Beside(f *Follower) *Confirmer {
 	c.beside = f
 	return c
@@ -56,33 +59,63 @@ func silence(lease time.Duration) time.Duration {
 	return time.Duration(float64(lease) * (1 + drift))
 }
 
-// Confirm returns nil once no replica accepts what was revoked. It costs no
-// round trip where nobody follows. Error: [ErrUnavailable], and then the
+// Confirm returns nil once no replica accepts what was revoked. Where nobody follows
+// it costs no round trip but in the first lease. Error: [ErrUnavailable], and then the
 // revocation is to be asked for again: it may not be everywhere, or be lost.
 func (c *Confirmer) Confirm(ctx context.Context, r tokenstore.Revocation) error {
-	if c.beside == nil {
-		return c.everywhere(ctx, r)
-	}
-	after := c.beside.clock().mono
-	if err := c.everywhere(ctx, r); err != nil {
+	whole := c.believes(ctx, r)
+	server, err := c.everywhere(ctx, r)
+	if err != nil {
 		return err
 	}
-	waited, err := c.whole(ctx, r, after)
+	waited, err := c.await(ctx, func() bool { return whole(server) })
 	if err != nil || !waited {
 		return err
 	}
 	return c.still(ctx, r)
 }
 
-// whole waits until it is known that the table of followers was whole, and
-// reports whether that took any time.
-func (c *Confirmer) whole(ctx context.Context, r tokenstore.Revocation, after time.Duration) (waited bool, err error) {
+// believes returns what tells whether the table of followers that a server has is known
+// to be whole.
+func (c *Confirmer) believes(ctx context.Context, r tokenstore.Revocation) func(tokenstore.Server) bool {
+	if f := c.beside; f != nil {
+		s, after := f.shards[r.Shard], f.clock().mono
+		return func(server tokenstore.Server) bool {
+			now := f.clock()
+			return s.tenure.lasts(server, now, c.silent) && s.trusts(r.Mark, after, now.mono, c.silent)
+		}
+	}
+	c.first.Do(func() { c.acquaint(ctx) })
+	t := &c.shards[r.Shard].tenure
+	return func(server tokenstore.Server) bool { return t.lasts(server, c.clock(), c.silent) }
+}
+
+// acquaint hears from all shards, so that who ends sessions in several waits one
+// lease for all of them. A shard that does not answer is heard with its revocation.
+func (c *Confirmer) acquaint(ctx context.Context) {
+	asks := make([]tokenstore.Renewal, len(c.shards))
+	for i := range asks {
+		asks[i] = tokenstore.Renewal{Shard: i, After: noEntries}
+	}
+	ctx, cancel := context.WithTimeout(ctx, c.silent)
+	defer cancel()
+	views, err := c.store.Renew(ctx, asks)
+	if err != nil {
+		return
+	}
+	for i, v := range views {
+		c.shards[i].tenure.heard(v.Server, c.clock())
+	}
+}
+
+// await waits until the table of followers is known to be whole, and reports whether
+// that took any time.
+func (c *Confirmer) await(ctx context.Context, whole func() bool) (waited bool, err error) {
 	const first, most = 200 * time.Microsecond, 10 * time.Millisecond
-	s := c.beside.shards[r.Shard]
 	until := c.clock().mono + 2*c.silent
-	for wait := first; !s.trusts(r.Mark, after, c.beside.clock().mono, c.silent); wait = min(2*wait, most) {
+	for wait := first; !whole(); wait = min(2*wait, most) {
 		if c.clock().mono >= until {
-			return true, fmt.Errorf("%w: not confirmed: the follower of this process does not follow", ErrUnavailable)
+			return true, fmt.Errorf("%w: not confirmed: who has the table of followers was not heard from for a lease", ErrUnavailable)
 		}
 		pause(ctx, wait)
 		if ctx.Err() != nil {
@@ -107,22 +140,22 @@ func (c *Confirmer) still(ctx context.Context, r tokenstore.Revocation) error {
 }
 
 // everywhere waits until every follower in the table has applied a revocation,
-// or is silent.
-func (c *Confirmer) everywhere(ctx context.Context, r tokenstore.Revocation) error {
+// or is silent. It returns who has that table.
+func (c *Confirmer) everywhere(ctx context.Context, r tokenstore.Revocation) (tokenstore.Server, error) {
 	w := c.shards[r.Shard]
 	t := w.enter(r, c.clock())
 	if t == nil {
-		return nil
+		return r.Server, nil
 	}
 	if t.first {
 		go c.poll(w)
 	}
 	select {
 	case err := <-t.done:
-		return err
+		return t.server, err
 	case <-ctx.Done():
 		w.leave(t)
-		return fmt.Errorf("%w: confirm: %w", ErrUnavailable, ctx.Err())
+		return tokenstore.Server{}, fmt.Errorf("%w: confirm: %w", ErrUnavailable, ctx.Err())
 	}
 }
 
@@ -186,6 +219,7 @@ func (c *Confirmer) look(ctx context.Context, shard int, after uint64) (tokensto
 type waiting struct {
 	number int
 	silent time.Duration
+	tenure tenure // of who answers this Confirmer
 
 	mu      sync.Mutex
 	seen    map[string]sighting // by member
@@ -207,6 +241,8 @@ type ticket struct {
 	first bool          // nobody polls yet: the holder must
 	asked bool          // a look was begun after it came
 	done  chan error
+	// server has the table by which it was confirmed, once it is.
+	server tokenstore.Server
 }
 
 func newWaiting(number int, silent time.Duration) *waiting {
@@ -215,6 +251,7 @@ func newWaiting(number int, silent time.Duration) *waiting {
 
 // enter takes up a revocation; nil if it is confirmed already.
 func (w *waiting) enter(r tokenstore.Revocation, now instant) *ticket {
+	w.tenure.heard(r.Server, now)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	t := &ticket{mark: r.Mark, until: now.mono + 2*w.silent, done: make(chan error, 1)}
@@ -277,6 +314,7 @@ func (w *waiting) sight(members []tokenstore.Member, now instant) {
 // after it, or has been lost, or has waited too long. It returns how many are
 // left, and the members that are dead.
 func (w *waiting) settle(v tokenstore.View, now instant) (left int, strikes []tokenstore.Member) {
+	w.tenure.heard(v.Server, now)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.sight(v.Members, now)
@@ -285,6 +323,7 @@ func (w *waiting) settle(v tokenstore.View, now instant) (left int, strikes []to
 		if !t.asked {
 			return true
 		}
+		t.server = v.Server
 		if outlived(t.mark, v) {
 			t.done <- nil
 			return false

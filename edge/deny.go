@@ -6,12 +6,44 @@ import (
 	"github.com/latchkey-auth/latchkey/tokenstore"
 )
 
-// cutoff is what a user's latest "log out everywhere" says: tokens of an older
-// epoch are dead, but those of one excepted session.
+// cutoff is what a user's "log out everywhere"s say, all taken together: tokens of an
+// older epoch are dead, but those of one excepted session.
 type cutoff struct {
-	epoch  uint64
+	epoch  uint64 // the latest
 	except tokenstore.ID
 	until  int64 // Unix milliseconds of Redis TIME, when the last token it names has expired
+	// floor is the latest of those that except another session, or none: the excepted
+	// one's tokens of an older epoch are dead, too. In one history it has none, for
+	// it was alive then; but what a failover lost may have been said again otherwise.
+	floor uint64
+}
+
+func cutoffOf(e tokenstore.Entry) cutoff {
+	return cutoff{epoch: e.Epoch, except: e.Except, until: e.Until.UnixMilli()}
+}
+
+// and returns what two say together.
+func (c cutoff) and(other cutoff) cutoff {
+	if other.epoch > c.epoch {
+		c, other = other, c
+	}
+	c.until = max(c.until, other.until)
+	if other.except == c.except {
+		c.floor = max(c.floor, other.floor)
+	} else {
+		c.floor = max(c.floor, other.epoch)
+	}
+	return c
+}
+
+// kills reports whether it says that a session's tokens of an epoch are dead.
+func (c cutoff) kills(sid tokenstore.ID, epoch uint64) bool {
+	return epoch < c.epoch && (sid != c.except || epoch < c.floor)
+}
+
+// covers reports whether it says all that an entry does.
+func (c cutoff) covers(e tokenstore.Entry) bool {
+	return c.epoch >= e.Epoch && (c.except == tokenstore.ID{} || c.except == e.Except || c.floor >= e.Epoch)
 }
 
 // generation is what was revoked during one width of time. Its maps hold no
@@ -78,16 +110,13 @@ func (d *denylist) add(e tokenstore.Entry, now time.Duration) added {
 		d.current.sids[e.ID] = struct{}{}
 		d.current.hint.add(e.ID, &d.current)
 	case tokenstore.KindUser:
-		c := cutoff{epoch: e.Epoch, except: e.Except, until: e.Until.UnixMilli()}
-		switch old, ok := d.current.users[e.ID]; {
-		case !ok || old.epoch < c.epoch:
-			d.current.users[e.ID] = c
+		old, ok := d.current.users[e.ID]
+		d.current.users[e.ID] = old.and(cutoffOf(e))
+		if !ok {
 			d.current.hint.add(e.ID, &d.current)
-		case old.epoch == c.epoch && old.except != c.except:
-			// A failover lost one of two that have the same number: the exception
-			// of either is none to the other.
-			d.current.users[e.ID] = cutoff{epoch: c.epoch, until: max(old.until, c.until)}
-			return conflict
+		}
+		if ok && old.epoch == e.Epoch && old.except != e.Except {
+			return conflict // a failover lost one of two that have the same number
 		}
 	}
 	return remembered
@@ -144,7 +173,7 @@ func (d *denylist) denies(t *tokenstore.AccessToken, history string) bool {
 		if !g.hint.may(t.UID) {
 			continue
 		}
-		if c, ok := g.users[t.UID]; ok && t.LogEpoch == history && t.UserEpoch < c.epoch && t.SID != c.except {
+		if c, ok := g.users[t.UID]; ok && t.LogEpoch == history && c.kills(t.SID, t.UserEpoch) {
 			return true
 		}
 	}
@@ -171,9 +200,12 @@ func (d *denylist) entries() []tokenstore.Entry {
 			list = append(list, tokenstore.Entry{Kind: tokenstore.KindSession, ID: sid})
 		}
 		for uid, c := range g.users {
-			list = append(list, tokenstore.Entry{
-				Kind: tokenstore.KindUser, ID: uid, Epoch: c.epoch, Except: c.except, Until: time.UnixMilli(c.until),
-			})
+			e := tokenstore.Entry{Kind: tokenstore.KindUser, ID: uid, Epoch: c.epoch, Except: c.except, Until: time.UnixMilli(c.until)}
+			list = append(list, e)
+			if c.floor > 0 {
+				e.Epoch, e.Except = c.floor, tokenstore.ID{}
+				list = append(list, e)
+			}
 		}
 	}
 	return list

@@ -27,18 +27,26 @@
 // endpoints), no call of Verify that begins afterwards accepts a token of that
 // session, on any replica: in both modes, through crashes, pauses and partitions
 // of replicas and outages and total losses of Redis, and through failovers with
-// these exceptions. After one that lost writes, until a follower that knew has put
-// them back: whoever never knew a lost revocation (a replica that has just come, or
-// asks Redis) may accept, and for up to one lease a follower whose last renewal was
-// itself lost. And a primary that was deposed and still takes writes can renew the
-// leases of those who are cut off together with it, and answer their checks.
+// these exceptions. After one that lost a revocation, until a follower that knew has
+// put it back, whoever never knew it (a replica that has just come, or asks Redis) may
+// accept. And a primary that was deposed and still answers can renew the leases of
+// those who are cut off together with it, answer their checks, and confirm their
+// logouts.
 // WaitReplicas of the store (all promotable replicas), with a follower, closes all
 // of them: revocations and renewals then count only when the replicas have them,
 // and outside the lease nothing is accepted on one primary's word.
 //
+// A failover, or a restart of Redis, may also lose renewals and registrations of
+// followers, whose leases hold all the same. So a logout is confirmed only by a table
+// of followers whose primary has been heard from for one lease: a logout just after
+// another has taken over waits for that. Where Redis may not be asked who it is (INFO),
+// the exceptions have one more: for up to one lease a follower whose last renewal
+// was lost may accept.
+//
 // The lease is counted by the monotonic clock from before its renewal was sent,
 // and ends early if the wall clock says so. No two clocks are compared: the only
-// assumption is that clocks run at the same rate within one percent.
+// assumption is that clocks run at the same rate within one percent, and that a machine
+// that stood still goes on with its wall clock put right.
 //
 // What nobody can tell is [ErrUnavailable], never an acceptance and never a
 // refusal: a caller answers 503. Options.ServeStale trades that for answers from

@@ -66,15 +66,23 @@ func (n *node) leased() *node {
 func (n *node) vouches() *node {
 	n.t.Helper()
 	eventually(n.t, "every shard was followed for a lease", func() bool {
-		now := n.follower.clock().mono
 		for _, s := range n.follower.shards {
-			if !s.trusts(tokenstore.Mark{Seq: math.MaxUint64}, 0, now, silence(n.follower.lease)) {
+			if !s.vouches(n.follower.clock(), silence(n.follower.lease)) {
 				return false
 			}
 		}
 		return true
 	})
 	return n
+}
+
+// vouches reports whether one history, of one primary, was followed for long enough
+// to confirm at once.
+func (s *shard) vouches(now instant, silent time.Duration) bool {
+	s.tenure.mu.Lock()
+	server := s.tenure.server
+	s.tenure.mu.Unlock()
+	return s.trusts(tokenstore.Mark{Seq: math.MaxUint64}, 0, now.mono, silent) && s.tenure.lasts(server, now, silent)
 }
 
 // wants checks that a node says what it should of a session.

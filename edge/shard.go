@@ -39,9 +39,14 @@ type shard struct {
 	// the next failover may have lost it again.
 	owed    map[tokenstore.ID]tokenstore.Entry
 	reminds time.Duration // when it was last asked for
+	// unproven are the sessions that the log has ended since a renewal last proved its
+	// history: if it is another, they may be of the next one.
+	unproven []tokenstore.ID
 	// Since when this history is followed, and when the last renewal was sent that
 	// found it to be Redis's: what [Confirmer.Beside] needs to know.
 	bootedAt, foundAt time.Duration
+	// tenure is of who answers this follower's renewals.
+	tenure tenure
 	// recent are the marks that were passed lately, each at its seq modulo their number.
 	recent [256]tokenstore.Mark
 }
@@ -90,6 +95,7 @@ type outcome struct {
 
 // renewed takes the answer to a renewal.
 func (s *shard) renewed(r sent, v tokenstore.View, now instant) outcome {
+	s.tenure.heard(v.Server, now)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if r.incarnation != s.incarnation || r.booted != s.boot {
@@ -132,6 +138,7 @@ func (s *shard) renewed(r sent, v tokenstore.View, now instant) outcome {
 	}
 	out.restore = append(out.restore, s.dead(v.Dead, &out)...)
 	s.foundAt = max(s.foundAt, r.at.mono)
+	s.unproven = nil
 	s.grant(r.at, now)
 	out.restore = append(out.restore, s.remind(now)...)
 	return out
@@ -149,9 +156,15 @@ func (s *shard) bootFrom(r sent, v tokenstore.View, now instant) outcome {
 		expect = s.after + 1
 	} else {
 		if s.mark.Epoch != v.Head.Epoch {
-			// All tokens of before are dead by that alone: nothing is to be put back.
+			// All tokens of before are dead by that alone: nothing of it is to be put back.
 			s.deny.forgetUsers()
 			s.heal = nil
+			for _, sid := range s.unproven {
+				if s.heal == nil {
+					s.heal = &healing{}
+				}
+				s.heal.known = append(s.heal.known, tokenstore.Entry{Kind: tokenstore.KindSession, ID: sid})
+			}
 		}
 		s.mark = v.Head
 	}
@@ -182,7 +195,7 @@ func (s *shard) bootFrom(r sent, v tokenstore.View, now instant) outcome {
 	}
 	// An empty log under a head that has counted is one whose entries have all
 	// outlived the tokens they name.
-	s.boot, s.after, out.more = true, 0, true
+	s.boot, s.after, s.unproven, out.more = true, 0, nil, true
 	epoch := v.Head.Epoch
 	s.history.Store(&epoch)
 	out.restore = append(out.restore, s.missing(v.Now, now)...)
@@ -219,33 +232,33 @@ func (s *shard) missing(at time.Time, now instant) []tokenstore.Entry {
 	if h == nil {
 		return nil
 	}
-	type fact struct {
-		id tokenstore.ID
-		cutoff
-	}
-	read := make(map[fact]bool, len(h.read))
-	latest := map[tokenstore.ID]cutoff{}
+	ended := make(map[tokenstore.ID]bool, len(h.read))
+	cutoffs := map[tokenstore.ID]cutoff{} // that Redis knows, or is about to
 	for _, e := range h.read {
-		c := cutoff{epoch: e.Epoch, except: e.Except}
-		read[fact{e.ID, c}] = true
-		if e.Kind == tokenstore.KindUser && c.epoch >= latest[e.ID].epoch {
-			latest[e.ID] = c
+		if e.Kind == tokenstore.KindUser {
+			cutoffs[e.ID] = cutoffs[e.ID].and(cutoffOf(e))
+		} else {
+			ended[e.ID] = true
 		}
 	}
 	var list []tokenstore.Entry
 	for _, e := range h.known {
-		switch last, ok := latest[e.ID]; {
-		case read[fact{e.ID, cutoff{epoch: e.Epoch, except: e.Except}}]:
-		case e.Kind == tokenstore.KindSession:
-			list = append(list, e)
-		case !e.Until.After(at):
-		case last.epoch >= e.Epoch && (last.except == e.Except || last.except == tokenstore.ID{}):
-		case ok && last.except != e.Except:
-			e.Epoch = max(e.Epoch, last.epoch)
-			list = append(list, s.outbid(e, now))
-		default:
-			list = append(list, e)
+		if e.Kind == tokenstore.KindSession {
+			if !ended[e.ID] {
+				list = append(list, e)
+			}
+			continue
 		}
+		there, ok := cutoffs[e.ID]
+		if there.covers(e) || !e.Until.After(at) {
+			continue
+		}
+		if ok && there.except != e.Except {
+			e.Epoch = max(e.Epoch, there.epoch)
+			e = s.outbid(e, now)
+		}
+		cutoffs[e.ID] = there.and(cutoffOf(e))
+		list = append(list, e)
 	}
 	for _, e := range list {
 		s.owe(e, now)
@@ -311,10 +324,19 @@ func (s *shard) apply(e tokenstore.Entry, now instant, out *outcome) {
 	// lifetimes are set to here or now.
 	s.deny.widen(e.Until.Sub(e.At))
 	out.key = out.key || e.Kind == tokenstore.KindKey
-	if owed, ok := s.owed[e.ID]; ok && owed.Epoch <= e.Epoch {
-		delete(s.owed, e.ID)
+	if s.boot && e.Kind == tokenstore.KindSession {
+		s.unproven = append(s.unproven, e.ID)
 	}
-	switch s.deny.add(e, now.mono) {
+	added := s.deny.add(e, now.mono)
+	if owed, ok := s.owed[e.ID]; ok {
+		switch {
+		case cutoffOf(e).covers(owed):
+			delete(s.owed, e.ID)
+		case e.Epoch >= owed.Epoch && added == remembered:
+			added = conflict // it excepts whom the other has ended, and Redis would not take that any more
+		}
+	}
+	switch added {
 	case full:
 		s.granted.Store(nil)
 	case conflict:

@@ -109,3 +109,90 @@ func TestABootIsOfOneHistory(t *testing.T) {
 		t.Error("the follower has booted without the second entry")
 	}
 }
+
+func userEntry(seq, epoch uint64, uid, except tokenstore.ID) tokenstore.Entry {
+	at := time.UnixMilli(simEpoch)
+	return tokenstore.NewEntry(tokenstore.Entry{
+		Seq: seq, Kind: tokenstore.KindUser, ID: uid, Epoch: epoch, Except: except, At: at, Until: at.Add(time.Minute),
+	})
+}
+
+// A failover loses that a user has ended all sessions but one, and another session that
+// it had revived ends all but itself. What was known stays known, also before it is
+// noticed that the histories differ, and the later exception is void.
+func TestALaterExceptionRevivesNobody(t *testing.T) {
+	uid, kept, thief := tokenstore.ID{0, 'u'}, tokenstore.ID{0, 1}, tokenstore.ID{0, 2}
+	old := &tokenstore.AccessToken{SID: thief, UID: uid, UserEpoch: 0, LogEpoch: "h"}
+	for name, theirs := range map[string][]tokenstore.Entry{
+		"later":              {userEntry(1, 1, uid, thief), userEntry(2, 2, uid, thief)},
+		"of the same number": {userEntry(1, 1, uid, thief)},
+		"later, by the tail": {userEntry(1, 1, uid, thief), userEntry(2, 2, uid, thief)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var now instant
+			s := bootedShard("h", time.Minute, now)
+			s.tailed([]tokenstore.Entry{userEntry(1, 1, uid, kept)}, now)
+			head := tokenstore.Mark{Epoch: "h", Chain: "h"}
+			for _, e := range theirs {
+				head = head.After(e)
+			}
+			if name == "later, by the tail" {
+				s.tailed(theirs[1:], now)
+			}
+			if !s.deny.denies(old, "h") {
+				t.Error("accepted before the failover is noticed")
+			}
+			v := tokenstore.View{Now: time.UnixMilli(simEpoch), Head: head, Entries: theirs}
+			out := s.renewed(s.renewal("m", now), tokenstore.View{Now: v.Now, Head: head}, now)
+			if !out.gap {
+				t.Fatal("the failover was not noticed")
+			}
+			out = s.renewed(s.renewal("m", now), v, now)
+			if !s.deny.denies(old, "h") {
+				t.Error("accepted afterwards")
+			}
+			last := theirs[len(theirs)-1]
+			if n := len(out.restore); n == 0 || out.restore[n-1].Epoch <= last.Epoch || out.restore[n-1].Except != (tokenstore.ID{}) {
+				t.Errorf("put back: %+v", out.restore)
+			}
+		})
+	}
+	// In one history the one that is excepted has begun after what came before.
+	s := bootedShard("h", time.Minute, instant{})
+	s.tailed([]tokenstore.Entry{userEntry(1, 1, uid, kept), userEntry(2, 2, uid, thief)}, instant{})
+	if s.deny.denies(&tokenstore.AccessToken{SID: thief, UID: uid, UserEpoch: 1, LogEpoch: "h"}, "h") {
+		t.Error("the excepted session is refused")
+	}
+}
+
+// What is to be put back gives way to a later logout only if that says as much.
+func TestALaterLogoutDoesNotCoverAnother(t *testing.T) {
+	var now instant
+	uid, kept, other := tokenstore.ID{0, 'u'}, tokenstore.ID{0, 1}, tokenstore.ID{0, 2}
+	s := bootedShard("h", time.Minute, now)
+	s.owe(userEntry(0, 2, uid, kept), now)
+	if out := s.tailed([]tokenstore.Entry{userEntry(1, 3, uid, other)}, now); len(out.restore) != 1 || out.restore[0].Epoch != 4 {
+		t.Errorf("put back: %+v", out.restore)
+	}
+	s.tailed([]tokenstore.Entry{userEntry(2, 4, uid, tokenstore.ID{})}, now)
+	if len(s.owed) != 0 {
+		t.Errorf("still owed: %v", s.owed)
+	}
+}
+
+// Redis loses everything, and then the first logouts of the new history. A follower
+// that had read those, before it knew that the history is another, puts them back.
+func TestWhatCameOfTheNextHistoryIsPutBack(t *testing.T) {
+	var now instant
+	s := bootedShard("before", time.Minute, now)
+	gone := tokenstore.ID{0, 1}
+	s.tailed([]tokenstore.Entry{simEntry(1, gone, time.UnixMilli(simEpoch), time.Minute)}, now)
+	v := tokenstore.View{Now: time.UnixMilli(simEpoch), Head: tokenstore.Mark{Epoch: "after", Chain: "after"}}
+	if out := s.renewed(s.renewal("m", now), v, now); !out.gap {
+		t.Fatal("the change of history was not noticed")
+	}
+	out := s.renewed(s.renewal("m", now), v, now)
+	if len(out.restore) != 1 || out.restore[0].ID != gone {
+		t.Errorf("put back: %+v", out.restore)
+	}
+}

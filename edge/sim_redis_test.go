@@ -288,6 +288,15 @@ func (s *server) entries(after uint64) []tokenstore.Entry {
 	return log[from:min(len(log), from+s.w.plan.page):len(log)]
 }
 
+// id is primary.lua's primary_id, with the epoch.
+func (s *server) id() tokenstore.Server {
+	id := tokenstore.Server{Epoch: s.space.head.Epoch, Primary: s.name}
+	if s.w.plan.nameless {
+		id.Primary = ""
+	}
+	return id
+}
+
 // renew is renew.lua.
 func (s *server) renew(q tokenstore.Renewal, access time.Duration, by *writing) tokenstore.View {
 	s.openHead(access)
@@ -303,7 +312,7 @@ func (s *server) renew(q tokenstore.Renewal, access time.Duration, by *writing) 
 		s.write(effect{kind: wroteLine, member: &line, by: by})
 	}
 	v := tokenstore.View{
-		Now: s.wall(), Head: s.space.head, Longest: s.space.longest + simPad, Members: slices.Clone(s.space.members),
+		Now: s.wall(), Head: s.space.head, Longest: s.space.longest + simPad, Members: slices.Clone(s.space.members), Server: s.id(),
 	}
 	if s.space.head.Seq > q.After {
 		v.Entries = s.entries(q.After)
@@ -366,7 +375,7 @@ func (s *server) strike(m tokenstore.Member) {
 
 func (s *server) revocation(mark tokenstore.Mark) *answer {
 	return &answer{history: s.space.head.Epoch, made: s.w.now, revocation: tokenstore.Revocation{
-		Mark: tokenstore.Mark{Seq: mark.Seq, Chain: mark.Chain}, Members: slices.Clone(s.space.members),
+		Mark: tokenstore.Mark{Seq: mark.Seq, Chain: mark.Chain}, Members: slices.Clone(s.space.members), Server: s.id(),
 	}}
 }
 
@@ -411,9 +420,14 @@ func (s *server) revokeUser(uid, except tokenstore.ID, nonce uint64, access time
 // restoreEpoch is restore_epoch.lua.
 func (s *server) restoreEpoch(e tokenstore.Entry, access time.Duration) {
 	s.openHead(access)
-	if s.space.users[e.ID].epoch < e.Epoch {
-		s.log(tokenstore.Entry{Kind: tokenstore.KindUser, ID: e.ID, Epoch: e.Epoch, Except: e.Except}, 0)
+	u := s.space.users[e.ID]
+	if u.epoch >= e.Epoch {
+		return
 	}
+	if u.epoch > 0 && u.except != e.Except {
+		e.Epoch, e.Except = e.Epoch+1, tokenstore.ID{}
+	}
+	s.log(tokenstore.Entry{Kind: tokenstore.KindUser, ID: e.ID, Epoch: e.Epoch, Except: e.Except}, 0)
 }
 
 // verify is verify.lua.

@@ -33,6 +33,8 @@ type replica struct {
 	wall  int64
 	stood time.Duration // for how long the monotonic clock stood still
 
+	strict    bool // it has no follower
+	command   bool // it serves nobody, and ends after its logout
 	dead      bool
 	stopped   bool // executes nothing
 	cutOff    bool // from Redis
@@ -72,10 +74,17 @@ type answer struct {
 	code       int
 }
 
-// join starts a process.
+// join starts a process with a follower.
 func (w *world) join() {
+	r := w.start(false)
+	r.after(w.between(0, 5*time.Millisecond), r.tick)
+	r.after(w.between(0, 5*time.Millisecond), r.tail)
+}
+
+// start starts a process.
+func (w *world) start(strict bool) *replica {
 	r := &replica{
-		w: w, name: fmt.Sprintf("replica%d", len(w.replicas)+1), at: w.primary,
+		w: w, name: fmt.Sprintf("replica%d", len(w.replicas)+1), at: w.primary, strict: strict,
 		access: w.plan.access[w.rng.IntN(2)],
 		rate:   []float64{0.9951, 0.9951 + 0.0098*w.rng.Float64(), 1.0049}[w.rng.IntN(3)], // any two within one percent
 		base:   w.between(0, time.Hour), wall: w.rng.Int64N(1 << 50),
@@ -89,16 +98,15 @@ func (w *world) join() {
 	r.waiting = newWaiting(0, silent)
 	w.replicas = append(w.replicas, r)
 	if w.tracing {
-		w.logf("%s starts", r.name)
+		w.logf("%s starts (strict: %v)", r.name, strict)
 	}
-	r.after(w.between(0, 5*time.Millisecond), r.tick)
-	r.after(w.between(0, 5*time.Millisecond), r.tail)
+	return r
 }
 
 func (w *world) crash() {
 	alive := 0
 	for _, r := range w.replicas {
-		if !r.dead {
+		if !r.dead && !r.command {
 			alive++
 		}
 	}
@@ -404,7 +412,7 @@ func (r *replica) learn(entries []tokenstore.Entry) {
 				_, ok := g.sids[e.ID]
 				held = held || ok
 			} else if c, ok := g.users[e.ID]; ok {
-				held = held || (c.epoch == e.Epoch && c.except == e.Except)
+				held = held || c.covers(e)
 			}
 		}
 		same := func(f fact) bool {
@@ -494,7 +502,7 @@ func (r *replica) verify(t *token) {
 		return
 	}
 	r.w.tally.unknowns++
-	if r.w.plan.wait && !r.w.faults.strictWhenDurable {
+	if r.w.plan.wait && !r.strict && !r.w.faults.strictWhenDurable {
 		r.renew(func() {
 			switch r.ownVerdict(t, 0) {
 			case accepted:
@@ -571,7 +579,7 @@ func (r *replica) confirm(q *request, rev tokenstore.Revocation) {
 	q.mark, q.after = rev.Mark, r.clock().mono
 	t := r.waiting.enter(rev, r.clock())
 	if t == nil {
-		r.whole(q, r.clock().mono+2*r.waiting.silent, pollFirst)
+		r.whole(q, rev.Server, r.clock().mono+2*r.waiting.silent, pollFirst)
 		return
 	}
 	if r.w.faults.earlyLook {
@@ -583,9 +591,16 @@ func (r *replica) confirm(q *request, rev tokenstore.Revocation) {
 	}
 }
 
-// whole is Confirmer.whole, and what follows it.
-func (r *replica) whole(q *request, until, pause time.Duration) {
-	now := r.clock().mono
+// whole is Confirmer.await, and what follows it.
+func (r *replica) whole(q *request, server tokenstore.Server, until, pause time.Duration) {
+	now := r.clock()
+	var known bool
+	if r.strict {
+		known = r.w.faults.strictBelieves || r.waiting.tenure.lasts(server, now, silence(simLease))
+	} else {
+		known = (r.w.faults.anyServer || r.shard.tenure.lasts(server, now, silence(simLease))) &&
+			r.shard.trusts(q.mark, q.after, now.mono, silence(simLease))
+	}
 	fail := func() {
 		r.w.tally.refusedAnswers++
 		q.done(false)
@@ -593,12 +608,12 @@ func (r *replica) whole(q *request, until, pause time.Duration) {
 	switch {
 	case r.w.faults.believeTable:
 		r.w.answered(q)
-	case !r.shard.trusts(q.mark, q.after, now, silence(simLease)):
-		if now >= until {
+	case !known:
+		if now.mono >= until {
 			fail()
 			return
 		}
-		r.after(pause, func() { r.whole(q, until, min(2*pause, pollMost)) })
+		r.after(pause, func() { r.whole(q, server, until, min(2*pause, pollMost)) })
 	case pause == pollFirst:
 		r.w.answered(q)
 	default: // Confirmer.still
@@ -654,7 +669,7 @@ func (r *replica) settled() {
 		select {
 		case err := <-c.ticket.done:
 			if err == nil {
-				r.whole(c.request, r.clock().mono+2*r.waiting.silent, pollFirst)
+				r.whole(c.request, c.ticket.server, r.clock().mono+2*r.waiting.silent, pollFirst)
 				continue
 			}
 			if r.w.tracing {

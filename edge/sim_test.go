@@ -107,6 +107,9 @@ func TestSimulation(t *testing.T) {
 // schedules are made to have more of it.
 func TestSimulationFindsEachFault(t *testing.T) {
 	deposed := func(p *plan) { p.wait, p.lossy, p.total, p.deposed, p.failovers = true, true, false, true, 1 }
+	lostRenewals := func(p *plan) {
+		p.wait, p.nameless, p.lossy, p.total, p.deposed, p.failovers, p.commands = false, false, true, false, false, 1+p.failovers, 2
+	}
 	for name, tt := range map[string]struct {
 		faults faults
 		want   string // of the violation
@@ -130,6 +133,8 @@ func TestSimulationFindsEachFault(t *testing.T) {
 		"WAIT is not waited for":                               {faults{waitForNone: true}, "I1", deposed},
 		"an older beat replaces a newer one":                   {faults{beatsFall: true}, "I1", func(p *plan) { p.repeat, p.slow = 0.3, 0.15 }},
 		"an empty table of followers is believed after a loss": {faults{believeTable: true}, "I1", nil},
+		"a table that lacks the last renewals is believed":     {faults{anyServer: true}, "I1", lostRenewals},
+		"a process without a follower believes any table":      {faults{strictBelieves: true}, "I1", lostRenewals},
 	} {
 		t.Run(name, func(t *testing.T) {
 			violation, seed, total := simulate(60_000, tt.faults, tt.adjust)

@@ -3,7 +3,6 @@ package edge
 import (
 	"errors"
 	"fmt"
-	"math"
 	"math/rand/v2"
 	"slices"
 	"time"
@@ -40,6 +39,8 @@ type faults struct {
 	acceptWhenFull    bool          // the lease goes on though a revocation did not fit
 	earlyLook         bool          // a table read before the revocation counts
 	believeTable      bool          // a table that Redis may have lost is believed
+	anyServer         bool          // a table counts whoever has it
+	strictBelieves    bool          // the same, without a follower
 	neverStrike       bool          // the dead stay in the table
 	strictWhenDurable bool          // one primary's word counts though WAIT is required
 	waitForNone       bool          // WAIT is not waited for
@@ -50,6 +51,9 @@ type faults struct {
 type plan struct {
 	replicas, users, sessions, logouts           int
 	wait                                         bool // WAIT for the replica
+	nameless                                     bool // Redis does not tell who it is
+	strict                                       int  // replicas without a follower
+	commands                                     int  // processes without one that end after a logout
 	page, limit                                  int
 	access                                       [2]time.Duration
 	active                                       time.Duration
@@ -104,6 +108,10 @@ func newPlan(rng *rand.Rand) plan {
 		if pick(4) {
 			p.failovers = 2
 		}
+	}
+	p.nameless = pick(8)
+	if pick(3) {
+		p.strict, p.commands = rng.IntN(2), rng.IntN(3)
 	}
 	if pick(3) {
 		p.page = 1 + rng.IntN(4)
@@ -321,6 +329,9 @@ func (w *world) run() string {
 	for range w.plan.replicas {
 		w.join()
 	}
+	for range w.plan.strict {
+		w.start(true)
+	}
 	for range w.plan.sessions {
 		w.login()
 	}
@@ -369,6 +380,7 @@ func (w *world) misfortunes() {
 	w.sometime(p.freezes, w.freeze)
 	w.sometime(p.failovers, w.failover)
 	w.sometime(p.logouts, w.logout)
+	w.sometime(p.commands, w.command)
 	w.sometime(2, w.login)
 	w.sometime(2, w.refresh)
 	w.sometime(6, func() { w.check(w.anyToken()) })
@@ -413,7 +425,7 @@ func (w *world) heal() {
 // history for long enough to confirm at once.
 func (w *world) settledLong() bool {
 	for _, r := range w.replicas {
-		if r.dead || !r.shard.trusts(tokenstore.Mark{Seq: math.MaxUint64}, 0, r.clock().mono, silence(simLease)) {
+		if !r.command && (r.dead || (!r.strict && !r.shard.vouches(r.clock(), silence(simLease)))) {
 			return false
 		}
 	}
@@ -424,7 +436,7 @@ func (w *world) settledLong() bool {
 // there are revocations that did not fit.
 func (w *world) leased(when string) {
 	for _, r := range w.replicas {
-		if r.dead {
+		if r.dead || r.strict {
 			continue
 		}
 		now := r.clock()
@@ -437,6 +449,10 @@ func (w *world) leased(when string) {
 // probe asks for a logout that has to be confirmed within a bound.
 func (w *world) probe(bound time.Duration) {
 	r := w.anyReplica()
+	if r.strict { // it may never have heard from this primary
+		bound = firstProbe
+		w.end = max(w.end, w.now+bound+time.Millisecond)
+	}
 	t := w.primary.login(w.newSID(), simUID(0), w.plan.access[0])
 	t.name, t.issued = "probe", w.now
 	w.tokens = append(w.tokens, t)
@@ -523,7 +539,7 @@ func (w *world) anyToken() *token { return w.tokens[w.rng.IntN(len(w.tokens))] }
 // anyReplica returns a live one.
 func (w *world) anyReplica() *replica {
 	for {
-		if r := w.replicas[w.rng.IntN(len(w.replicas))]; !r.dead {
+		if r := w.replicas[w.rng.IntN(len(w.replicas))]; !r.dead && !r.command {
 			return r
 		}
 	}
@@ -575,6 +591,14 @@ func (w *world) logout() {
 		}
 	}
 	w.ask(q)
+}
+
+// command is an operator's, in a process of its own.
+func (w *world) command() {
+	t := w.anyToken()
+	r := w.start(true)
+	r.command = true
+	r.logout(&request{session: t.ids.SID, done: func(bool) { r.dead = true }})
 }
 
 func (w *world) ask(q *request) {
@@ -629,7 +653,10 @@ func (w *world) accepted(r *replica, t *token, began time.Duration, knew, strict
 		w.tally.unhealed++
 		return
 	}
-	if !strictly && !w.plan.wait && !w.plan.total && r.leaseWasLost() {
+	if r.strict && w.plan.deposed {
+		return // only a follower makes sure that it asks no deposed primary
+	}
+	if w.plan.nameless && !strictly && !w.plan.wait && !w.plan.total && r.leaseWasLost() {
 		w.tally.lostLeases++
 		return
 	}

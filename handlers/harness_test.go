@@ -223,7 +223,9 @@ func (f *fleet) replica(s setup, redisURL string) *replica {
 	issued, err := edge.New(edge.Options{Store: r.store, Ring: f.ring, Issuer: issuer, AnyAudience: true, Refetch: s.refetch})
 	f.check(err)
 	deps := handlers.Dependencies{
-		Store: r.store, Verifier: verifier, Confirmer: edge.NewConfirmer(r.store, time.Second),
+		// Nobody follows. The lease is what the first logout of each shard takes, and the
+		// expiries of a Redis in memory stand still meanwhile.
+		Store: r.store, Verifier: verifier, Confirmer: edge.NewConfirmer(r.store, 250*time.Millisecond),
 		Signer: accesstoken.NewSigner(f.ring), Refresh: f.codec, Passwords: f.hasher, Metrics: metrics,
 		Log:  slog.New(slog.NewJSONHandler(f.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 		Rand: random, Settings: settings, Issued: issued, Claims: s.claims,

@@ -57,6 +57,15 @@ type Member struct {
 	line string
 }
 
+// Server is who answers for a shard. Of two tables of followers, only those of the
+// same Server tell of the same leases: a failover or a restart may lose renewals.
+type Server struct {
+	Epoch string // of the head: one history without a loss of data
+	// Primary names a server of Redis from when it was started or promoted until it
+	// is replaced or ends (INFO's master_replid). "" if Redis does not tell.
+	Primary string
+}
+
 // Renewal is what a follower shows when it renews.
 type Renewal struct {
 	Shard  int
@@ -75,6 +84,7 @@ type View struct {
 	Entries []Entry       // ascending; if the last one is before the head, there are more
 	Members []Member
 	Dead    []ID // the signing keys that were revoked
+	Server  Server
 }
 
 const (
@@ -90,18 +100,26 @@ const (
 // have it too. Errors: [ErrUnavailable].
 func (s *Store) Renew(ctx context.Context, renewals []Renewal) ([]View, error) {
 	calls := make([]call, len(renewals))
+	cluster := !s.TailsTogether()
 	for i, r := range renewals {
 		epoch, err := s.freshEpoch()
 		if err != nil {
 			return nil, err
 		}
 		shard := byte(r.Shard) //nolint:gosec // at most 255
+		// To ask a primary who it is costs a sixth of a renewal. Where all of them go
+		// to one, on one connection, the last one asks for all: what it is told is no
+		// older than any of the tables.
+		who := 0
+		if cluster || i == len(renewals)-1 {
+			who = 1
+		}
 		calls[i] = call{
 			script: s.scripts.renew,
 			keys:   []string{s.membersKey(shard), s.headKey(shard), s.logKey(shard), s.deadKeysKey(shard)},
 			args: []any{
 				epoch, r.Member, fmt.Sprintf("%d:%s:%d", r.Mark.Seq, r.Mark.Chain, r.Beat), r.After, page,
-				milliseconds(membersKept), milliseconds(s.life.Access),
+				milliseconds(membersKept), milliseconds(s.life.Access), who,
 			},
 		}
 	}
@@ -121,6 +139,10 @@ func (s *Store) Renew(ctx context.Context, renewals []Renewal) ([]View, error) {
 			Longest: time.Duration(r.int(4))*time.Millisecond + skewPad,
 			Entries: entries, Members: r.members(6), Dead: r.ids(7),
 		}
+		if !cluster {
+			r = replies[len(replies)-1]
+		}
+		views[i].Server = Server{Epoch: views[i].Head.Epoch, Primary: r.string(8)}
 		s.observeTime(views[i].Now)
 	}
 	return views, nil

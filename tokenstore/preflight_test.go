@@ -55,7 +55,7 @@ func TestPreflightOfAGoodRedis(t *testing.T) {
 	server := redistest.Start(t, "--appendonly", "yes")
 	found, err := look(t, tokenstore.DialOptions{URL: server.URL()}, tokenstore.Options{}, false)
 	is(t, "preflight", err, nil)
-	for _, check := range []string{"version", "write-permission", "shards", "eviction", "persistence", "replicas", "wait", "clock"} {
+	for _, check := range []string{"version", "write-permission", "shards", "eviction", "persistence", "replicas", "wait", "clock", "primary-id"} {
 		finds(t, found, check, tokenstore.Fine, "")
 	}
 }
@@ -134,8 +134,8 @@ func TestPreflightNamesTheWrongTopology(t *testing.T) {
 func TestPreflightOfARestrictedUser(t *testing.T) {
 	t.Parallel()
 	for rules, want := range map[string]map[string]string{
-		rules:                                {"write-permission": "ok", "eviction": "ok", "persistence": "warning", "version": "ok", "wait": "ok"},
-		"~lk:* &* +@all -@admin -@dangerous": {"write-permission": "ok", "eviction": "unknown", "persistence": "unknown", "version": "unknown", "replicas": "unknown"},
+		rules:                                {"write-permission": "ok", "eviction": "ok", "persistence": "warning", "version": "ok", "wait": "ok", "primary-id": "ok"},
+		"~lk:* &* +@all -@admin -@dangerous": {"write-permission": "ok", "eviction": "unknown", "persistence": "unknown", "version": "unknown", "replicas": "unknown", "primary-id": "unknown"},
 		"~other:* &* +@all":                  {"write-permission": "refused"},
 		"~lk:* &* +@all -@scripting":         {"write-permission": "refused"},
 	} {

@@ -52,9 +52,9 @@ func loadScripts() (scripts, error) {
 	}
 	sc := scripts{
 		login:         load("login", "head", "status"),
-		rotate:        load("rotate", "head", "log", "issued", "status"),
-		revoke:        load("revoke", "head", "log", "issued", "status"),
-		revokeUser:    load("revoke_user", "head", "log", "status"),
+		rotate:        load("rotate", "head", "log", "issued", "status", "primary"),
+		revoke:        load("revoke", "head", "log", "issued", "status", "primary"),
+		revokeUser:    load("revoke_user", "head", "log", "status", "primary"),
 		verify:        load("verify", "head"),
 		lookup:        load("lookup", "head", "gcra"),
 		throttlePeek:  load("throttle_peek", "head", "gcra"),
@@ -67,11 +67,11 @@ func loadScripts() (scripts, error) {
 		keysPut:       load("keys_put", "head", "keyring"),
 		keysRevoke:    load("keys_revoke", "head", "keyring"),
 		keysReseal:    load("keys_reseal"),
-		revokeKey:     load("revoke_key", "head", "log"),
-		renew:         load("renew", "head"),
+		revokeKey:     load("revoke_key", "head", "log", "primary"),
+		renew:         load("renew", "head", "primary"),
 		strike:        load("strike"),
 		restoreEpoch:  load("restore_epoch", "head", "log", "status"),
-		probe:         load("probe", "head"),
+		probe:         load("probe", "head", "primary"),
 		clientCreate:  load("client_create", "head"),
 		clientRotate:  load("client_rotate", "head"),
 		clientCheck:   load("client_check", "head", "status"),
@@ -213,18 +213,19 @@ func (s *Store) onNodes(ctx context.Context, cluster *redis.ClusterClient, calls
 	return replies, nil
 }
 
-// pipeline sends scripts on one connection. Those that this Redis has not seen
-// are sent once more, as text: they did not run, so none is run twice.
+// pipeline sends scripts on one connection, in their order. From the first that this
+// Redis has not seen they are sent once more, as text, on another connection maybe: the
+// last one still runs last.
 func (s *Store) pipeline(ctx context.Context, rdb redis.Cmdable, calls []call, waitReplicas int) ([]reply, error) {
 	ctx, end := s.trace(ctx, calls[0].script.name)
 	start := time.Now()
 	replies := make([]reply, len(calls))
 	errs := make([]error, len(calls))
-	send := func(indexes []int, load bool) (unseen []int, wait error) {
+	send := func(from int, load bool) (unseen int, wait error) {
 		pipe := rdb.Pipeline()
-		cmds := make([]*redis.Cmd, len(indexes))
-		for j, i := range indexes {
-			if c := calls[i]; load {
+		cmds := make([]*redis.Cmd, len(calls)-from)
+		for j, c := range calls[from:] {
+			if load {
 				cmds[j] = c.script.lua.Eval(ctx, pipe, c.keys, c.args...)
 			} else {
 				cmds[j] = c.script.lua.EvalSha(ctx, pipe, c.keys, c.args...)
@@ -235,15 +236,17 @@ func (s *Store) pipeline(ctx context.Context, rdb redis.Cmdable, calls []call, w
 			waited = pipe.Do(ctx, "WAIT", waitReplicas, milliseconds(s.timeout/2))
 		}
 		_, exec := pipe.Exec(ctx)
-		for j, i := range indexes {
+		unseen = len(calls)
+		for j, cmd := range cmds {
+			i := from + j
 			var values []any
-			values, errs[i] = cmds[j].Slice()
-			if errs[i] != nil && cmds[j].Err() == nil && exec != nil {
+			values, errs[i] = cmd.Slice()
+			if errs[i] != nil && cmd.Err() == nil && exec != nil {
 				errs[i] = exec // no connection was had, and the command does not know
 			}
 			replies[i] = values
 			if redis.HasErrorPrefix(errs[i], "NOSCRIPT") && !load {
-				unseen = append(unseen, i)
+				unseen = min(unseen, i)
 			}
 		}
 		if waited != nil {
@@ -255,12 +258,8 @@ func (s *Store) pipeline(ctx context.Context, rdb redis.Cmdable, calls []call, w
 		}
 		return unseen, wait
 	}
-	all := make([]int, len(calls))
-	for i := range all {
-		all[i] = i
-	}
-	unseen, wait := send(all, false)
-	if len(unseen) > 0 {
+	unseen, wait := send(0, false)
+	if unseen < len(calls) {
 		_, again := send(unseen, true)
 		wait = errors.Join(wait, again)
 	}

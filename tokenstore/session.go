@@ -231,11 +231,15 @@ type Revocation struct {
 	Shard   int
 	Mark    Mark
 	Members []Member // as the revoking script saw them; none: nobody follows
+	Server  Server   // that has them
 }
 
-// revocation reads seq, chain and members from where revoke returns them.
+// revocation reads seq, chain, members and server from where revoke returns them.
 func (r reply) revocation(id ID) Revocation {
-	return Revocation{Shard: id.Shard(), Mark: Mark{Seq: uint64(r.int(2)), Chain: r.string(3)}, Members: r.members(4)} //nolint:gosec // a sequence number counts up from 1
+	return Revocation{
+		Shard: id.Shard(), Mark: Mark{Seq: uint64(r.int(2)), Chain: r.string(3)}, //nolint:gosec // a sequence number counts up from 1
+		Members: r.members(4), Server: Server{Epoch: r.string(5), Primary: r.string(6)},
+	}
 }
 
 // SessionEnd names the session to revoke and what is known of it.

@@ -1,6 +1,10 @@
 -- restore_epoch: puts back a user's epoch that Redis lost in a failover, and
 -- logs it. A follower that still knew it calls this.
 --
+-- Where Redis has an older epoch that excepts another session, or none, that may be a
+-- logout of since: it must end the session excepted here. The exception is dropped
+-- then, under a number of its own.
+--
 -- KEYS 1 ue:<uid>  2 us:<uid>  3 head  4 log  5 invalid  6 idx:<uid>
 -- ARGV 1 epoch for a new head  2 uid  3 the epoch known  4 its excepted sid or ''
 --      5 session max ms  6 access ms  7 pad ms
@@ -8,17 +12,23 @@
 local now = now_ms()
 local h = open_head(KEYS[3], KEYS[4], ARGV[1], now)
 local epoch = tonumber(ARGV[3])
-if (tonumber((redis.call('HGET', KEYS[1], 'e'))) or 0) >= epoch then
+local except = ARGV[4]
+local u = redis.call('HMGET', KEYS[1], 'e', 'x')
+local known = tonumber(u[1]) or 0
+if known >= epoch then
   return {1, now}
+end
+if known > 0 and u[2] ~= except then
+  epoch, except = epoch + 1, ''
 end
 redis.call('DEL', KEYS[2])
 stretch(KEYS[3], h, tonumber(ARGV[6]), tonumber(ARGV[5]))
 local pad = tonumber(ARGV[7])
 local keep = h[2] + pad
-local seq, chain = append_log(KEYS[3], KEYS[4], now, keep, 'user', ARGV[2], now + keep, epoch, ARGV[4])
-redis.call('HSET', KEYS[1], 'e', epoch, 'x', ARGV[4], 's', string.format('%.0f:%s', seq, chain))
+local seq, chain = append_log(KEYS[3], KEYS[4], now, keep, 'user', ARGV[2], now + keep, epoch, except)
+redis.call('HSET', KEYS[1], 'e', epoch, 'x', except, 's', string.format('%.0f:%s', seq, chain))
 outlive(KEYS[1], now, now + h[3] + h[2] + pad)
 if h[4] then
-  status_lists().mark_user(KEYS[5], KEYS[6], h, ARGV[4], now)
+  status_lists().mark_user(KEYS[5], KEYS[6], h, except, now)
 end
 return {0, now}

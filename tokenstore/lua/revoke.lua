@@ -9,8 +9,9 @@
 --      7 that client, as issued_to takes it
 --      8 the place that an access token names which was shown, or ''
 --      9 expiry (ms) of the access token jti, if KEYS 9 is given
--- Returns {0, now, seq, chain, members}: revoked; seq and chain name its log
---           entry, the same when asked again; members is the table of followers
+-- Returns {0, now, seq, chain, members, epoch, primary_id}: revoked; seq and chain
+--           name its log entry, the same when asked again; members is the table of
+--           followers, of this primary and history
 --         {1, now}: that user has no such session
 --         {2, now}: it is another client's
 local now = now_ms()
@@ -62,4 +63,4 @@ if KEYS[9] then
     redis.call('SET', KEYS[9], entry, 'PXAT', till)
   end
 end
-return {0, now, seq, chain, redis.call('HGETALL', KEYS[6])}
+return {0, now, seq, chain, redis.call('HGETALL', KEYS[6]), h[1], primary_id()}

@@ -3,7 +3,7 @@
 --
 -- KEYS 1 dead keys  2 head  3 log  4 members
 -- ARGV 1 epoch for a new head  2 id of the key  3 access ms  4 pad ms
--- Returns {0, now, seq, chain, members}, as revoke returns them
+-- Returns {0, now, seq, chain, members, epoch, primary_id}, as revoke returns them
 --
 -- The hash has a field for each key: "epoch:seq:chain" of its log entry.
 local now = now_ms()
@@ -19,4 +19,4 @@ end
 outlive(KEYS[2], now, now + h[3] + h[2] + tonumber(ARGV[4]))
 -- A write in any case: a WAIT behind it then waits for the first one too.
 redis.call('HSET', KEYS[1], ARGV[2], string.format('%s:%.0f:%s', h[1], seq, chain))
-return {0, now, seq, chain, redis.call('HGETALL', KEYS[4])}
+return {0, now, seq, chain, redis.call('HGETALL', KEYS[4]), h[1], primary_id()}

@@ -7,7 +7,7 @@
 --      4 session max ms  5 access ms  6 pad ms
 --      7 logins whose credentials were read up to this time (ms) are refused; 0 for none
 --      8 excepted sid, if KEYS 8 is given
--- Returns {0, now, seq, chain, members}, as revoke returns them
+-- Returns {0, now, seq, chain, members, epoch, primary_id}, as revoke returns them
 --         {1, now}: the excepted session is not alive
 --
 -- ue is a hash: e epoch, x excepted sid, c credentials' cut-off, n nonce,
@@ -21,7 +21,7 @@ if u[4] == ARGV[3] then
   -- A write of its own: a WAIT behind it then waits for the first one too.
   redis.call('HSET', KEYS[1], 'n', ARGV[3])
   local seq, chain = string.match(u[5], '^(%d+):(%x*)')
-  return {0, now, tonumber(seq), chain, redis.call('HGETALL', KEYS[5])}
+  return {0, now, tonumber(seq), chain, redis.call('HGETALL', KEYS[5]), h[1], primary_id()}
 end
 local epoch = tonumber(u[1]) or 0
 
@@ -56,4 +56,4 @@ if KEYS[8] then
     redis.call('PEXPIREAT', KEYS[2], left)
   end
 end
-return {0, now, seq, chain, redis.call('HGETALL', KEYS[5])}
+return {0, now, seq, chain, redis.call('HGETALL', KEYS[5]), h[1], primary_id()}

@@ -18,9 +18,9 @@
 --   2 NONE      no such session: it expired, or this Redis, which takes writes,
 --               never knew it
 --   3 REVOKED   the session was revoked, perhaps by this request, sent before
---         {code, now, seq, chain, members}, as revoke returns them
+--         {code, now, seq, chain, members, epoch, primary_id}, as revoke does
 --   4 SUPERSEDED the user logged out everywhere since; the key is deleted
---         {code, now, seq, chain, members}, as revoke returns them
+--         {code, now, seq, chain, members, epoch, primary_id}, as revoke does
 --   5 REUSE     an older generation, or a wrong secret: the family is revoked
 --   6 ROLLBACK  a newer generation than Redis knows: the family is revoked
 --   7 LATE      {code, now}: nothing changed. A rotation whose answer nobody gets
@@ -42,7 +42,7 @@ if not s[1] then
   local entry = redis.call('GET', KEYS[4])
   if entry then
     local seq, chain = string.match(entry, '^(%d+):(%x*)')
-    return {3, now, tonumber(seq), chain, redis.call('HGETALL', KEYS[7])}
+    return {3, now, tonumber(seq), chain, redis.call('HGETALL', KEYS[7]), h[1], primary_id()}
   end
   -- A write that changes nothing: what is missing here may be on the server that
   -- has taken this one's place. A replica refuses it, and with
@@ -124,8 +124,4 @@ redis.call('SET', KEYS[4], string.format('%.0f:%s:%s', seq, chain, uid), 'PX', k
 if lists then
   lists.mark_session(KEYS[8], KEYS[9], places, ARGV[2], now, now + keep)
 end
-local members = redis.call('HGETALL', KEYS[7])
-if shown > gen then
-  return {6, now, seq, chain, members}
-end
-return {5, now, seq, chain, members}
+return {shown > gen and 6 or 5, now, seq, chain, redis.call('HGETALL', KEYS[7]), h[1], primary_id()}
