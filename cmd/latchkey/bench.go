@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -12,6 +13,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
+
+	"github.com/latchkey-auth/latchkey/tokenstore"
 )
 
 // benchOptions are the flags of `latchkey bench`.
@@ -112,6 +115,7 @@ func askPassword(cmd *cobra.Command, username string) (string, error) {
 // after its logout, is an [exitError]: both have been shown.
 func runBench(ctx context.Context, o benchOptions) (err error) {
 	what := strings.Join(o.urls, ", ")
+	var store *tokenstore.Store // where the users have yet to be made
 	if len(o.urls) == 0 {
 		f, startErr := startFleet(ctx, devOptions{addr: "127.0.0.1:0", replicas: 3, log: io.Discard})
 		if startErr != nil {
@@ -121,9 +125,10 @@ func runBench(ctx context.Context, o benchOptions) (err error) {
 		for _, r := range f.replicas {
 			o.urls = append(o.urls, "http://"+r.addr())
 		}
-		if o.users, err = makeUsers(ctx, f.replicas[0].store, o.sessions); err != nil {
-			return err
+		for n := range o.sessions {
+			o.users = append(o.users, benchUser{name: fmt.Sprintf("bench-%d", n), password: demoPassword})
 		}
+		store = f.replicas[0].store
 		what = "three replicas in this process, on an embedded Redis"
 	}
 	b := newBencher(o)
@@ -137,6 +142,11 @@ func runBench(ctx context.Context, o benchOptions) (err error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, o.timeout) // the replicas that were started live longer
 	defer cancel()
+	if store != nil {
+		if err := b.makeUsers(ctx, store); err != nil {
+			return cmp.Or(b.cutShort(ctx), err)
+		}
+	}
 	if err := b.run(ctx); err != nil {
 		return err
 	}

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync/atomic"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -112,19 +114,24 @@ func parseBenchUser(l numbered) (benchUser, error) {
 	return u, errors.Join(credential.ValidateUsername(u.name), credential.ValidatePassword(u.password))
 }
 
-// makeUsers makes the users of an embedded run. They have one hash, which each login
-// verifies as it would any other.
-func makeUsers(ctx context.Context, store *tokenstore.Store, n int) ([]benchUser, error) {
+// makeUsers makes the users of an embedded run. They have the demo's hash, which each
+// login verifies as it would any other.
+func (b *bencher) makeUsers(ctx context.Context, store *tokenstore.Store) error {
 	demo, _, err := store.Account(ctx, demoUser)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	users := make([]benchUser, n)
-	for i := range users {
-		users[i] = benchUser{name: fmt.Sprintf("bench-%d", i), password: demoPassword}
-		if err := store.CreateAccount(ctx, tokenstore.Account{Username: users[i].name, Hash: demo.Hash}); err != nil {
-			return nil, err
+	var made atomic.Int64
+	began := time.Now()
+	defer b.progress("users", func() (share, perSecond float64) {
+		n := float64(made.Load())
+		return n / float64(len(b.users)), n / time.Since(began).Seconds()
+	})()
+	for _, u := range b.users {
+		if err := store.CreateAccount(ctx, tokenstore.Account{Username: u.name, Hash: demo.Hash}); err != nil {
+			return err
 		}
+		made.Add(1)
 	}
-	return users, nil
+	return nil
 }
