@@ -123,10 +123,11 @@ func (b *bencher) makeUsers(ctx context.Context, store *tokenstore.Store) error 
 	}
 	var made atomic.Int64
 	began := time.Now()
-	defer b.progress("users", func() (share, perSecond float64) {
+	shown := b.progress("users", func() (share, perSecond float64) {
 		n := float64(made.Load())
 		return n / float64(len(b.users)), n / time.Since(began).Seconds()
-	})()
+	})
+	defer shown()
 	for _, u := range b.users {
 		if err := store.CreateAccount(ctx, tokenstore.Account{Username: u.name, Hash: demo.Hash}); err != nil {
 			return err
