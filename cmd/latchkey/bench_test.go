@@ -234,7 +234,8 @@ func TestBenchCatchesAForgottenLogout(t *testing.T) {
 func TestBenchCountsFailures(t *testing.T) {
 	t.Parallel()
 	overloaded := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.URL.Path == "/auth/token" && r.PostFormValue("username") != "bad" {
+		spoilt := r.PostFormValue("username") == "good" && r.PostFormValue("password") != " p: "
+		if r.URL.Path == "/auth/token" && r.PostFormValue("username") != "bad" && !spoilt {
 			_, _ = io.WriteString(w, `{"access_token":"a","refresh_token":"r"}`)
 			return
 		}
@@ -252,7 +253,7 @@ func TestBenchCountsFailures(t *testing.T) {
 			t.Errorf("no %q in\n%s", want, out)
 		}
 	}
-	out, _, _ = inProcess(t, "good:p\nbad:p\nfine:p\n", "bench", overloaded.URL, "--users", "-", "--sessions", "5", "--duration", "100ms", "--json")
+	out, _, _ = inProcess(t, "good: p: \nbad:p\nfine:p\n", "bench", overloaded.URL, "--users", "-", "--sessions", "5", "--duration", "100ms", "--json")
 	var r benchReport
 	if err := json.Unmarshal([]byte(out), &r); err != nil {
 		t.Fatal(err, out)
