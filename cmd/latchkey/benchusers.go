@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -111,7 +112,7 @@ func parseBenchUser(l numbered) (benchUser, error) {
 		return benchUser{}, errors.New("there is no colon in it; write username:password")
 	}
 	u := benchUser{name: string(name), password: string(password), line: l.number}
-	return u, errors.Join(credential.ValidateUsername(u.name), credential.ValidatePassword(u.password))
+	return u, cmp.Or(credential.ValidateUsername(u.name), credential.ValidatePassword(u.password))
 }
 
 // makeUsers makes the users of an embedded run. They have the demo's hash, which each
