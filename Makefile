@@ -12,6 +12,8 @@ NPM     := tools/npm/node_modules/.package-lock.json
 NPM_BIN := $(CURDIR)/tools/npm/node_modules/.bin
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 IMAGE   ?= latchkey:$(VERSION)
+# What the program is built without: MessagePack in Gin, and gRPC's trace pages. Nothing uses either, and both take long.
+TAGS    := nomsgpack,grpcnotrace
 ZERO_FOR ?= 5m
 OVERLOAD_FOR ?= 60s
 LEAK_FOR ?= 10m
@@ -29,7 +31,7 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 
 test: test-needs $(CADDY) ## all tests, with the race detector, on real Redis and proxies
-	CADDY='$(CURDIR)/$(CADDY)' go test -race -count=1 -parallel 8 -timeout 15m ./...
+	CADDY='$(CURDIR)/$(CADDY)' go test -race -tags $(TAGS) -count=1 -parallel 8 -timeout 15m ./...
 
 .PHONY: kube-test kube-tools image-test
 kube-tools: $(KUBE)/built
@@ -129,7 +131,7 @@ dev: ## three replicas on an embedded Redis, with a printed tour
 	go run ./cmd/latchkey dev
 
 build: ## the static binary, bin/latchkey
-	CGO_ENABLED=0 go build -tags nomsgpack,grpcnotrace -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/latchkey ./cmd/latchkey
+	CGO_ENABLED=0 go build -tags $(TAGS) -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/latchkey ./cmd/latchkey
 
 # Needs root: it makes a root file system where the base image cannot be pulled.
 image-test: ## the image: built, under 30 MB, run confined, healthy; needs root, takes a minute

@@ -9,12 +9,10 @@ import (
 	"io/fs"
 	"maps"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 
 	"github.com/latchkey-auth/latchkey/internal/stacktest"
@@ -233,38 +231,10 @@ func TestTestsNamed(t *testing.T) {
 	}
 }
 
-// program is the real one, built once.
-var program = sync.OnceValues(func() (string, error) {
-	bin := filepath.Join(scratch, "latchkey")
-	out, err := exec.Command("go", "build", "-o", bin, "../cmd/latchkey").CombinedOutput()
-	if err != nil {
-		return "", fmt.Errorf("%w: %s", err, out)
-	}
-	return bin, nil
-})
-
-// scratch is where it is built; TestMain makes and removes it.
-var scratch string
-
-func TestMain(m *testing.M) {
-	dir, err := os.MkdirTemp("", "latchkey-docs-")
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
-	scratch = dir
-	code := m.Run()
-	_ = os.RemoveAll(dir)
-	os.Exit(code)
-}
-
+// latchkey is where the program is.
 func latchkey(t testing.TB) string {
 	t.Helper()
-	bin, err := program()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return bin
+	return stacktest.Build(t, "..")
 }
 
 // help is what the program says of a command.

@@ -12,7 +12,6 @@ import (
 	"net/url"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"sync"
 	"syscall"
@@ -22,6 +21,7 @@ import (
 	"github.com/latchkey-auth/latchkey/config"
 	"github.com/latchkey-auth/latchkey/internal/credential"
 	"github.com/latchkey-auth/latchkey/internal/redistest"
+	"github.com/latchkey-auth/latchkey/internal/stacktest"
 	"github.com/latchkey-auth/latchkey/tokenstore"
 )
 
@@ -29,15 +29,10 @@ import (
 
 const testSecret = "an end-to-end test's own secret of 32 bytes and more"
 
-// program builds the binary, once for each test that needs it.
+// program is where the binary is.
 func program(t *testing.T) string {
 	t.Helper()
-	bin := filepath.Join(t.TempDir(), "latchkey")
-	out, err := exec.CommandContext(t.Context(), "go", "build", "-o", bin, ".").CombinedOutput()
-	if err != nil {
-		t.Fatalf("go build: %v\n%s", err, out)
-	}
-	return bin
+	return stacktest.Build(t, "../..")
 }
 
 // process is one running replica.

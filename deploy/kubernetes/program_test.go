@@ -23,6 +23,7 @@ import (
 	"time"
 
 	"github.com/latchkey-auth/latchkey/internal/redistest"
+	"github.com/latchkey-auth/latchkey/internal/stacktest"
 )
 
 // deployed are the overlays whose settings somebody runs.
@@ -30,12 +31,7 @@ func deployed() []string { return []string{"base", "overlays/demo", "overlays/pr
 
 // The program, with what the manifests give it.
 func TestProgram(t *testing.T) {
-	bin := filepath.Join(t.TempDir(), "latchkey")
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute) // with nothing in the build cache
-	defer cancel()
-	if out, err := exec.CommandContext(ctx, "go", "build", "-o", bin, "../../cmd/latchkey").CombinedOutput(); err != nil {
-		t.Fatalf("go build: %v\n%s", err, out)
-	}
+	bin := stacktest.Build(t, "../..")
 	t.Run("accepts the settings", func(t *testing.T) { settingsAreAccepted(t, bin) })
 	t.Run("answers the probes", func(t *testing.T) { probesAreAnswered(t, bin) })
 }

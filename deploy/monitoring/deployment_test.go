@@ -23,6 +23,7 @@ import (
 
 	"github.com/latchkey-auth/latchkey/internal/credential"
 	"github.com/latchkey-auth/latchkey/internal/redistest"
+	"github.com/latchkey-auth/latchkey/internal/stacktest"
 	"github.com/latchkey-auth/latchkey/tokenstore"
 )
 
@@ -38,10 +39,7 @@ func deploy(t *testing.T) *deployment {
 	t.Helper()
 	d := &deployment{T: t, redis: redistest.Start(t)}
 	d.accounts()
-	bin := filepath.Join(t.TempDir(), "latchkey")
-	if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", bin, "../../cmd/latchkey").CombinedOutput(); err != nil {
-		t.Fatalf("go build: %v\n%s", err, out)
-	}
+	bin := stacktest.Build(t, "../..")
 	for range 3 {
 		d.replica(bin)
 	}

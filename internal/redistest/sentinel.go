@@ -125,35 +125,51 @@ func (s *Sentinel) AwaitPrimary(t testing.TB, old *Server) *Server {
 
 // named returns the node that most Sentinels name, that itself says it is a primary, and that is not old.
 func (s *Sentinel) named(ctx context.Context, old *Server) (*Server, error) {
-	named := map[string]int{}
-	for _, w := range s.Sentinels {
-		if addr, err := w.command(ctx, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", PrimaryName).StringSlice(); err == nil && len(addr) == 2 {
-			named[addr[1]]++
-		}
-	}
+	votes := s.votes(ctx)
 	for _, n := range s.Nodes {
-		if n != old && named[strconv.Itoa(n.public())] >= quorum && n.replication(ctx)["role"] == "master" {
+		if n != old && votes[strconv.Itoa(n.public())] >= quorum && n.replication(ctx)["role"] == "master" {
 			return n, nil
 		}
 	}
-	return nil, fmt.Errorf("the Sentinels name %v", named)
+	return nil, fmt.Errorf("the Sentinels name %v", votes)
+}
+
+// votes counts, for each port, the Sentinels that name it as the primary's.
+func (s *Sentinel) votes(ctx context.Context) map[string]int {
+	votes := map[string]int{}
+	for _, w := range s.Sentinels {
+		if addr, err := w.command(ctx, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", PrimaryName).StringSlice(); err == nil && len(addr) == 2 {
+			votes[addr[1]]++
+		}
+	}
+	return votes
 }
 
 // Failover asks a Sentinel to promote a replica while the primary lives, and returns the new primary.
 func (s *Sentinel) Failover(t testing.TB) *Server {
 	t.Helper()
 	old := s.Primary(t)
-	// Refused while a failover has just ended, or while a Sentinel has yet to learn of the replicas.
-	await(t, "a Sentinel that begins a failover", func(ctx context.Context) error {
+	var found *Server
+	// It is asked for until it has happened: a Sentinel refuses while a failover has just ended, or while it has yet to
+	// learn of the replicas, and gives up one that another Sentinel, which did not know of it yet, has undone.
+	await(t, "another primary", func(ctx context.Context) error {
 		var err error
+		if found, err = s.named(ctx, old); err == nil {
+			return nil
+		}
+		if votes := s.votes(ctx); votes[strconv.Itoa(old.public())] < len(s.Sentinels) {
+			return err // under way
+		}
 		for _, w := range s.Sentinels {
-			if err = w.command(ctx, "SENTINEL", "FAILOVER", PrimaryName).Err(); err == nil {
-				return nil
+			refused := w.command(ctx, "SENTINEL", "FAILOVER", PrimaryName).Err()
+			if refused == nil || strings.HasPrefix(refused.Error(), "INPROG") {
+				return err
 			}
+			err = fmt.Errorf("%w; %s refuses: %w", err, w.Addr(), refused)
 		}
 		return err
 	})
-	return s.AwaitPrimary(t, old)
+	return found
 }
 
 // Consulted returns the Sentinel that most clients have subscribed to: whose word they go by.
@@ -174,7 +190,7 @@ func (s *Sentinel) Consulted(t testing.TB) *Server {
 }
 
 // AwaitSettled returns when there is one primary, every live node follows it, and every live Sentinel names it, is not
-// failing it over, knows the others and counts every live replica.
+// failing it over, knows the others and sees every live replica as one.
 func (s *Sentinel) AwaitSettled(t testing.TB) {
 	t.Helper()
 	await(t, "the topology to settle", func(ctx context.Context) error {
@@ -205,7 +221,7 @@ func (s *Sentinel) AwaitSettled(t testing.TB) {
 			if fields["port"] != strconv.Itoa(primary.public()) || fields["flags"] != "master" {
 				return fmt.Errorf("the Sentinel %s sees the primary %s as %s", w.Addr(), fields["port"], fields["flags"])
 			}
-			if got, _ := strconv.Atoi(fields["num-slaves"]); got < replicas {
+			if got := w.knownReplicas(ctx); got < replicas {
 				return fmt.Errorf("the Sentinel %s knows %d replicas of %d", w.Addr(), got, replicas)
 			}
 			if got, _ := strconv.Atoi(fields["num-other-sentinels"]); got < len(s.Sentinels)-1 {
@@ -214,6 +230,27 @@ func (s *Sentinel) AwaitSettled(t testing.TB) {
 		}
 		return nil
 	})
+}
+
+// knownReplicas counts the replicas that this Sentinel takes for such. One that it last saw as a primary it would soon
+// order to follow, even if a failover has promoted it meanwhile.
+func (s *Server) knownReplicas(ctx context.Context) int {
+	list, err := s.command(ctx, "SENTINEL", "REPLICAS", PrimaryName).Slice()
+	if err != nil {
+		return 0
+	}
+	known := 0
+	for _, one := range list {
+		fields := map[any]any{}
+		flat, _ := one.([]any)
+		for i := 0; i+1 < len(flat); i += 2 {
+			fields[flat[i]] = flat[i+1]
+		}
+		if fields["role-reported"] == "slave" && fields["flags"] == "slave" {
+			known++
+		}
+	}
+	return known
 }
 
 // Failovers counts what the Sentinels have decided: it goes up with every failover, and now and then by more.

@@ -6,21 +6,11 @@ import (
 	"context"
 	"net"
 	"net/http"
-	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 )
-
-// Build builds the program, and returns where it is. root is the repository's,
-// seen from the test.
-func Build(t testing.TB, root string) string {
-	t.Helper()
-	bin := filepath.Join(t.TempDir(), "latchkey")
-	Go(t, nil, "build", "-o", bin, "./"+filepath.Join(root, "cmd", "latchkey"))
-	return bin
-}
 
 // Fleet is replicas of one service. Each keeps its addresses over restarts, as a
 // load balancer needs it.

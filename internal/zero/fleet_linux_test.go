@@ -9,7 +9,6 @@ import (
 	"net"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"runtime"
 	"slices"
 	"strconv"
@@ -19,6 +18,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/latchkey-auth/latchkey/internal/stacktest"
 )
 
 const (
@@ -38,12 +39,7 @@ type fleet struct {
 
 func newFleet(t *testing.T, redisURL string) *fleet {
 	t.Helper()
-	bin := filepath.Join(t.TempDir(), "latchkey")
-	build := exec.CommandContext(t.Context(), "go", "build", "-o", bin, "github.com/latchkey-auth/latchkey/cmd/latchkey")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("go build: %v\n%s", err, out)
-	}
-	f := &fleet{t: t, bin: bin, redis: redisURL}
+	f := &fleet{t: t, bin: stacktest.Build(t, "../.."), redis: redisURL}
 	f.live.Store(&[]*replica{})
 	return f
 }

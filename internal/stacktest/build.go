@@ -1,0 +1,51 @@
+//go:build unix
+
+package stacktest
+
+import (
+	"os"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"testing"
+)
+
+// built is where the program is, once this process has seen to it.
+var built struct {
+	sync.Mutex
+	bin string
+}
+
+// Build builds the program as the image has it, and returns where it is. root is the
+// repository's, seen from the test.
+//
+// All tests share one file below root, bin/test/latchkey, which only the first of
+// them has to link: the go command leaves one alone that is up to date. They take
+// turns, since it replaces the file in place.
+func Build(t testing.TB, root string) string {
+	t.Helper()
+	built.Lock()
+	defer built.Unlock()
+	if built.bin != "" {
+		return built.bin
+	}
+	dir, err := filepath.Abs(filepath.Join(root, "bin", "test"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(dir, 0o750); err != nil {
+		t.Fatal(err)
+	}
+	turn, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = turn.Close() }() // which gives up the lock
+	if err := syscall.Flock(int(turn.Fd()), syscall.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
+	bin := filepath.Join(dir, "latchkey")
+	Go(t, []string{"CGO_ENABLED=0"}, "build", "-C", root, "-tags", "nomsgpack,grpcnotrace", "-trimpath", "-ldflags", "-s -w", "-o", bin, "./cmd/latchkey")
+	built.bin = bin
+	return bin
+}
