@@ -9,6 +9,7 @@ CADDY   := bin/tools/caddy-$(shell cat tools/caddy/go.mod tools/caddy/go.sum | c
 KUBE    := bin/tools/kube-$(shell cat tools/kubernetes/go.mod tools/kubernetes/go.sum tools/kubescore/go.mod tools/kubescore/go.sum | cksum | cut -d ' ' -f 1)
 K6      := bin/tools/k6-$(shell cat tools/k6/go.mod tools/k6/go.sum | cksum | cut -d ' ' -f 1)/k6
 NPM     := tools/npm/node_modules/.package-lock.json
+NPM_BIN := $(CURDIR)/tools/npm/node_modules/.bin
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 IMAGE   ?= latchkey:$(VERSION)
 # What the program is built without: MessagePack in Gin, and gRPC's trace pages. Nothing uses either, and both take long.
@@ -32,7 +33,9 @@ help: ## list the targets
 test: test-needs $(CADDY) ## all tests, with the race detector, on real Redis and proxies
 	CADDY='$(CURDIR)/$(CADDY)' go test -race -tags $(TAGS) -count=1 -parallel 8 -timeout 15m ./...
 
-.PHONY: kube-test image-test
+.PHONY: kube-test kube-tools image-test
+kube-tools: $(KUBE)/built
+
 kube-test: test-needs $(KUBE)/built ## the manifests and the chart: rendered, against schemas, linted
 	KUBE_TOOLS='$(CURDIR)/$(KUBE)' go test -tags kube -count=1 -timeout 10m ./deploy/kubernetes
 
@@ -77,7 +80,7 @@ chaos-short: chaos ## the same in less than two minutes, on a fixed seed, durabl
 lint: $(TOOLS)/built ## format, golangci-lint, import directions, workflow files
 	@unformatted=$$($(TOOLS)/gofumpt -l .); if [ -n "$$unformatted" ]; then \
 		printf 'not formatted, run `make fmt`:\n%s\n' "$$unformatted" >&2; exit 1; fi
-	$(TOOLS)/golangci-lint run ./...
+	$(TOOLS)/golangci-lint run --build-tags $(TAGS) ./...
 	cd internal/clients && ../../$(TOOLS)/golangci-lint run --build-tags npm ./...
 	$(TOOLS)/actionlint .github/workflows/*.yml
 	bash -n .ci/run
@@ -226,20 +229,29 @@ docs-assets: $(NPM) ## rewrite the files of Swagger UI that /docs serves
 	for f in swagger-ui-bundle.js swagger-ui.css; do gzip -9nc $$f >$$to/$$f.gz; done
 
 test-clients: test-needs $(NPM) ## npm's jose, oauth4webapi and jwt-status-list, unchanged, against the program
-	go -C internal/clients test -tags npm -count=1 -timeout 5m -run '^TestNPMClients$$' ./...
+	PATH="$(NPM_BIN):$$PATH" go -C internal/clients test -tags npm -count=1 -timeout 5m -run '^TestNPMClients$$' ./...
 
 # That the embedded files are those of the package is checked here, where the package is at hand.
-test-browser: test-needs $(NPM) ## the page at /docs, in Chromium (SCREENSHOTS=folder keeps pictures)
+test-browser: test-needs browser-needs $(NPM) ## the page at /docs, in Chromium (SCREENSHOTS=folder keeps pictures)
 	@cd tools/npm/node_modules/swagger-ui-dist && for f in swagger-ui-bundle.js swagger-ui.css; do \
 		gunzip -c ../../../../internal/docspage/swagger-ui/$$f.gz | cmp - $$f || { echo 'run make docs-assets' >&2; exit 1; }; done
+	SCREENSHOTS='$(abspath $(SCREENSHOTS))' PATH="$(NPM_BIN):$$PATH" go -C internal/clients test -tags npm -count=1 -timeout 5m -run '^TestDocsInChromium$$' ./...
+
+.PHONY: browser-needs npm-needs ci-needs
+browser-needs:
 	@command -v "$${CHROMIUM:-/usr/bin/chromium}" >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get update </dev/null && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends chromium </dev/null; } || \
 		{ echo 'test-browser needs Chromium; on Debian: sudo apt-get install -y chromium' >&2; exit 1; }
-	SCREENSHOTS='$(abspath $(SCREENSHOTS))' go -C internal/clients test -tags npm -count=1 -timeout 5m -run '^TestDocsInChromium$$' ./...
 
-# jose and playwright need Node.js 20; Debian has that from 13 on.
-$(NPM): tools/npm/package-lock.json
+npm-needs:
 	@command -v npm >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get update </dev/null && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends nodejs npm </dev/null; } || \
 		{ echo 'this needs Node.js and npm; on Debian or Ubuntu: sudo apt-get install -y nodejs npm' >&2; exit 1; }
-	@node -e 'process.exit(parseInt(process.version.slice(1)) < 20 ? 1 : 0)' || { echo "this needs Node.js 20 or later; here is $$(node --version)" >&2; exit 1; }
-	npm --prefix tools/npm ci
+
+ci-needs: test-needs browser-needs npm-needs # what .ci/run installs, or names
+
+# jose needs Node.js 20, which Debian has from 13 on. To an older one npm brings the Node.js that the lock file names.
+$(NPM): tools/npm/package-lock.json | npm-needs
+	@node=--omit=optional; node -e 'process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)' || node=--include=optional; \
+	set -x; npm --prefix tools/npm ci $$node
+	@PATH="$(NPM_BIN):$$PATH"; node -e 'process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)' || \
+		{ echo "this needs Node.js 20 or later; here is $$(node --version), and npm has none for this machine" >&2; exit 1; }
 	@touch $@

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -12,14 +13,17 @@ import (
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
+
+	"github.com/latchkey-auth/latchkey/tokenstore"
 )
 
 // benchOptions are the flags of `latchkey bench`.
 type benchOptions struct {
 	urls     []string // none: replicas of our own, on an embedded Redis
 	username string
-	password string
-	sessions int
+	file     string      // of users, or "-"
+	users    []benchUser // who log in; sessions go round among them
+	sessions int         // 0: one of each user of the file, else 100
 	parallel int
 	duration time.Duration // of checks, and of refreshes
 	timeout  time.Duration // of everything
@@ -36,10 +40,14 @@ func newBench() *cobra.Command {
 as fast as the given number of clients gets answers, and show how long that took. At
 the end every token is shown again to every URL: none may be accepted.
 
-URLs are those of replicas or of a balancer, such as https://auth.example.com. Name an
-account with --username; its password is asked for, or read from standard input. All
-sessions are of that account. Without a URL, three replicas are started on an embedded
-Redis, which is slower than a real one.
+URLs are those of replicas or of a balancer, such as https://auth.example.com. Users
+made for this come from a file, --users, or from standard input if that is -: one on a
+line, username:password, where the first colon ends the username. Each logs in once, or
+in turn as often as --sessions says. With --username instead, all sessions are of that
+one account, whose password is asked for, or read from standard input.
+
+Without a URL, three replicas are started on an embedded Redis, which is slower than a
+real one, and as many users are made as there are sessions.
 
 For a first impression: client and server that share a machine share its CPUs, and a
 client that waits for each answer does not see what a queue would do.`,
@@ -49,19 +57,17 @@ client that waits for each answer does not see what a queue would do.`,
 			if err := o.check(); err != nil {
 				return err
 			}
-			if len(o.urls) > 0 {
-				var err error
-				if o.password, err = askPassword(cmd, o.username); err != nil {
-					return err
-				}
+			if err := o.findUsers(cmd); err != nil {
+				return err
 			}
 			return runBench(cmd.Context(), o)
 		},
 	}
 	refusePasswordFlag(cmd)
 	f := cmd.Flags()
-	f.StringVar(&o.username, "username", "", "the account to log in to; needed with a URL")
-	f.IntVar(&o.sessions, "sessions", 100, "how many sessions to log in, 1 to 100000")
+	f.StringVar(&o.file, "users", "", "with a URL: a file of the users to log in, username:password on each line; - is standard input")
+	f.StringVar(&o.username, "username", "", "with a URL: the one account to log in to, in place of --users")
+	f.IntVar(&o.sessions, "sessions", 0, "how many sessions to log in, 1 to 100000; 0: one of each of --users, else 100")
 	f.IntVar(&o.parallel, "parallel", 16, "how many clients work at once, 1 to 1000; four of them log in")
 	f.DurationVar(&o.duration, "duration", 5*time.Second, "how long to check tokens, and then to refresh, 100ms to 10m each")
 	f.DurationVar(&o.timeout, "timeout", 2*time.Minute, "when to give up, whatever is under way")
@@ -72,18 +78,20 @@ client that waits for each answer does not see what a queue would do.`,
 // check reports the first flag that makes no sense.
 func (o *benchOptions) check() error {
 	switch {
-	case o.sessions < 1 || o.sessions > 100_000:
-		return fmt.Errorf("--sessions %d: from 1 to 100000", o.sessions)
+	case o.sessions < 0 || o.sessions > maxSessions:
+		return fmt.Errorf("--sessions %d: from 1 to %d", o.sessions, maxSessions)
 	case o.parallel < 1 || o.parallel > 1000:
 		return fmt.Errorf("--parallel %d: from 1 to 1000", o.parallel)
 	case o.duration < 100*time.Millisecond || o.duration > 10*time.Minute:
 		return fmt.Errorf("--duration %s: from 100ms to 10m", o.duration)
 	case o.timeout <= 0:
 		return fmt.Errorf("--timeout %s: more than nothing", o.timeout)
-	case len(o.urls) > 0 && o.username == "":
-		return errors.New("--username is missing: name an account that may be logged in to")
-	case len(o.urls) == 0 && o.username != "":
-		return errors.New("--username goes with a URL; without one, the account is the demo's")
+	case o.username != "" && o.file != "":
+		return errors.New("--username is one account and --users a file of them: give one of the two")
+	case len(o.urls) > 0 && o.username == "" && o.file == "":
+		return errors.New("whom to log in is missing: give --users and a file of usernames and passwords, or --username and one account")
+	case len(o.urls) == 0 && o.username+o.file != "":
+		return errors.New("--users and --username go with a URL; without one, users are made for the run")
 	}
 	for i, text := range o.urls {
 		u, err := url.Parse(text)
@@ -107,6 +115,7 @@ func askPassword(cmd *cobra.Command, username string) (string, error) {
 // after its logout, is an [exitError]: both have been shown.
 func runBench(ctx context.Context, o benchOptions) (err error) {
 	what := strings.Join(o.urls, ", ")
+	var store *tokenstore.Store // where the users have yet to be made
 	if len(o.urls) == 0 {
 		f, startErr := startFleet(ctx, devOptions{addr: "127.0.0.1:0", replicas: 3, log: io.Discard})
 		if startErr != nil {
@@ -116,7 +125,10 @@ func runBench(ctx context.Context, o benchOptions) (err error) {
 		for _, r := range f.replicas {
 			o.urls = append(o.urls, "http://"+r.addr())
 		}
-		o.username, o.password = demoUser, demoPassword
+		for n := range o.sessions {
+			o.users = append(o.users, benchUser{name: fmt.Sprintf("bench-%d", n), password: demoPassword})
+		}
+		store = f.replicas[0].store
 		what = "three replicas in this process, on an embedded Redis"
 	}
 	b := newBencher(o)
@@ -124,12 +136,17 @@ func runBench(ctx context.Context, o benchOptions) (err error) {
 	p := &printer{w: o.out, colour: isTerminal(o.out)}
 	if !o.json {
 		p.line(p.bold("latchkey bench") + "  " + what)
-		p.line(p.dim(fmt.Sprintf("%s of one account, %s at once, %s of checks and of refreshes",
-			plural(o.sessions, "session"), plural(o.parallel, "client"), o.duration)))
+		p.line(p.dim(fmt.Sprintf("%s of %s, %s, %s of checks and of refreshes",
+			plural(o.sessions, "session"), plural(len(o.users), "user"), plural(o.parallel, "client"), o.duration)))
 		p.line("")
 	}
 	ctx, cancel := context.WithTimeout(ctx, o.timeout) // the replicas that were started live longer
 	defer cancel()
+	if store != nil {
+		if err := b.makeUsers(ctx, store); err != nil {
+			return cmp.Or(b.cutShort(ctx), err)
+		}
+	}
 	if err := b.run(ctx); err != nil {
 		return err
 	}

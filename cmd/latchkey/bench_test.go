@@ -4,13 +4,19 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
 	"unicode/utf8"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/latchkey-auth/latchkey/internal/redistest"
 )
@@ -48,12 +54,131 @@ func TestBenchOnRunningReplicas(t *testing.T) {
 	if got := strings.Join(names, ","); got != "log in,verify,refresh,log out" || r.Operations[0].Requests != 7 || r.Operations[3].Requests != 7 {
 		t.Errorf("phases: %s: %+v", got, r.Operations)
 	}
-	if r.Sessions != 7 || r.Logout["shown"] != 14 || r.Logout["accepted"] != 0 || r.Logout["unanswered"] != 0 {
+	if r.Users != 1 || r.Sessions != 7 || r.Logout["shown"] != 14 || r.Logout["accepted"] != 0 || r.Logout["unanswered"] != 0 {
 		t.Errorf("%+v", r)
 	}
 	if m := metrics(t, a) + metrics(t, b); !strings.Contains(m, `latchkey_logouts_total{kind="session"}`) {
 		t.Error("the replicas have seen no logout")
 	}
+}
+
+// Each user of a file logs in once, or as often as its turn comes. The first does
+// so once more, which tries things out.
+func TestBenchLogsManyUsersIn(t *testing.T) {
+	t.Parallel()
+	bin, server := program(t), redistest.Start(t)
+	account(t, server.URL(), "ann", "bob", "a space", "zoë")
+	file := filepath.Join(t.TempDir(), "users")
+	if err := os.WriteFile(file, []byte("\ufeffann:secret\r\n\n  \nbob:secret\na space:secret\nzoë:secret"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		name     string
+		stdin    string
+		flags    []string
+		users    int
+		sessions int
+		logins   map[string]int
+	}{
+		{"one session each", "", []string{"--users", file}, 4, 4, map[string]int{"ann": 2, "bob": 1, "a space": 1, "zoë": 1}},
+		{"more sessions than users", "", []string{"--users", file, "--sessions", "6"}, 4, 6, map[string]int{"ann": 3, "bob": 2, "a space": 1, "zoë": 1}},
+		{"more users than sessions", "", []string{"--users", file, "--sessions", "2"}, 2, 2, map[string]int{"ann": 2, "bob": 1}},
+		{"from standard input", "zoë:secret\nann:secret\n", []string{"--users", "-"}, 2, 2, map[string]int{"zoë": 2, "ann": 1}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			p := launch(t, bin, server.URL())
+			out, _, err := inProcess(t, tt.stdin, append([]string{"bench", p.api, "--duration", "100ms", "--json"}, tt.flags...)...)
+			if err != nil {
+				t.Fatal(err, out)
+			}
+			var r benchReport
+			if err := json.Unmarshal([]byte(out), &r); err != nil {
+				t.Fatal(err)
+			}
+			if r.Users != tt.users || r.Sessions != tt.sessions || r.Operations[3].Requests != int64(tt.sessions) || r.Refused != nil {
+				t.Errorf("%+v", r)
+			}
+			logins := map[string]int{}
+			for _, m := range regexp.MustCompile(`"event":"login",.*"sub":"([^"]+)"`).FindAllStringSubmatch(p.logged(), -1) {
+				logins[m[1]]++
+			}
+			if diff := cmp.Diff(tt.logins, logins); diff != "" {
+				t.Errorf("logins (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// Whose login fails is told by the line of the file, and nobody's password.
+func TestBenchNamesTheLinesThatFail(t *testing.T) {
+	t.Parallel()
+	bin, server := program(t), redistest.Start(t)
+	account(t, server.URL())
+	p := launch(t, bin, server.URL(), "LATCHKEY_LOGIN_LIMIT_ADDRESS=2/1h")
+	lines := "johndoe:secret\n\n"
+	for n := range 12 {
+		lines += fmt.Sprintf("nobody-%d:canary:%d\n", n, n)
+	}
+	bench := []string{"bench", p.api, "--users", "-", "--parallel", "1", "--duration", "100ms"}
+	out, errs, err := inProcess(t, lines, append(bench, "--sessions", "26")...)
+	var quiet *exitError
+	if !errors.As(err, &quiet) {
+		t.Error(err)
+	}
+	for _, want := range []string{
+		"26 sessions of 13 users", "log in: 2 failed: 401 Incorrect username or password\n  of --users: lines 3, 4\n",
+		"log in: 23 failed: 429 Too many failed attempts\n  of --users: lines 1, 3, 4, 5, 6, 7, 8, 9 and 5 more\n  Too many logins failed before",
+		"1 session logged out", ": 0 accepted",
+	} {
+		if !strings.Contains(out, want) {
+			t.Errorf("no %q in\n%s", want, out)
+		}
+	}
+	narrow(t, out)
+	again, _, err := inProcess(t, lines[len("johndoe:secret\n\n"):], bench...)
+	if want := regexp.MustCompile(`of nobody-0 \(line 1\) at .*: 429 Too many failed attempts; .* try again in \d+ s$`); !want.MatchString(errorText(err)) {
+		t.Errorf("the second time: %v", err)
+	}
+	if strings.Contains(out+errs+again+errorText(err), "canary") {
+		t.Error("a password shows")
+	}
+}
+
+// A file of users that cannot be used names the line and what to do, and nothing of
+// what stands there.
+func TestBenchRefusesAFileOfUsers(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct{ name, lines, want string }{
+		{"nothing", "\n \n", "standard input holds no user; write username:password"},
+		{"no colon", "a:b\n\ncanary\n", "standard input, line 3: there is no colon in it; write username:password"},
+		{"no password", "a:\n", "line 1: the password is empty"},
+		{"a long password", "a:" + strings.Repeat("canary", 200), "line 1: the password is longer than 1024 bytes"},
+		{"no username", ":canary", "line 1: unacceptable username: it is empty"},
+		{"a control character", "a\x1b[2J:canary", "line 1: unacceptable username: it contains a control character"},
+		{"twice", "a:b\nc:canary\na:canary\n", "line 3: it has the username of line 1 again"},
+		{"a long line", "a:b\n" + strings.Repeat("canary", 20_000) + "\n", "line 2: it is longer than 64 KiB"},
+		{"too many", manyUsers(maxSessions + 1), "line 100001: there are more than 100000 users; give fewer"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			out, errs, err := inProcess(t, tt.lines, "bench", "http://127.0.0.1:1", "--users", "-")
+			if err == nil || !strings.Contains(err.Error(), tt.want) || strings.Contains(out+errs+err.Error(), "canary") {
+				t.Errorf("got %v, want %q", err, tt.want)
+			}
+		})
+	}
+	if _, _, err := inProcess(t, "", "bench", "http://127.0.0.1:1", "--users", t.TempDir()+"/none"); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("a file that does not exist: %v", err)
+	}
+}
+
+func manyUsers(n int) string {
+	var lines strings.Builder
+	for i := range n {
+		fmt.Fprintf(&lines, "u%d:p\n", i)
+	}
+	return lines.String()
 }
 
 // Without a URL it brings its own replicas; without a terminal it draws nothing
@@ -64,7 +189,7 @@ func TestBenchEmbedded(t *testing.T) {
 	if err != nil {
 		t.Fatal(err, out)
 	}
-	for _, want := range []string{"log in", "verify", "refresh", "log out", "p99.9", "█", "5 sessions logged out", "at 3 URLs: 0 accepted"} {
+	for _, want := range []string{"log in", "verify", "refresh", "log out", "p99.9", "█", "5 sessions of 5 users", "5 sessions logged out", "at 3 URLs: 0 accepted"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("no %q in\n%s", want, out)
 		}
@@ -109,7 +234,8 @@ func TestBenchCatchesAForgottenLogout(t *testing.T) {
 func TestBenchCountsFailures(t *testing.T) {
 	t.Parallel()
 	overloaded := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.URL.Path == "/auth/token" {
+		spoilt := r.PostFormValue("username") == "good" && r.PostFormValue("password") != " p: "
+		if r.URL.Path == "/auth/token" && r.PostFormValue("username") != "bad" && !spoilt {
 			_, _ = io.WriteString(w, `{"access_token":"a","refresh_token":"r"}`)
 			return
 		}
@@ -126,6 +252,14 @@ func TestBenchCountsFailures(t *testing.T) {
 		if !strings.Contains(out, want) {
 			t.Errorf("no %q in\n%s", want, out)
 		}
+	}
+	out, _, _ = inProcess(t, "good: p: \nbad:p\nfine:p\n", "bench", overloaded.URL, "--users", "-", "--sessions", "5", "--duration", "100ms", "--json")
+	var r benchReport
+	if err := json.Unmarshal([]byte(out), &r); err != nil {
+		t.Fatal(err, out)
+	}
+	if diff := cmp.Diff(map[string][]int{"503 Service temporarily unavailable": {2}}, r.Refused); diff != "" || r.Operations[0].Failed["503 Service temporarily unavailable"] != 2 {
+		t.Errorf("the users refused (-want +got):\n%s%+v", diff, r)
 	}
 }
 
@@ -153,9 +287,11 @@ func TestBenchSaysWhatIsWrong(t *testing.T) {
 		"401 Incorrect username or password":             {refusing.URL, "--username", "u"},
 		"--timeout 200ms was over before the end":        {slow.URL, "--username", "u", "--timeout", "200ms"},
 		`"localhost:8080" is not a URL`:                  {"localhost:8080", "--username", "u"},
-		"--username is missing":                          {other.URL},
-		"--username goes with a URL":                     {"--username", "u"},
-		"--sessions 0: from 1 to 100000":                 {"--sessions", "0"},
+		"whom to log in is missing: give --users":        {other.URL},
+		"--users and --username go with a URL":           {"--username", "u"},
+		"--users and --username go with a URL; wi":       {"--users", "file"},
+		"give one of the two":                            {other.URL, "--username", "u", "--users", "file"},
+		"--sessions 100001: from 1 to 100000":            {"--sessions", "100001"},
 		"--parallel 1001: from 1 to 1000":                {"--parallel", "1001"},
 		"--duration 1ms: from 100ms to 10m":              {"--duration", "1ms"},
 		"a password is never an argument":                {other.URL, "--username", "u", "--password", "canary"},

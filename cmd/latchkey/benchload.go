@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -9,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -24,7 +26,8 @@ type benchSession struct{ access, refresh string }
 type bencher struct {
 	benchOptions
 	client   *http.Client
-	sessions []benchSession // without those whose login failed
+	sessions []benchSession   // without those whose login failed
+	refused  map[string][]int // the lines of --users whose login failed, by reason
 	phases   []*benchPhase
 	shown    int // tokens shown again at the end
 	accepted int // of these, still accepted
@@ -52,7 +55,7 @@ func newBencher(o benchOptions) *bencher {
 		Proxy: http.ProxyFromEnvironment, MaxIdleConnsPerHost: o.parallel, DisableCompression: true,
 		TLSHandshakeTimeout: benchRequestTimeout, DialContext: (&net.Dialer{Timeout: benchRequestTimeout}).DialContext,
 	}
-	return &bencher{benchOptions: o, client: &http.Client{
+	return &bencher{benchOptions: o, refused: map[string][]int{}, client: &http.Client{
 		Transport: t, Timeout: benchRequestTimeout,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}}
@@ -60,23 +63,30 @@ func newBencher(o benchOptions) *bencher {
 
 // run loads the URLs. An error says why there is nothing to show.
 func (b *bencher) run(ctx context.Context) error {
-	first, err := b.logIn(ctx, b.urls[0])
+	first, err := b.logIn(ctx, b.urls[0], b.users[0])
 	if err != nil && ctx.Err() != nil {
 		return b.cutShort(ctx)
 	}
 	if err != nil {
-		return fmt.Errorf("the first login, at %s, did not work: %w", b.urls[0], err)
+		return fmt.Errorf("the first login, of %s at %s, did not work: %w%s", b.users[0], b.urls[0], err, throttled(err))
 	}
 	var kept sync.Mutex
 	b.phase(ctx, "log in", min(b.parallel, benchLogins), b.benchOptions.sessions, 0, func(ctx context.Context, n int) error {
-		s, err := b.logIn(ctx, b.at(n))
-		if err == nil {
-			kept.Lock()
+		user := b.users[n%len(b.users)]
+		s, err := b.logIn(ctx, b.at(n), user)
+		kept.Lock()
+		defer kept.Unlock()
+		switch {
+		case err == nil:
 			b.sessions = append(b.sessions, s)
-			kept.Unlock()
+		case ctx.Err() == nil && user.line > 0:
+			b.refused[err.Error()] = append(b.refused[err.Error()], user.line)
 		}
 		return err
 	})
+	for reason, lines := range b.refused {
+		b.refused[reason] = slices.Compact(slices.Sorted(slices.Values(lines)))
+	}
 	if ctx.Err() == nil && len(b.sessions) > 0 {
 		b.phase(ctx, "verify", b.parallel, 0, b.duration, func(ctx context.Context, n int) error {
 			_, err := b.ask(ctx, http.MethodGet, b.at(n)+"/auth/verify", nil, b.sessions[n%len(b.sessions)].access, http.StatusNoContent)
@@ -119,11 +129,12 @@ func (b *bencher) phase(ctx context.Context, name string, parallel, count int, d
 	b.phases = append(b.phases, p)
 	began := time.Now()
 	var next, done atomic.Int64
-	shown := b.progress(name, func() float64 {
+	shown := b.progress(name, func() (share, perSecond float64) {
+		took, n := time.Since(began), float64(done.Load())
 		if count > 0 {
-			return float64(done.Load()) / float64(count)
+			return n / float64(count), n / took.Seconds()
 		}
-		return float64(time.Since(began)) / float64(d)
+		return took.Seconds() / d.Seconds(), n / took.Seconds()
 	})
 	var clients sync.WaitGroup
 	for range parallel {
@@ -199,8 +210,8 @@ func (b *bencher) showAgain(ctx context.Context) {
 	clients.Wait()
 }
 
-func (b *bencher) logIn(ctx context.Context, base string) (benchSession, error) {
-	return b.grant(ctx, base+"/auth/token", url.Values{"username": {b.username}, "password": {b.password}, "refresh_delivery": {"body"}})
+func (b *bencher) logIn(ctx context.Context, base string, u benchUser) (benchSession, error) {
+	return b.grant(ctx, base+"/auth/token", url.Values{"username": {u.name}, "password": {u.password}, "refresh_delivery": {"body"}})
 }
 
 // grant sends a request that is answered with tokens.
@@ -248,11 +259,32 @@ func (b *bencher) send(ctx context.Context, method, target string, form url.Valu
 		return nil, resp.StatusCode, withoutAddress(err)
 	}
 	if resp.StatusCode != want {
-		var told struct{ Detail string }
-		_ = json.Unmarshal(body, &told) // not every answer is ours
-		return nil, resp.StatusCode, errors.New(strings.TrimRight(fmt.Sprintf("%d %s", resp.StatusCode, told.Detail), " "))
+		refusal := &benchRefusal{status: resp.StatusCode, retryAfter: resp.Header.Get("Retry-After")}
+		_ = json.Unmarshal(body, refusal) // not every answer is ours
+		return nil, resp.StatusCode, refusal
 	}
 	return body, resp.StatusCode, nil
+}
+
+// benchRefusal is an answer that is not the one wanted.
+type benchRefusal struct {
+	Detail     string
+	status     int
+	retryAfter string // seconds
+}
+
+func (e *benchRefusal) Error() string {
+	return strings.TrimRight(fmt.Sprintf("%d %s", e.status, e.Detail), " ")
+}
+
+// throttled says what to do about an error, if it is that too many logins failed
+// before; else it is empty.
+func throttled(err error) string {
+	var e *benchRefusal
+	if !errors.As(err, &e) || e.status != http.StatusTooManyRequests {
+		return ""
+	}
+	return fmt.Sprintf("; too many logins of this account or from this address failed before: try again in %s s", cmp.Or(e.retryAfter, "some"))
 }
 
 // withoutAddress is a network error without its addresses and ports, which differ

@@ -8,6 +8,7 @@ import (
 	"math"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -16,10 +17,14 @@ import (
 
 // progress draws how far a phase is, on a terminal alone. The caller calls what
 // it returns at the end.
-func (b *bencher) progress(name string, part func() float64) (end func()) {
+func (b *bencher) progress(name string, part func() (share, perSecond float64)) (end func()) {
 	f, ok := b.err.(*os.File)
 	if !ok || b.json || !term.IsTerminal(int(f.Fd())) || os.Getenv("TERM") == "dumb" {
 		return func() {}
+	}
+	width := 40
+	if columns, _, err := term.GetSize(int(f.Fd())); err == nil {
+		width = max(1, min(width, columns-27)) // a line that wraps cannot be drawn over
 	}
 	quit, gone := make(chan struct{}), make(chan struct{})
 	go func() {
@@ -27,8 +32,9 @@ func (b *bencher) progress(name string, part func() float64) (end func()) {
 		tick := time.NewTicker(100 * time.Millisecond)
 		defer tick.Stop()
 		for {
-			p := min(1, part())
-			fmt.Fprintf(f, "\r  %-8s %s %3.0f %%", name, bar(p, 40, "·"), 100*p)
+			share, perSecond := part()
+			share = min(1, share)
+			fmt.Fprintf(f, "\r  %-8s %s %3.0f %% %5s/s ", name, bar(share, width, "·"), 100*share, short(perSecond))
 			select {
 			case <-quit:
 				fmt.Fprint(f, "\r\x1b[K") // the table says it all
@@ -70,9 +76,18 @@ func (b *bencher) print(p *printer) {
 	for _, ph := range b.phases {
 		for _, reason := range slices.Sorted(maps.Keys(ph.failed)) {
 			p.line(p.red("✗ ") + fmt.Sprintf("%s: %d failed: %s", ph.name, ph.failed[reason], reason))
+			if ph != b.phases[0] {
+				continue
+			}
+			if lines := b.refused[reason]; len(lines) > 0 {
+				p.line("  of --users: " + lineNumbers(lines))
+			}
+			if strings.HasPrefix(reason, "429 ") {
+				p.line("  Too many logins failed before; correct the passwords, and wait some minutes.")
+			}
 		}
 	}
-	verdict := fmt.Sprintf("%d sessions logged out, and each token shown again at %s: %d accepted", len(b.sessions), plural(len(b.urls), "URL"), b.accepted)
+	verdict := fmt.Sprintf("%s logged out, and each token shown again at %s: %d accepted", plural(len(b.sessions), "session"), plural(len(b.urls), "URL"), b.accepted)
 	if b.unclear > 0 {
 		verdict += fmt.Sprintf(", %d not answered", b.unclear)
 	}
@@ -81,6 +96,23 @@ func (b *bencher) print(p *printer) {
 		mark = p.red("✗ ")
 	}
 	p.line(mark + verdict)
+}
+
+// lineNumbers names lines, a few at most.
+func lineNumbers(lines []int) string {
+	const most = 8
+	names := make([]string, 0, most)
+	for _, l := range lines[:min(most, len(lines))] {
+		names = append(names, strconv.Itoa(l))
+	}
+	text := "line " + names[0]
+	if len(lines) > 1 {
+		text = "lines " + strings.Join(names, ", ")
+	}
+	if more := len(lines) - most; more > 0 {
+		text += fmt.Sprintf(" and %d more", more)
+	}
+	return text
 }
 
 // histogram shows how the times of each phase are spread, side by side, over
@@ -168,10 +200,12 @@ func short(v float64) string {
 // benchReport is the result as JSON. Times are milliseconds.
 type benchReport struct {
 	URLs       []string         `json:"urls"`
+	Users      int              `json:"users"`
 	Sessions   int              `json:"sessions"`
 	Parallel   int              `json:"parallel"`
 	Operations []benchOperation `json:"operations"`
-	Logout     map[string]int   `json:"after_logout"` // shown, accepted, unanswered
+	Refused    map[string][]int `json:"refused_lines,omitempty"` // of --users, by reason
+	Logout     map[string]int   `json:"after_logout"`            // shown, accepted, unanswered
 }
 
 type benchOperation struct {
@@ -185,7 +219,7 @@ type benchOperation struct {
 
 func (b *bencher) printJSON(w io.Writer) error {
 	r := benchReport{
-		URLs: b.urls, Sessions: len(b.sessions), Parallel: b.parallel,
+		URLs: b.urls, Users: len(b.users), Sessions: len(b.sessions), Parallel: b.parallel, Refused: b.refused,
 		Logout: map[string]int{"shown": b.shown, "accepted": b.accepted, "unanswered": b.unclear},
 	}
 	for _, ph := range b.phases {

@@ -175,8 +175,8 @@ func try(ctx context.Context, method, target string, form url.Values, access, re
 
 func login() url.Values { return url.Values{"username": {"johndoe"}, "password": {"secret"}} }
 
-// account makes johndoe.
-func account(t *testing.T, redisURL string) {
+// account makes johndoe, and others, whose password is secret, too.
+func account(t *testing.T, redisURL string, others ...string) {
 	t.Helper()
 	cfg := config.Dev()
 	cfg.RedisURL = config.RedisURL(redisURL)
@@ -193,8 +193,10 @@ func account(t *testing.T, redisURL string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := store.CreateAccount(t.Context(), tokenstore.Account{Username: "johndoe", Hash: hash}); err != nil {
-		t.Fatal(err)
+	for _, name := range append(others, "johndoe") {
+		if err := store.CreateAccount(t.Context(), tokenstore.Account{Username: name, Hash: hash}); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 

@@ -247,12 +247,12 @@ func readLines(ctx context.Context, in io.Reader, lines chan<- numbered) {
 			if number == 1 {
 				text = bytes.TrimPrefix(text, []byte("\ufeff")) // some systems export one
 			}
-			l.text = bytes.Clone(bytes.TrimSpace(text))
+			l.text = bytes.Clone(bytes.TrimRight(text, "\r\n"))
 		}
 		if err != nil && !errors.Is(err, io.EOF) {
 			l.err = fmt.Errorf("%w: %w", errRead, err)
 		}
-		if l.err != nil || len(l.text) > 0 {
+		if l.err != nil || len(bytes.TrimSpace(l.text)) > 0 {
 			select {
 			case <-ctx.Done():
 				return

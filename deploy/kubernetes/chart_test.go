@@ -76,6 +76,14 @@ func TestSettingsRollTheReplicas(t *testing.T) {
 	}
 }
 
+// An operator may know its own objects by a label.
+func TestLabelsOfTheServiceMonitor(t *testing.T) {
+	m := find(t, decode(t, helm(t, "--set", "serviceMonitor.enabled=true", "--set", "serviceMonitor.labels.release=monitoring")), "ServiceMonitor", "latchkey")
+	if m.text("metadata", "labels", "release") != "monitoring" || m.text("metadata", "labels", "app.kubernetes.io/name") != "latchkey" {
+		t.Errorf("labels %v", m.at("metadata", "labels"))
+	}
+}
+
 func TestOtherNames(t *testing.T) {
 	for _, tt := range []struct{ release, override, want string }{
 		{"latchkey", "", "latchkey"},

@@ -60,6 +60,54 @@ func TestSecretHasTheKeys(t *testing.T) {
 	}
 }
 
+// The command that makes an object of the alerts makes a valid one, with all of them.
+func TestRulesAreAnObject(t *testing.T) {
+	text, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	command := regexp.MustCompile(`(?s)   (\{ printf .*?\}) \| kubectl -n latchkey apply -f -\n`).FindStringSubmatch(string(text))
+	if command == nil {
+		t.Fatal("no such command")
+	}
+	manifest := run(t, nil, "sh", "-c", "cd ../.. && "+command[1])
+	run(t, manifest, tool(t, "kubeconform"), "-strict", "-schema-location", "testdata/schemas/{{.ResourceKind}}{{.KindSuffix}}.json", "-")
+	rules, err := os.ReadFile("../monitoring/prometheus/rules.yml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	alerts := 0
+	for _, group := range find(t, decode(t, manifest), "PrometheusRule", "latchkey").list("spec", "groups") {
+		for _, r := range object(group.(map[string]any)).list("rules") {
+			if object(r.(map[string]any)).text("alert") != "" {
+				alerts++
+			}
+		}
+	}
+	if want := strings.Count(string(rules), "- alert: "); alerts != want || want == 0 {
+		t.Errorf("%d alerts of %d", alerts, want)
+	}
+}
+
+// Gateways that send only some headers send all that Latchkey decides by.
+func TestGatewaysSendWhatIsAsked(t *testing.T) {
+	lists := 0
+	for name, manifests := range rendered(t) {
+		for _, list := range regexp.MustCompile(`(?:headersToExtAuth|allowedHeaders): \[(.*)\]`).FindAllStringSubmatch(string(manifests), -1) {
+			lists++
+			headers := strings.Split(list[1], ", ")
+			for _, h := range []string{"authorization", "dpop", "cookie", "origin", "sec-fetch-site"} {
+				if !slices.Contains(headers, h) {
+					t.Errorf("%s: %s is not sent", name, h)
+				}
+			}
+		}
+	}
+	if lists < 2 {
+		t.Errorf("%d lists of headers", lists)
+	}
+}
+
 // section is a page from a heading to the next.
 func section(t *testing.T, page, heading string) string {
 	t.Helper()

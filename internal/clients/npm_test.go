@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"os"
 	"os/exec"
+	"strconv"
 	"testing"
 )
 
@@ -41,12 +42,15 @@ func node(t *testing.T, env []string, args ...string) {
 	t.Logf("%s", out)
 }
 
-// jose, oauth4webapi and @sd-jwt/jwt-status-list, against one service for each algorithm that has public keys.
+// jose, oauth4webapi and @sd-jwt/jwt-status-list, against one service for each algorithm
+// that has public keys, one of which asks for nonces in proofs.
 func TestNPMClients(t *testing.T) {
 	bin := program(t)
 	for _, alg := range []string{"EdDSA", "ES256", "RS256"} {
 		t.Run(alg, func(t *testing.T) {
-			s := npmService(t, bin, "LATCHKEY_ALG="+alg, "LATCHKEY_STATUS_LIST=true", "LATCHKEY_STATUS_LIST_TTL=1s")
+			nonces := alg == "ES256"
+			s := npmService(t, bin, "LATCHKEY_ALG="+alg, "LATCHKEY_STATUS_LIST=true", "LATCHKEY_STATUS_LIST_TTL=1s",
+				"LATCHKEY_DPOP_NONCE="+strconv.FormatBool(nonces), "LATCHKEY_TRUSTED_PROXIES=127.0.0.1/32")
 			type client struct {
 				ID     string `json:"id"`
 				Secret string `json:"secret"`
@@ -58,7 +62,7 @@ func TestNPMClients(t *testing.T) {
 			app := add("app", "--grant", "refresh_token", "--scope", "read write")
 			token := s.login(url.Values{"username": {"alice"}, "password": {password}, "client_id": {app.ID}, "client_secret": {app.Secret}})
 			given, err := json.Marshal(map[string]any{
-				"base": s.url, "audience": audience, "alg": alg, "access": token.AccessToken, "refresh": token.RefreshToken,
+				"base": s.url, "audience": audience, "alg": alg, "nonces": nonces, "user": map[string]string{"username": "alice", "password": password}, "access": token.AccessToken, "refresh": token.RefreshToken,
 				"worker": add("worker", "--grant", "client_credentials", "--scope", "read write"),
 				"asker":  add("asker", "--introspect"), "app": app,
 			})

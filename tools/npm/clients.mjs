@@ -1,9 +1,11 @@
 // jose, oauth4webapi and @sd-jwt/jwt-status-list, unchanged, against a running Latchkey.
 //
-//   LATCHKEY_TEST='{"base":…,"audience":…,"alg":…,"access":…,"refresh":…,"worker":{"id":…,"secret":…},"asker":…,"app":…}' node clients.mjs
+//   LATCHKEY_TEST='{"base":…,"audience":…,"alg":…,"nonces":…,"access":…,"refresh":…,"user":{"username":…,"password":…},
+//     "worker":{"id":…,"secret":…},"asker":…,"app":…}' node clients.mjs
 //
-// worker has the grant client_credentials and the scopes "read write", asker may
-// introspect, app holds the refresh token of a user.
+// nonces says that the service has LATCHKEY_DPOP_NONCE; it trusts this machine as a
+// proxy. worker has the grant client_credentials and the scopes "read write", asker
+// may introspect, app holds the refresh token of a user.
 import assert from "node:assert/strict";
 import test from "node:test";
 import { setTimeout as wait } from "node:timers/promises";
@@ -11,7 +13,7 @@ import { getListFromStatusListJWT, getStatusListFromJWT } from "@sd-jwt/jwt-stat
 import { createRemoteJWKSet, decodeProtectedHeader, errors, jwtVerify } from "jose";
 import * as oauth from "oauth4webapi";
 
-const { base, audience, alg, access, refresh, worker, asker, app } = JSON.parse(process.env.LATCHKEY_TEST);
+const { base, audience, alg, nonces, access, refresh, user, worker, asker, app } = JSON.parse(process.env.LATCHKEY_TEST);
 const insecure = { [oauth.allowInsecureRequests]: true }; // the test's server has no TLS
 
 const issuer = new URL(base);
@@ -125,4 +127,90 @@ test("oauth4webapi: a resource server's check of an access token (RFC 9068 secti
   assert.equal(claims.sub, worker.id);
   assert.equal(claims.client_id, worker.id);
   assert.equal(decodeProtectedHeader(token).typ, "at+jwt");
+});
+
+// oauth4webapi writes the name of RFC 9864, and so this is its documentation's way to
+// the name of RFC 8037, which the service's metadata has.
+const remapEd25519 = { [oauth.modifyAssertion]: (header) => { if (header.alg === "Ed25519") header.alg = "EdDSA"; } };
+const holder = async (client, keyAlg) => oauth.DPoP(client, await oauth.generateKeyPair(keyAlg), remapEd25519);
+
+// fresh sends a request whose proof has no nonce yet, and with nonces once more: the
+// handle remembers the one of the refusal.
+async function fresh(send) {
+  if (!nonces) return send();
+  await assert.rejects(send, (e) => oauth.isDPoPNonceError(e));
+  return send();
+}
+
+// orders is an API behind a proxy that asks /auth/verify about each request.
+const orders = new URL("https://orders.example.com/orders?of=today");
+const behindProxy = {
+  [oauth.customFetch]: (url, { method, headers }) => fetch(`${base}/auth/verify`, { headers: {
+    ...headers, "x-forwarded-method": method, "x-forwarded-proto": "https", "x-forwarded-host": orders.host, "x-forwarded-uri": orders.pathname + orders.search,
+  } }),
+};
+const refused = (error) => (e) =>
+  e instanceof oauth.WWWAuthenticateChallengeError && e.status === 401 && e.cause.some((c) => c.parameters.error === error);
+
+for (const [keyAlg, name] of [["ES256", "ES256"], ["PS256", "PS256"], ["Ed25519", "EdDSA"]]) {
+  test(`oauth4webapi: DPoP with ${keyAlg}, client credentials (RFC 9449)`, async (t) => {
+    assert.ok(server.dpop_signing_alg_values_supported.includes(name));
+    const client = { client_id: worker.id };
+    const DPoP = await holder(client, keyAlg);
+    const token = await fresh(async () => oauth.processClientCredentialsResponse(server, client,
+      await oauth.clientCredentialsGrantRequest(server, client, oauth.ClientSecretBasic(worker.secret), {}, { DPoP, ...insecure })));
+    assert.equal(token.token_type, "dpop");
+    assert.equal(token.refresh_token, undefined);
+    const thumbprint = await DPoP.calculateThumbprint();
+    const call = (handle) => oauth.protectedResourceRequest(token.access_token, "GET", orders, undefined, undefined, { DPoP: handle, ...behindProxy });
+
+    assert.equal((await fresh(() => call(DPoP))).status, 204);
+    assert.equal((await call(DPoP)).status, 204); // a proof of its own for each request
+    await t.test("not as Bearer (section 7.1)", () => assert.rejects(call(undefined), refused("invalid_token")));
+    await t.test("not with another key", async () => {
+      const other = await holder(client, keyAlg);
+      await assert.rejects(fresh(() => call(other)), refused("invalid_token"));
+    });
+    await t.test("introspection shows the key (section 6.2)", async () => {
+      const by = { client_id: asker.id };
+      const told = await oauth.processIntrospectionResponse(server, by,
+        await oauth.introspectionRequest(server, by, oauth.ClientSecretBasic(asker.secret), token.access_token, insecure));
+      assert.equal(told.active, true);
+      assert.equal(told.cnf.jkt, thumbprint);
+      assert.equal(told.token_type, "DPoP");
+    });
+    await t.test("a resource server of oauth4webapi's checks it, too (section 7)", async () => {
+      let request;
+      await oauth.protectedResourceRequest(token.access_token, "GET", orders, undefined, undefined,
+        { DPoP, [oauth.customFetch]: async (url, options) => { request = new Request(url, options); return new Response(); } });
+      // The names of its keys' and our proofs' algorithms are one list there.
+      const claims = await oauth.validateJwtAccessToken(server, request, audience, { requireDPoP: true, signingAlgorithms: [alg, name], ...insecure });
+      assert.equal(claims.cnf.jkt, thumbprint);
+    });
+  });
+}
+
+test("oauth4webapi: DPoP, a public client's refresh token is bound (RFC 9449 section 5)", async (t) => {
+  const client = { client_id: "latchkey" }; // the service's own, LATCHKEY_CLIENT_ID
+  const DPoP = await holder(client, "ES256");
+  const login = { ...server, token_endpoint: `${base}/auth/token` };
+  const session = await fresh(async () => oauth.processGenericTokenEndpointResponse(login, client,
+    await oauth.genericTokenEndpointRequest(login, client, oauth.None(), "password", { ...user, refresh_delivery: "body" }, { DPoP, ...insecure })));
+  assert.equal(session.token_type, "dpop");
+  const exchange = async (handle) => oauth.processRefreshTokenResponse(server, client,
+    await oauth.refreshTokenGrantRequest(server, client, oauth.None(), session.refresh_token, { DPoP: handle, ...insecure }));
+  const isError = (status, error) => (e) => e instanceof oauth.ResponseBodyError && e.status === status && e.error === error;
+  const me = (token, handle) => oauth.protectedResourceRequest(token, "GET", new URL(`${base}/users/me`), undefined, undefined, { DPoP: handle, ...insecure });
+
+  await t.test("not without a proof", () => assert.rejects(exchange(undefined), isError(400, "invalid_dpop_proof")));
+  await t.test("not with another key", async () => {
+    const other = await holder(client, "ES256");
+    await assert.rejects(fresh(() => exchange(other)), isError(400, "invalid_grant"));
+  });
+  const next = await exchange(DPoP); // neither of them was a theft
+  assert.equal(next.token_type, "dpop");
+  assert.notEqual(next.refresh_token, session.refresh_token);
+  const answer = await me(next.access_token, DPoP);
+  assert.equal((await answer.json()).username, user.username);
+  await t.test("the new access token, not as Bearer", () => assert.rejects(me(next.access_token, undefined), refused("invalid_token")));
 });
