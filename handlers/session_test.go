@@ -395,7 +395,11 @@ func TestEveryKeyOfASessionExpires(t *testing.T) {
 			if strings.Contains(key, ":acct:") || key == "lk:meta" || key == "lk:keys" {
 				continue
 			}
-			// The head is not there for one session; it outlives all of them.
+			// The head is not there for one session; it outlives all of them. Where there
+			// was none yet, one was made for whoever follows the shard, and stays.
+			if strings.HasSuffix(key, ":head") && !f.rdb.HExists(t.Context(), key, "session").Val() {
+				continue
+			}
 			if ttl := f.rdb.PTTL(t.Context(), key).Val(); ttl <= 0 {
 				t.Errorf("%s never expires", key)
 			}
