@@ -62,6 +62,9 @@ const (
 	shards = 16
 	grace  = 10 * time.Second
 	pad    = 10 * time.Second // how much longer than its tokens a denial is kept
+	// Nobody follows. The lease is what the first logout of each shard takes, and the
+	// expiries of a Redis in memory stand still meanwhile.
+	lease = 250 * time.Millisecond
 )
 
 // setup says how a fleet differs from the usual one.
@@ -223,9 +226,7 @@ func (f *fleet) replica(s setup, redisURL string) *replica {
 	issued, err := edge.New(edge.Options{Store: r.store, Ring: f.ring, Issuer: issuer, AnyAudience: true, Refetch: s.refetch})
 	f.check(err)
 	deps := handlers.Dependencies{
-		// Nobody follows. The lease is what the first logout of each shard takes, and the
-		// expiries of a Redis in memory stand still meanwhile.
-		Store: r.store, Verifier: verifier, Confirmer: edge.NewConfirmer(r.store, 250*time.Millisecond),
+		Store: r.store, Verifier: verifier, Confirmer: edge.NewConfirmer(r.store, lease),
 		Signer: accesstoken.NewSigner(f.ring), Refresh: f.codec, Passwords: f.hasher, Metrics: metrics,
 		Log:  slog.New(slog.NewJSONHandler(f.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 		Rand: random, Settings: settings, Issued: issued, Claims: s.claims,
