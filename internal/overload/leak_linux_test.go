@@ -5,6 +5,8 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -12,6 +14,7 @@ import (
 	"time"
 
 	"github.com/latchkey-auth/latchkey/internal/redistest"
+	"github.com/latchkey-auth/latchkey/internal/stacktest"
 )
 
 // TestNothingLeaks has clients come and go: they log in, refresh, check, follow
@@ -30,7 +33,8 @@ func TestNothingLeaks(t *testing.T) {
 	// Whatever is kept for a time is kept for a short one, and so levels off.
 	r := start(t, server.URL(), "LATCHKEY_PASSWORD_MEMORY=7168", "LATCHKEY_PASSWORD_ITERATIONS=1",
 		fmt.Sprintf("LATCHKEY_ACCESS_TTL=%ds", ttl), fmt.Sprintf("LATCHKEY_REFRESH_TTL=%ds", 2*ttl), fmt.Sprintf("LATCHKEY_SESSION_MAX=%ds", 2*ttl),
-		"LATCHKEY_EDGE_CACHE=256", "LATCHKEY_REDIS_POOL_SIZE=8")
+		"LATCHKEY_EDGE_CACHE=256", "LATCHKEY_REDIS_POOL_SIZE=8",
+		"GODEBUG=memprofilerate=4096") // so that a profile tells of single KiB
 	ch := &churn{addr: r.Addr, rest: 20 * time.Millisecond}
 	if long {
 		ch.rest *= 10 // so that the machine has something else to do
@@ -61,10 +65,11 @@ func TestNothingLeaks(t *testing.T) {
 		}
 		looks = append(looks, look{
 			at:   time.Since(ch.begun).Seconds(),
-			heap: g["go_memstats_heap_alloc_bytes"] / 1024, goroutines: g["go_goroutines"], fds: g["process_open_fds"],
+			heap: g[heapKey] / 1024, goroutines: g["go_goroutines"], fds: g["process_open_fds"],
 			redis: connected, rss: float64(rss) / 1024,
 		})
 	}
+	early := ""
 	ch.begun = time.Now()
 	every := length / 40
 	restart := length / 5
@@ -79,7 +84,11 @@ func TestNothingLeaks(t *testing.T) {
 			continue // what a restart left half done is over by the next look
 		}
 		quiet()
+		if early == "" && time.Since(ch.begun) > length*3/10 {
+			early = ch.profile(t, r)
+		}
 	}
+	late := ch.profile(t, r)
 	cancel()
 	clients.Wait()
 	if ch.cycles.Load() < 20 {
@@ -106,11 +115,40 @@ func TestNothingLeaks(t *testing.T) {
 			t.Errorf("%s: grew by %.1f, more than %.0f", m.name, g, m.allowed)
 		}
 	}
+	if long || t.Failed() {
+		t.Logf("what the heap has more of at the end than at three tenths of the run:\n%s", difference(t, early, late))
+	}
 	rss := func(l look) float64 { return l.rss }
 	t.Logf("%-28s first %8.0f, last %8.0f, trend over the run %+8.1f", "resident memory, KiB", rss(settled[0]), rss(settled[len(settled)-1]), growth(settled, rss))
 	if g := growth(settled, rss); long && g > 16<<10 { // in a short run the heap's arenas are still being filled
 		t.Errorf("resident memory grew by %.0f KiB", g)
 	}
+}
+
+// profile is the heap while nobody asks anything, after a collection, as pprof reads it.
+func (ch *churn) profile(t *testing.T, r *stacktest.Replica) string {
+	t.Helper()
+	ch.pause.Lock()
+	defer ch.pause.Unlock()
+	text, err := fetch(t.Context(), r, "/debug/pprof/heap?gc=1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return text
+}
+
+// difference is what the later of two profiles of the heap has more of, by where it
+// was allocated, and less.
+func difference(t *testing.T, early, late string) string {
+	t.Helper()
+	dir := t.TempDir()
+	for name, profile := range map[string]string{"early": early, "late": late} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(profile), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return stacktest.Go(t, nil, "tool", "pprof", "-top", "-nodecount", "15", "-sample_index", "inuse_space", "-unit", "kB",
+		"-diff_base", filepath.Join(dir, "early"), filepath.Join(dir, "late"))
 }
 
 // look is what the replica holds at a time, in seconds.
