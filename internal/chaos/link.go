@@ -18,7 +18,7 @@ const Node Peer = -1
 type Link struct {
 	listener net.Listener
 	target   func() string           // where the server listens
-	who      func(from, to int) Peer // has the connection between these ports
+	who      func(from, to int) Peer // has the connection between these ports; asked when it matters
 	running  sync.WaitGroup
 
 	mu     sync.Mutex
@@ -110,7 +110,7 @@ func (l *Link) serve(client net.Conn) {
 		return
 	}
 	defer func() { _ = server.Close() }()
-	p := l.who(port(client.RemoteAddr()), l.Port())
+	p := sync.OnceValue(func() Peer { return l.who(port(client.RemoteAddr()), l.Port()) })
 	if !l.keep(client, server) {
 		return
 	}
@@ -152,7 +152,7 @@ type parcel struct {
 
 // carry carries bytes one way. Answers that are not due when the server ends are
 // lost.
-func (l *Link) carry(from, to net.Conn, p Peer, request bool, over <-chan struct{}) {
+func (l *Link) carry(from, to net.Conn, p func() Peer, request bool, over <-chan struct{}) {
 	parcels := make(chan parcel, 1024)
 	ended := make(chan struct{})
 	l.running.Go(func() {
@@ -194,14 +194,26 @@ func (l *Link) carry(from, to net.Conn, p Peer, request bool, over <-chan struct
 	}
 }
 
+// state is how the link is for a peer, until change is closed.
+func (l *Link) state(p func() Peer) (cut bool, delay time.Duration, change <-chan struct{}, closed bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.cut)+len(l.delay) > 0 {
+		// Who it is, is a long question. Nobody else may have to wait for its answer.
+		l.mu.Unlock()
+		who := p()
+		l.mu.Lock()
+		cut, delay = l.cut[who], l.delay[who]
+	}
+	return cut, delay, l.change, l.closed
+}
+
 // pass waits until a parcel may go on, and reports whether it may.
-func (l *Link) pass(x parcel, p Peer, request bool, ended, over <-chan struct{}) bool {
+func (l *Link) pass(x parcel, p func() Peer, request bool, ended, over <-chan struct{}) bool {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
-		l.mu.Lock()
-		cut, delay, change, closed := l.cut[p], l.delay[p], l.change, l.closed
-		l.mu.Unlock()
+		cut, delay, change, closed := l.state(p)
 		if closed {
 			return false
 		}

@@ -7,18 +7,19 @@ import (
 	"net"
 	"net/http"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 )
 
-// Build builds the program, and returns where it is. root is the repository's,
+// Build builds the program, with these flags, and returns where it is. root is the repository's,
 // seen from the test.
-func Build(t testing.TB, root string) string {
+func Build(t testing.TB, root string, flags ...string) string {
 	t.Helper()
 	bin := filepath.Join(t.TempDir(), "latchkey")
-	Go(t, nil, "build", "-o", bin, "./"+filepath.Join(root, "cmd", "latchkey"))
+	Go(t, nil, slices.Concat([]string{"build", "-o", bin}, flags, []string{"./" + filepath.Join(root, "cmd", "latchkey")})...)
 	return bin
 }
 
