@@ -101,7 +101,7 @@ func TestTLSIsMutual(t *testing.T) {
 	}
 }
 
-// What a Cluster says of all its commands is 100 KB, and every operation of a new
+// What a Cluster says of all its commands is 90 KB, and every operation of a new
 // client would wait for it, in line: on a slow day for ever.
 func TestAClusterIsNotAskedForItsCommands(t *testing.T) {
 	t.Parallel()

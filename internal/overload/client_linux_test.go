@@ -188,7 +188,7 @@ func (s session) refresh() string {
 }
 
 // login logs in, and waits for its turn.
-func (c *client) login(t testing.TB, user string) session {
+func (c *client) login(t testing.TB) session {
 	t.Helper()
 	for deadline := time.Now().Add(time.Minute); ; {
 		a, err := c.ask(loginRequest(user))

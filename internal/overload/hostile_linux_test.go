@@ -85,7 +85,7 @@ func TestHostileConnections(t *testing.T) {
 	server := redistest.Start(t)
 	r := start(t, server.URL(), "LATCHKEY_EDGE_CACHE=64") // what honest clients leave is not in question
 	honest := newClient(t, r.Addr, 64)
-	s := honest.login(t, user)
+	s := honest.login(t)
 	before := collected(t, r)
 
 	var attackers sync.WaitGroup

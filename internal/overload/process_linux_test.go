@@ -5,8 +5,11 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
+	"math"
 	"net/http"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -93,21 +96,37 @@ func collected(t testing.TB, r *stacktest.Replica) gauges {
 	return g
 }
 
-// verifyRoute is the labels of the checks of tokens.
-const verifyRoute = `{method="GET",route="/auth/verify",le="`
+// checksKey and waitsKey are histograms of the replica's own: how long it took for
+// checks of tokens, and how long whatever it has to do waited for a CPU before that.
+const (
+	checksKey = `latchkey_http_request_duration_seconds_bucket{method="GET",route="/auth/verify",le="`
+	waitsKey  = `go_sched_latencies_seconds_bucket{le="`
+)
 
-// served is the upper bound of the bucket with the q-quantile of the replica's own
-// times for GET /auth/verify, of those between two looks.
-func served(before, after gauges, q float64) string {
-	const name = "latchkey_http_request_duration_seconds_"
-	total := after[name+`count{method="GET",route="/auth/verify"}`] - before[name+`count{method="GET",route="/auth/verify"}`]
-	for _, le := range []string{"0.0005", "0.001", "0.0025", "0.005", "0.01", "0.025", "0.05", "0.1", "0.25", "0.5", "1", "2.5", "5"} {
-		key := name + "bucket" + verifyRoute + le + `"}`
-		if after[key]-before[key] >= q*total {
-			return "<= " + le + " s"
+// quantile is the upper bound of the bucket of a histogram with the q-quantile of what
+// came between two looks.
+func quantile(before, after gauges, key string, q float64) time.Duration {
+	bounds := map[float64]float64{}
+	for name, n := range after {
+		if rest, ok := strings.CutPrefix(name, key); ok {
+			le, err := strconv.ParseFloat(strings.TrimSuffix(rest, `"}`), 64)
+			if err == nil {
+				bounds[le] = n - before[name]
+			}
 		}
 	}
-	return "> 5 s"
+	for _, le := range slices.Sorted(maps.Keys(bounds)) {
+		if bounds[le] >= q*bounds[math.Inf(1)] {
+			return time.Duration(min(le, 1e6) * float64(time.Second))
+		}
+	}
+	return 0
+}
+
+// collecting is the share of the CPUs that went to garbage between two looks.
+func collecting(before, after gauges) float64 {
+	const gc, all = "go_cpu_classes_gc_total_cpu_seconds_total", "go_cpu_classes_total_cpu_seconds_total"
+	return (after[gc] - before[gc]) / max(after[all]-before[all], 1e-9)
 }
 
 // resident is the memory of a process that is in RAM, in bytes.
