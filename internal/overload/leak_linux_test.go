@@ -210,7 +210,7 @@ func (ch *churn) session() error {
 		}
 		return a, true, nil
 	}
-	a, ok, err := ask(loginRequest(user), 200)
+	a, ok, err := ask(loginRequest(), 200)
 	if !ok {
 		return err
 	}
