@@ -272,9 +272,10 @@ func (d *driver) some(most time.Duration) time.Duration {
 	}
 }
 
-// lag is how far Redis's replicas may fall behind.
+// lag is how far Redis's replicas may fall behind: for longer than a logout takes, on a
+// busy machine too, or none that was answered would be lost.
 func (d *driver) lag() time.Duration {
-	return time.Duration(20+d.rng.IntN(280)) * time.Millisecond
+	return time.Duration(20+d.rng.IntN(780)) * time.Millisecond
 }
 
 // back starts a replica that has ended, at its address.

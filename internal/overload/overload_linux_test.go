@@ -72,7 +72,7 @@ func TestOverload(t *testing.T) {
 	if p := all[verify].quantile(.99); p > max(time.Duration(b.factor*float64(unloaded)), b.floor) {
 		t.Errorf("checks: p99 %v, alone %v", p, unloaded)
 	}
-	if strict && busy.total() > max(time.Duration(b.factor*float64(quiet.total())), b.floor) {
+	if strict && busy.check > max(b.factor*quiet.check, b.floor.Seconds()) {
 		t.Errorf("by its own clock: %s; alone, %s", busy, quiet)
 	}
 	if s := all[verify]; s.done() < 1-b.refused {
@@ -96,20 +96,20 @@ func TestOverload(t *testing.T) {
 }
 
 // own are figures of the replica's own, in which its clients' share of the machine is
-// not: a request waits for a CPU, and is then handled.
+// not.
 type own struct {
-	waits, handles time.Duration // p99
-	garbage        float64
+	check   float64 // p99 of the handler, seconds
+	waits   histogram
+	garbage float64
 }
 
 func ownFigures(before, after gauges) own {
-	return own{quantile(before, after, waitsKey, .99), quantile(before, after, checksKey, .99), collecting(before, after)}
+	return own{newHistogram(before, after, checksKey).quantile(.99), newHistogram(before, after, waitsKey), collecting(before, after)}
 }
 
-func (o own) total() time.Duration { return o.waits + o.handles }
-
 func (o own) String() string {
-	return fmt.Sprintf("the replica says: p99 of the wait for a CPU at most %v, of a check at most %v; %.0f %% of its CPU for garbage", o.waits, o.handles, 100*o.garbage)
+	return fmt.Sprintf("the replica says: p99 of a check at most %v ms; before, what it had to do waited for a CPU for more than 1 ms in %.2f %%, than 10 ms in %.2f %% of the cases; %.0f %% of the CPUs for garbage",
+		1000*o.check, 100*o.waits.above(.001), 100*o.waits.above(.01), 100*o.garbage)
 }
 
 // bounds are what a replica under overload is held to.

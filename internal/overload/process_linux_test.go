@@ -96,28 +96,47 @@ func collected(t testing.TB, r *stacktest.Replica) gauges {
 	return g
 }
 
-// checksKey and waitsKey are histograms of the replica's own: how long it took for
-// checks of tokens, and how long whatever it has to do waited for a CPU before that.
+// histogram is how many values came between two looks, by the upper bounds of the
+// replica's buckets, each with those below.
+type histogram struct {
+	bounds []float64 // seconds, ascending, the last infinite
+	counts map[float64]float64
+}
+
+// checksKey and waitsKey are those of the replica's own: how long it took for checks of
+// tokens, and how long whatever it had to do waited for a CPU before.
 const (
 	checksKey = `latchkey_http_request_duration_seconds_bucket{method="GET",route="/auth/verify",le="`
 	waitsKey  = `go_sched_latencies_seconds_bucket{le="`
 )
 
-// quantile is the upper bound of the bucket of a histogram with the q-quantile of what
-// came between two looks.
-func quantile(before, after gauges, key string, q float64) time.Duration {
-	bounds := map[float64]float64{}
+func newHistogram(before, after gauges, key string) histogram {
+	h := histogram{counts: map[float64]float64{}}
 	for name, n := range after {
-		if rest, ok := strings.CutPrefix(name, key); ok {
-			le, err := strconv.ParseFloat(strings.TrimSuffix(rest, `"}`), 64)
-			if err == nil {
-				bounds[le] = n - before[name]
-			}
+		rest, ok := strings.CutPrefix(name, key)
+		if le, err := strconv.ParseFloat(strings.TrimSuffix(rest, `"}`), 64); ok && err == nil {
+			h.counts[le] = n - before[name]
 		}
 	}
-	for _, le := range slices.Sorted(maps.Keys(bounds)) {
-		if bounds[le] >= q*bounds[math.Inf(1)] {
-			return time.Duration(min(le, 1e6) * float64(time.Second))
+	h.bounds = slices.Sorted(maps.Keys(h.counts))
+	return h
+}
+
+// quantile is the upper bound, in seconds, of the bucket with the q-quantile.
+func (h histogram) quantile(q float64) float64 {
+	for _, le := range h.bounds {
+		if h.counts[le] >= q*h.counts[math.Inf(1)] {
+			return le
+		}
+	}
+	return math.Inf(1)
+}
+
+// above is the share of values above the first bound that is at least that many seconds.
+func (h histogram) above(seconds float64) float64 {
+	for _, le := range h.bounds {
+		if le >= seconds {
+			return 1 - h.counts[le]/max(h.counts[math.Inf(1)], 1)
 		}
 	}
 	return 0
