@@ -72,28 +72,49 @@ func readGauges(t testing.TB, r *stacktest.Replica) gauges {
 	return g
 }
 
-// heapKey is where collected puts the bytes of the heap. Prometheus's own gauge has the
-// garbage of whoever asks in it, which is more than a leak is.
-const heapKey = "heap"
+// heapKey is where collected puts the bytes of the heap, and buffersKey those of them
+// that are the buffers of connections to Redis, where the profile is fine enough.
+// Prometheus's own gauge has the garbage of whoever asks in it, which is more than a
+// leak is.
+const heapKey, buffersKey = "heap", "buffers"
 
 // collected is readGauges after a collection of garbage.
 func collected(t testing.TB, r *stacktest.Replica) gauges {
 	t.Helper()
-	heap := 0.0
+	profile := ""
 	for range 2 { // finalizers free in the second
-		text, err := fetch(t.Context(), r, "/debug/pprof/heap?gc=1&debug=1")
-		if err != nil {
+		var err error
+		if profile, err = fetch(t.Context(), r, "/debug/pprof/heap?gc=1&debug=1"); err != nil {
 			t.Fatal(err)
-		}
-		_, rest, _ := strings.Cut(text, "\n# HeapAlloc = ")
-		line, _, _ := strings.Cut(rest, "\n")
-		if heap, err = strconv.ParseFloat(line, 64); err != nil {
-			t.Fatalf("the profile does not tell the heap: %v", err)
 		}
 	}
 	g := readGauges(t, r)
-	g[heapKey] = heap
+	_, rest, _ := strings.Cut(profile, "\n# HeapAlloc = ")
+	line, _, _ := strings.Cut(rest, "\n")
+	heap, err := strconv.ParseFloat(line, 64)
+	if err != nil {
+		t.Fatalf("the profile does not tell the heap: %v", err)
+	}
+	g[heapKey], g[buffersKey] = heap, allocated(profile, "internal/pool.NewConnWithBufferSize")
 	return g
+}
+
+// allocated is how many bytes are live that were allocated below a function, in a
+// profile as text.
+func allocated(profile, function string) float64 {
+	sum := 0.0
+	for record := range strings.SplitSeq(profile, "\n\n") {
+		if !strings.Contains(record, function+"+") {
+			continue
+		}
+		for line := range strings.Lines(record) {
+			var objects, bytes float64
+			if n, _ := fmt.Sscanf(line, "%f: %f [", &objects, &bytes); n == 2 {
+				sum += bytes
+			}
+		}
+	}
+	return sum
 }
 
 // histogram is how many values came between two looks, by the upper bounds of the
