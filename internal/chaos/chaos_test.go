@@ -30,7 +30,7 @@ const (
 	unsure = time.Second
 	// noticing is after how long every replica of the service goes by Redis's clock again
 	// that was set back.
-	noticing = 3 * time.Second
+	noticing = 10 * time.Second
 	// reckoning is by how much what a replica of the service takes for Redis's time may
 	// be ahead of it, a clock that is set aside.
 	reckoning = 100 * time.Millisecond
@@ -107,6 +107,7 @@ func (p plan) run(t *testing.T) (broken []string) {
 	working.Wait()
 
 	d.calm()
+	wait(healing) // so that whatever is accepted from now on was not put back in time
 	for _, u := range all {
 		working.Go(u.last)
 	}
@@ -408,9 +409,9 @@ func (d *driver) killPrimary(lag time.Duration, with company) {
 		}
 	case someAway:
 		d.store.settle()
+		lost.healed = d.now() + healing // by the others
 		wait(d.some(3 * time.Second))
 		d.store.heal()
-		lost.healed = d.now() + healing
 	case nobody:
 		d.store.settle()
 		lost.healed = d.now() + healing
