@@ -381,6 +381,7 @@ func (d *driver) killPrimary(lag time.Duration, with company) {
 	}
 	died := d.now()
 	p.Kill(d.t)
+	d.store.link(p).Drop()
 	lost := d.lossy(min(from, died-unsure), d.now(), died)
 	if with == allKilled {
 		for _, r := range d.fleet.Replicas {

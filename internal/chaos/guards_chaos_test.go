@@ -60,7 +60,7 @@ func guards() []guard {
 		{
 			"chain",
 			[]edit{{"edge/shard.go", "case at != v.Head:", "case at.Seq != v.Head.Seq:"}},
-			plan{length: 30 * seconds, topology: "sentinel", durable: true, only: "some of the service away"},
+			plan{length: 30 * seconds, topology: "sentinel", only: "some of the service away"},
 		},
 		{
 			"late",
