@@ -21,6 +21,7 @@ LOAD_FOR ?= 60s
 CHAOS_FOR ?= 10m
 CHAOS_TOPOLOGY ?= sentinel
 CHAOS_SHORT_SEED ?= 1
+CHAOS_SEEDS ?= 1,2,3
 
 export GOWORK = off
 
@@ -68,14 +69,17 @@ overload: test-needs ## ten times of what a replica can do, for a minute, on a q
 leak: test-needs ## ten minutes of clients that come and go, after which nothing may have grown (LEAK_FOR)
 	LEAK_FOR=$(LEAK_FOR) go test ./internal/overload -run TestNothingLeaks -v -count=1 -timeout 90m
 
-.PHONY: chaos chaos-short
+.PHONY: chaos chaos-short chaos-guards
 chaos: test-needs ## faults of every kind, a judge and a table (CHAOS_FOR, CHAOS_SEED, CHAOS_TOPOLOGY, CHAOS_DURABLE, CHAOS_FAULTS)
 	CHAOS_FOR='$(CHAOS_FOR)' CHAOS_SEED='$(CHAOS_SEED)' CHAOS_TOPOLOGY='$(CHAOS_TOPOLOGY)' CHAOS_DURABLE='$(CHAOS_DURABLE)' CHAOS_FAULTS='$(CHAOS_FAULTS)' \
-		go test -tags chaos ./internal/chaos -v -count=1 -timeout 120m
+		go test -tags chaos ./internal/chaos -skip '^TestGuards$$' -v -count=1 -timeout 120m
 
 chaos-short: CHAOS_FOR = 75s
 chaos-short: CHAOS_SEED = $(CHAOS_SHORT_SEED)
 chaos-short: chaos ## the same in less than two minutes, on a fixed seed, durable behind Sentinels
+
+chaos-guards: test-needs ## each guard of the protocol taken out of the program, which chaos must notice; half an hour (CHAOS_SEEDS)
+	CHAOS_SEEDS='$(CHAOS_SEEDS)' go test -tags chaos ./internal/chaos -run '^TestGuards$$' -v -count=1 -timeout 120m
 
 lint: $(TOOLS)/built ## format, golangci-lint, import directions, workflow files
 	@unformatted=$$($(TOOLS)/gofumpt -l .); if [ -n "$$unformatted" ]; then \

@@ -3,6 +3,7 @@ package handlers
 import (
 	"errors"
 	"maps"
+	"regexp"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -90,9 +91,12 @@ func NewMetrics(version, goVersion string, queue func() int) *Metrics {
 	depth := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "latchkey_password_queue_depth", Help: "Password hashes running or waiting for a worker.",
 	}, func() float64 { return float64(queue()) })
+	// What tells a replica that is short of CPU: how long goroutines wait for one, and
+	// how much of it goes to garbage.
+	busy := collectors.GoRuntimeMetricsRule{Matcher: regexp.MustCompile(`^/(sched/latencies:seconds|cpu/classes/(gc/)?total:cpu-seconds)$`)}
 	m.Registry.MustRegister(m.requests, m.duration, m.store, m.logins, m.refreshes, m.logouts, m.events, m.panics, build, depth,
 		m.confirms, m.hook, m.lag, m.gaps, m.restored, m.failures, m.shed, m.inFlight,
-		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+		collectors.NewGoCollector(collectors.WithGoCollectorRuntimeMetrics(busy)), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
 

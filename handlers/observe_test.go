@@ -243,6 +243,7 @@ func TestMetricsHaveClosedLabels(t *testing.T) {
 		"latchkey_http_requests_total", "latchkey_http_request_duration_seconds_bucket", "latchkey_store_operation_duration_seconds_bucket",
 		"latchkey_logins_total", "latchkey_refreshes_total", "latchkey_logouts_total", "latchkey_security_events_total",
 		"latchkey_panics_total", "latchkey_build_info", "latchkey_password_queue_depth", "go_goroutines", "process_start_time_seconds",
+		"go_sched_latencies_seconds_bucket", "go_cpu_classes_gc_total_cpu_seconds_total", "go_cpu_classes_total_cpu_seconds_total",
 	} {
 		if !families[want] {
 			t.Errorf("%s is missing; there are %v", want, slices.Sorted(maps.Keys(families)))

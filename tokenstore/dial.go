@@ -166,6 +166,10 @@ func (o DialOptions) dialCluster(opt *redis.ClusterOptions) (redis.UniversalClie
 	opt.ContextTimeoutEnabled = true
 	opt.MaxRedirects, opt.MinRetryBackoff, opt.MaxRetryBackoff = redirects, minBackoff, maxClusterBackoff
 	opt.MaxRetries = -1 // of a single node's client: redirects count the attempts
+	// go-redis would first read all that the Cluster says of its commands, 90 KB,
+	// with every other operation waiting behind a lock; where that takes longer than an
+	// attempt may, for ever. The scripts name their keys themselves.
+	opt.DisableRoutingPolicies = true
 	opt.ClusterStateReloadInterval = reload
 	opt.DialerRetries = 1
 	opt.PoolSize, opt.MinIdleConns = o.PoolSize, 1

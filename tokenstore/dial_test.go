@@ -100,3 +100,31 @@ func TestTLSIsMutual(t *testing.T) {
 		is(t, name, open(o), tokenstore.ErrUnavailable)
 	}
 }
+
+// What a Cluster says of all its commands is 90 KB, and every operation of a new
+// client would wait for it, in line: on a slow day for ever.
+func TestAClusterIsNotAskedForItsCommands(t *testing.T) {
+	t.Parallel()
+	cluster := redistest.StartCluster(t, 3, 0, redistest.Options{})
+	s, err := tokenstore.New(dial(t, cluster.URL()), tokenstore.Options{Shards: 16, Lifetimes: lifetimes(), Timeout: 10 * time.Second})
+	if err != nil {
+		t.Fatal(err)
+	}
+	is(t, "open", s.Open(t.Context()), nil)
+	for i := range 16 {
+		_, err := s.Session(t.Context(), tokenstore.ID{byte(i)})
+		is(t, "a session", err, tokenstore.ErrNoSession)
+	}
+	_, err = s.Tail(t.Context(), map[int]uint64{3: 0}, time.Millisecond)
+	is(t, "tail", err, nil)
+	is(t, "leave", s.Leave(t.Context(), "member"), nil)
+	for _, n := range cluster.Nodes {
+		stats, err := n.Client().Info(t.Context(), "commandstats").Result()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.Contains(stats, "cmdstat_command:") {
+			t.Errorf("%s was asked: %s", n.Addr(), stats)
+		}
+	}
+}

@@ -54,6 +54,7 @@ type replica struct {
 	watch     net.Listener       // of the admin listener; nil for none
 	state     atomic.Pointer[error]
 	setting   sync.Mutex // of state
+	hashes    int        // passwords hashed at once
 }
 
 // issuedCache is how many tokens a replica remembers that were introspected.
@@ -180,7 +181,7 @@ func newReplica(ctx context.Context, cfg *config.Config, logger *slog.Logger) (*
 	if err != nil {
 		return nil, err
 	}
-	r := &replica{cfg: cfg, log: logger, rdb: rdb, traces: traces, audit: audit, store: store, preflight: look, keys: keys, follower: follower, feed: feed, pulse: alive}
+	r := &replica{cfg: cfg, log: logger, rdb: rdb, traces: traces, audit: audit, store: store, preflight: look, keys: keys, follower: follower, feed: feed, pulse: alive, hashes: passwords.Workers()}
 	if cfg.ExtAuthzAddr != "" {
 		if r.extAuthz, err = handlers.NewExtAuthz(dependencies); err != nil {
 			return nil, err

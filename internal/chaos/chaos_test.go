@@ -28,6 +28,12 @@ const (
 	// unsure is for how long before a primary's death its last writes may not have
 	// reached the replicas, with nothing done to slow them, on a busy machine.
 	unsure = time.Second
+	// noticing is after how long every replica of the service goes by Redis's clock again
+	// that was set back.
+	noticing = 10 * time.Second
+	// reckoning is by how much what a replica of the service takes for Redis's time may
+	// be ahead of it, a clock that is set aside.
+	reckoning = 100 * time.Millisecond
 	// healing is for how long a session may still be refreshed whose logout a
 	// failover lost, once Redis is at rest: until a replica that knew has put it back.
 	healing = 3 * time.Second
@@ -37,6 +43,20 @@ const (
 )
 
 func setting(name, standard string) string { return cmp.Or(os.Getenv(name), standard) }
+
+// plan is one run: everything but what the machine decides.
+type plan struct {
+	seed     uint64
+	length   time.Duration
+	topology string
+	durable  bool
+	only     string // words of the names of the faults that are made; "" is all
+	bin      string // the program
+}
+
+func (p plan) String() string {
+	return fmt.Sprintf("CHAOS_SEED=%d CHAOS_TOPOLOGY=%s CHAOS_DURABLE=%t CHAOS_FAULTS='%s'", p.seed, p.topology, p.durable, p.only)
+}
 
 // TestChaos is one run. CHAOS_FOR says how long, CHAOS_SEED which faults it makes
 // in which order, CHAOS_TOPOLOGY and CHAOS_DURABLE on which Redis, and CHAOS_FAULTS
@@ -55,51 +75,63 @@ func TestChaos(t *testing.T) {
 	if err != nil {
 		t.Fatalf("CHAOS_DURABLE: %v", err)
 	}
-	only := os.Getenv("CHAOS_FAULTS")
-	name := fmt.Sprintf("CHAOS_SEED=%d CHAOS_TOPOLOGY=%s CHAOS_DURABLE=%t CHAOS_FAULTS='%s'", seed, topology, durable, only)
-	t.Log(name)
+	p := plan{seed, length, topology, durable, os.Getenv("CHAOS_FAULTS"), stacktest.Build(t, "../..")}
+	t.Log(p)
+	broken := p.run(t)
+	for _, promise := range broken {
+		t.Errorf("broken: %s", promise)
+	}
+	if len(broken) > 0 {
+		t.Errorf("again with: make chaos %s", p)
+	}
+}
 
-	d := &driver{t: t, seed: seed, durable: durable, rng: seeded(seed, 0), counts: map[string]int{}, store: startStore(t, topology, durable)}
+// run returns which promises were broken, and how often.
+func (p plan) run(t *testing.T) (broken []string) {
+	t.Helper()
+	d := &driver{t: t, plan: p, rng: seeded(p.seed, 0), counts: map[string]int{}, store: startStore(t, p.topology, p.durable)}
 	d.start()
 	ctx, cancel := context.WithCancel(t.Context())
 	var working sync.WaitGroup
 	var all []*user
 	for i := range users {
-		u := &user{load: d.load, number: i, rng: seeded(seed, uint64(i)+1)}
+		u := &user{load: d.load, number: i, rng: seeded(p.seed, uint64(i)+1)}
 		all = append(all, u)
 		working.Go(func() { u.live(ctx) })
 	}
-	faults := d.faults(topology, only)
-	for begun := time.Now(); time.Since(begun) < length; {
+	faults := d.faults(p.topology, p.only)
+	for begun := time.Now(); time.Since(begun) < p.length; {
 		d.next(faults)
 	}
 	cancel()
 	working.Wait()
 
 	d.calm()
+	wait(healing) // so that whatever is accepted from now on was not put back in time
 	for _, u := range all {
 		working.Go(u.last)
 	}
 	working.Wait()
-	d.judge(name)
+	return d.judge()
 }
 
 func seeded(a, b uint64) *rand.Rand { return rand.New(rand.NewPCG(a, b)) } //nolint:gosec // seeded on purpose
 
 // driver makes faults.
 type driver struct {
-	t       *testing.T
-	seed    uint64
-	durable bool
-	rng     *rand.Rand
-	store   *store
-	fleet   *stacktest.Fleet
-	load    *load
-	counts  map[string]int
+	plan
+	t      *testing.T
+	rng    *rand.Rand
+	store  *store
+	fleet  *stacktest.Fleet
+	load   *load
+	counts map[string]int
 
 	kills  int // of primaries, and the like
 	losses []*loss
 	total  []span
+	still  []span // in which no server took a step
+	steps  []span // of the clock
 	clock  time.Duration
 }
 
@@ -116,7 +148,7 @@ func (d *driver) start() {
 	if d.durable {
 		wait = d.store.wait
 	}
-	bin, settings := stacktest.Build(d.t, "../.."), []string{
+	settings := []string{
 		"LATCHKEY_SECRET=a secret of this test alone of 32 bytes and more", "LATCHKEY_REDIS_URL=" + d.store.url, "LATCHKEY_COOKIE_SECURE=false",
 		"LATCHKEY_REVOKE_WAIT_REPLICAS=" + strconv.Itoa(wait), "LATCHKEY_SHARDS=" + strconv.Itoa(shards),
 		"LATCHKEY_REFRESH_GRACE=" + grace.String(), "LATCHKEY_ACCESS_TTL=2h", "LATCHKEY_LOG_LEVEL=" + setting("CHAOS_LOG", "error"),
@@ -125,9 +157,9 @@ func (d *driver) start() {
 	}
 	patient := append([]string{"HOME=" + d.t.TempDir(), "LATCHKEY_REDIS_TIMEOUT=5s"}, settings...)
 	for i := range users {
-		stacktest.Run(d.t, patient, password, bin, "user", "add", userName(i))
+		stacktest.Run(d.t, patient, password, d.bin, "user", "add", userName(i))
 	}
-	d.fleet = stacktest.NewFleetOf(d.t, bin, replicas, settings...)
+	d.fleet = stacktest.NewFleetOf(d.t, d.bin, replicas, settings...)
 	for i := range d.fleet.Replicas {
 		d.own(i)
 	}
@@ -152,6 +184,7 @@ func (d *driver) faults(topology, only string) []fault {
 		{"replica cut off from Redis", 2, func() { d.partition(d.one(), d.some(3*time.Second)) }},
 		{"replica slow to hear from Redis", 2, d.slow},
 		{"primary frozen, shortly", 2, func() { d.freezePrimary(d.some(900 * time.Millisecond)) }},
+		{"all of Redis frozen, longer than anybody waits", 2, d.freezeAll},
 		{"Redis out of memory", 1, d.outOfMemory},
 		{"clocks of Redis set", 1, d.step},
 		{"data lost (FLUSHALL)", 1, d.flush},
@@ -165,9 +198,10 @@ func (d *driver) faults(topology, only string) []fault {
 	} else {
 		list = append(
 			list,
-			fault{"primary killed", 5, func() { d.killPrimary(0, false) }},
-			fault{"primary killed, its replicas behind", 5, func() { d.killPrimary(d.lag(), false) }},
-			fault{"primary and all replicas of the service killed", 3, func() { d.killPrimary(d.lag(), true) }},
+			fault{"primary killed", 5, func() { d.killPrimary(0, nobody) }},
+			fault{"primary killed, its replicas behind", 5, func() { d.killPrimary(d.lag(), nobody) }},
+			fault{"primary killed, its replicas behind, some of the service away", 3, func() { d.killPrimary(d.lag(), someAway) }},
+			fault{"primary and all replicas of the service killed", 3, func() { d.killPrimary(d.lag(), allKilled) }},
 			fault{"primary frozen for a failover", 2, d.freezeForFailover},
 			fault{"primary cut off with some of the service", 2, d.depose},
 			fault{"failover by command", 2, d.failover},
@@ -239,9 +273,10 @@ func (d *driver) some(most time.Duration) time.Duration {
 	}
 }
 
-// lag is how far Redis's replicas may fall behind.
+// lag is how far Redis's replicas may fall behind: for longer than a logout takes, on a
+// busy machine too, or none that was answered would be lost.
 func (d *driver) lag() time.Duration {
-	return time.Duration(20+d.rng.IntN(280)) * time.Millisecond
+	return time.Duration(20+d.rng.IntN(780)) * time.Millisecond
 }
 
 // back starts a replica that has ended, at its address.
@@ -303,9 +338,39 @@ func (d *driver) freezePrimary(long time.Duration) {
 	}
 }
 
-// killPrimary kills a primary whose replicas are behind by lag, and with it all
-// replicas of the service, which would heal what the failover loses.
-func (d *driver) killPrimary(lag time.Duration, service bool) {
+// freezeAll freezes all servers at once for longer than a replica of the service waits
+// for them, and the Sentinels too, so that nobody takes the primary for dead.
+func (d *driver) freezeAll() {
+	d.t.Helper()
+	before, from := d.store.primaries(), d.now()
+	list := d.store.servers()
+	for _, s := range list {
+		s.Pause(d.t)
+	}
+	still := span{from: d.now()}
+	wait(time.Second + time.Duration(d.rng.Int64N(int64(400*time.Millisecond))))
+	still.to = d.now()
+	for _, s := range list {
+		s.Resume(d.t)
+	}
+	d.still = append(d.still, still)
+	d.store.settle()
+	if !slices.Equal(before, d.store.primaries()) {
+		d.unclean(from)
+	}
+}
+
+// company is what happens to the service while a primary dies.
+type company int
+
+const (
+	nobody    company = iota
+	someAway          // some replicas of it hear of nothing until the others have gone on for a while
+	allKilled         // and so nobody heals what the failover loses
+)
+
+// killPrimary kills a primary whose replicas are behind by lag.
+func (d *driver) killPrimary(lag time.Duration, with company) {
 	d.t.Helper()
 	p := d.primary()
 	slot := d.store.slot(p)
@@ -316,24 +381,39 @@ func (d *driver) killPrimary(lag time.Duration, service bool) {
 	}
 	died := d.now()
 	p.Kill(d.t)
+	d.store.link(p).Drop()
 	lost := d.lossy(min(from, died-unsure), d.now(), died)
-	if service {
+	if with == allKilled {
 		for _, r := range d.fleet.Replicas {
 			r.Kill()
 		}
 	}
 	d.store.heal()
+	if with == someAway {
+		for i := range 1 + d.rng.IntN(replicas-1) {
+			for _, l := range d.store.links {
+				l.Cut(Peer(i))
+			}
+		}
+	}
 	d.store.replaced(p, slot)
 	p.Restart(d.t)
-	if service {
+	switch with {
+	case allKilled:
 		for i := range d.fleet.Replicas {
 			d.fleet.Start(d.t, i)
 			d.own(i)
 		}
+		d.store.settle() // which has a time of its own
 		for _, r := range d.fleet.Replicas {
 			r.AwaitReady(d.t)
 		}
-	} else {
+	case someAway:
+		d.store.settle()
+		lost.healed = d.now() + healing // by the others
+		wait(d.some(3 * time.Second))
+		d.store.heal()
+	case nobody:
 		d.store.settle()
 		lost.healed = d.now() + healing
 	}
@@ -419,8 +499,10 @@ func (d *driver) outOfMemory() {
 
 // step sets the clocks of all Redis servers off, by another amount than before.
 func (d *driver) step() {
+	from := d.now()
 	d.clock = time.Duration(d.rng.Int64N(int64(2*maxOffset))) - maxOffset
 	d.store.setClock(d.clock)
+	d.steps = append(d.steps, span{from, d.now() + noticing})
 }
 
 // flush loses everything, accounts too.
@@ -467,11 +549,21 @@ func (d *driver) causes() {
 		if s.theft.to > 0 {
 			end(s.theft, !unsound, theft)
 		}
+		if slices.ContainsFunc(s.unheard, func(a span) bool { return s.refused.to-a.from > grace-2*maxOffset && !d.tooLate(a) }) {
+			end(span{s.refused.from, s.refused.from}, false, "an answer lost for longer than the grace")
+		}
 	}
 }
 
-// judge prints the table, and fails the test if a promise was broken.
-func (d *driver) judge(name string) {
+// tooLate reports whether what was asked for then, and answered by a timeout, must have
+// reached Redis when nobody waited for it any more, and so have changed nothing.
+func (d *driver) tooLate(asked span) bool {
+	return !slices.ContainsFunc(d.steps, asked.overlaps) &&
+		slices.ContainsFunc(d.still, func(s span) bool { return s.from <= asked.from && asked.to+reckoning <= s.to })
+}
+
+// judge prints the table, and returns which promises were broken.
+func (d *driver) judge() (broken []string) {
 	d.t.Helper()
 	d.causes()
 	v := d.load.history.Judge()
@@ -496,28 +588,38 @@ func (d *driver) judge(name string) {
 			slices.Min(explained).Round(time.Millisecond), slices.Max(explained).Round(time.Millisecond),
 			median(explained).Round(time.Millisecond), slices.Max(stays).Round(time.Millisecond))
 	}
-	d.t.Logf("%s\n%s\n%s", name, &b, v)
-	for _, odd := range d.load.strange {
-		d.t.Errorf("not an answer that is promised: %s", odd)
+	d.t.Logf("%s\n%s\n%s", d.plan, &b, v)
+	breaks := func(n int, promise string) {
+		if n > 0 {
+			broken = append(broken, fmt.Sprintf("%s: %d", promise, n))
+		}
 	}
 	bad := v.Impossible
 	if !d.durable && len(explained) == len(lost) {
-		// What is lost so is what durable mode is for: measured, not a failure.
+		// What is lost so is what durable mode is for: measured, and no promise.
 		bad = slices.DeleteFunc(slices.Clone(bad), func(s int) bool { return slices.Contains(lost, s) })
 	}
-	if v.FalseLogouts == 0 && len(bad) == 0 && len(v.Forked) == 0 && len(v.Undecided) == 0 {
-		if v.Confirmed == 0 {
-			d.t.Error("no logout was acknowledged: nothing is shown")
-		}
-		return
+	breaks(v.FalseLogouts, "refused without a cause")
+	breaks(len(bad), "sessions with an impossible history")
+	breaks(len(v.Forked), "generations with two successors")
+	breaks(len(v.Undecided), "sessions that could not be judged")
+	breaks(len(d.load.strange), "answers that are none")
+	breaks(len(d.load.unwell), "users who could not log in and out within "+resting.String()+" though all was well")
+	for _, what := range slices.Concat(d.load.strange, d.load.unwell) {
+		d.t.Log(what)
+	}
+	if v.Confirmed == 0 {
+		broken = append(broken, "no logout was acknowledged: nothing is shown")
 	}
 	for _, s := range bad[:min(3, len(bad))] {
 		d.t.Log(d.load.history.Describe(s))
 	}
-	for _, f := range d.losses {
-		d.t.Logf("may have lost writes from %v to %v", f.from, f.to)
+	if len(broken) > 0 {
+		for _, f := range d.losses {
+			d.t.Logf("may have lost writes from %v to %v", f.from, f.to)
+		}
 	}
-	d.t.Errorf("a promise was broken; again with: make chaos %s", name)
+	return broken
 }
 
 // lost are the sessions whose logout was undone: how long before a primary's death

@@ -22,9 +22,10 @@ import (
 
 const (
 	password = "correct horse battery staple"
-	grace    = 30 * time.Second // LATCHKEY_REFRESH_GRACE
+	grace    = 15 * time.Second // LATCHKEY_REFRESH_GRACE
 	hearing  = 10 * time.Second // for which an answer is waited for: longer than any pause
 	atOnce   = 3                // sessions of one user
+	resting  = 15 * time.Second // for a login and a logout once all is well, on a busy machine
 	theft    = "a theft that was shown"
 )
 
@@ -39,8 +40,12 @@ type login struct {
 	writes []span
 	// theft is when an old refresh token was shown, and refused.
 	theft span
-	// pending is when the refresh was first asked for whose answer did not come.
-	pending time.Duration
+	// unheard are the refreshes of the present generation whose answers did not come.
+	unheard []span
+	// away is until when its user looks after something else; refused is when a refresh
+	// first was.
+	away    time.Duration
+	refused span
 	// rests is until when the next token is not spent: what took long may have been
 	// sent to Redis more than once, and a copy is good for as long as a request.
 	rests time.Duration
@@ -60,6 +65,7 @@ type load struct {
 	logins  []*login
 	counts  map[string]int // of answers
 	strange []string
+	unwell  []string
 }
 
 func newLoad(addrs []string) *load {
@@ -193,6 +199,7 @@ type user struct {
 	number int
 	rng    *rand.Rand
 	alive  []*login
+	left   []*login // alone, until long after an answer that did not come
 	gone   []*login
 }
 
@@ -210,7 +217,14 @@ func (u *user) live(ctx context.Context) {
 }
 
 func (u *user) act(ctx context.Context) {
-	if i := slices.IndexFunc(u.alive, func(s *login) bool { return s.pending > 0 }); i >= 0 && u.rng.IntN(2) == 0 {
+	if i := slices.IndexFunc(u.left, func(s *login) bool { return s.away < u.history.Now() }); i >= 0 {
+		s := u.left[i]
+		u.left, u.alive = slices.Delete(u.left, i, i+1), append(u.alive, s)
+		u.count("came back to a session")
+		u.renew(s)
+		return
+	}
+	if i := slices.IndexFunc(u.alive, func(s *login) bool { return len(s.unheard) > 0 }); i >= 0 && u.rng.IntN(2) == 0 {
 		u.renew(u.alive[i]) // what was not answered is asked again, before long
 		return
 	}
@@ -228,7 +242,7 @@ func (u *user) act(ctx context.Context) {
 		u.renew(s)
 	case n < 78:
 		u.logout(ctx, s)
-	case n < 81:
+	case n < 81 && len(u.left) == 0: // or few of those would live until their user is back
 		u.logoutAll(ctx, s)
 	case n < 84:
 		u.steal(s)
@@ -253,7 +267,7 @@ func userName(n int) string { return fmt.Sprintf("user-%d", n) }
 
 // renew refreshes, sometimes from two tabs at once.
 func (u *user) renew(s *login) {
-	if s.pending == 0 && u.history.Now() < s.rests {
+	if len(s.unheard) == 0 && u.history.Now() < s.rests {
 		return
 	}
 	generation := len(s.refresh)
@@ -269,11 +283,9 @@ func (u *user) renew(s *login) {
 		wg.Go(func() { got[i] = u.show(where[i], s, generation) })
 	}
 	wg.Wait()
-	refused, lost := false, false
+	refused := false
+	var unheard []span
 	for i, a := range got {
-		if s.pending > 0 && a.status == 401 && a.to-s.pending > grace-2*maxOffset {
-			u.history.LoggedOut(zero.Logout{Session: s.number, Asked: a.from, AnsweredAt: a.from, Cause: "an answer lost for longer than the grace"})
-		}
 		u.shown(where[i], s, generation, a)
 		u.wrote(s, a.span)
 		if a.to-a.from > 100*time.Millisecond {
@@ -286,17 +298,27 @@ func (u *user) renew(s *login) {
 			}
 		case zero.Refused:
 			refused = true
+			if s.refused.to == 0 || a.from < s.refused.from {
+				s.refused = a.span
+			}
 		case zero.Silent:
-			lost = true
+			unheard = append(unheard, a.span)
 		}
 	}
 	switch {
 	case refused:
 		u.bury(s)
 	case len(s.refresh) > generation:
-		s.pending = 0
-	case lost && s.pending == 0:
-		s.pending = got[0].from
+		s.unheard = nil
+	case len(unheard) > 0:
+		s.unheard = append(s.unheard, unheard...)
+		if i := slices.Index(u.alive, s); i >= 0 && len(s.unheard) == len(unheard) && u.rng.IntN(3) == 0 {
+			// Closes the lid, and comes back when even a clock that was set meanwhile says
+			// that the grace is over.
+			u.count("left a session without an answer")
+			s.away = got[0].to + grace + 2*maxOffset + time.Second
+			u.alive, u.left = slices.Delete(u.alive, i, i+1), append(u.left, s)
+		}
 	}
 }
 
@@ -333,7 +355,7 @@ func (u *user) logout(ctx context.Context, s *login) {
 func (u *user) logoutAll(ctx context.Context, s *login) {
 	except := u.rng.IntN(2) == 0
 	a := u.ask(u.somewhere(), "POST", "/auth/logout-all", s.access, "", url.Values{"except_current": {fmt.Sprint(except)}})
-	for _, other := range slices.Clone(u.alive) {
+	for _, other := range slices.Concat(u.alive, u.left) {
 		u.wrote(other, a.span)
 		if other == s && except {
 			continue
@@ -351,7 +373,7 @@ func (u *user) logoutAll(ctx context.Context, s *login) {
 
 // steal shows a refresh token that is too old to be a race.
 func (u *user) steal(s *login) {
-	if len(s.refresh) < 3 || s.pending > 0 {
+	if len(s.refresh) < 3 || len(s.unheard) > 0 {
 		return
 	}
 	generation := len(s.refresh) - 2
@@ -394,6 +416,8 @@ func (u *user) retry(s *login) {
 
 // last asks everybody for every session there ever was.
 func (u *user) last() {
+	u.again()
+	u.alive, u.left = append(u.alive, u.left...), nil
 	u.everywhere(u.alive...)
 	for _, s := range slices.Clone(u.alive) {
 		u.renew(s)
@@ -404,7 +428,46 @@ func (u *user) last() {
 	}
 }
 
+// again logs in and out once more: now that all is well, that must succeed, and
+// everybody must know of it.
+func (u *user) again() {
+	deadline := u.history.Now() + resting
+	before := len(u.alive)
+	for u.login(); len(u.alive) == before && u.history.Now() < deadline; u.login() {
+		wait(100 * time.Millisecond)
+	}
+	if len(u.alive) == before {
+		u.ill("no login")
+		return
+	}
+	s := u.alive[before]
+	u.bury(s)
+	for {
+		a := u.ask(u.somewhere(), "POST", "/auth/logout", s.access, s.refresh[0], url.Values{})
+		u.history.LoggedOut(zero.Logout{Session: s.number, Asked: a.from, AnsweredAt: a.to, Confirmed: a.status == 200})
+		switch {
+		case a.status == 200:
+			u.everywhere(s)
+			return
+		case a.to > deadline:
+			u.ill(fmt.Sprintf("a logout is answered %d", a.status))
+			return
+		}
+		wait(100 * time.Millisecond)
+	}
+}
+
+func (u *user) ill(what string) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.unwell = append(u.unwell, fmt.Sprintf("%s: %s", userName(u.number), what))
+}
+
 func (u *user) bury(s *login) {
+	if i := slices.Index(u.left, s); i >= 0 {
+		u.left = slices.Delete(u.left, i, i+1)
+		u.gone = append(u.gone, s)
+	}
 	if i := slices.Index(u.alive, s); i >= 0 {
 		u.alive = slices.Delete(u.alive, i, i+1)
 		u.gone = append(u.gone, s)

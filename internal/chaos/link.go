@@ -18,11 +18,12 @@ const Node Peer = -1
 type Link struct {
 	listener net.Listener
 	target   func() string           // where the server listens
-	who      func(from, to int) Peer // has the connection between these ports
+	who      func(from, to int) Peer // has the connection between these ports; asked when it matters
 	running  sync.WaitGroup
 
 	mu     sync.Mutex
 	closed bool
+	drops  int // how often all connections were dropped
 	cut    map[Peer]bool
 	delay  map[Peer]time.Duration
 	change chan struct{} // closed, and replaced, when any of these change
@@ -79,6 +80,10 @@ func (l *Link) set(f func()) {
 	l.change = make(chan struct{})
 }
 
+// Drop ends all connections, and what is under way on them is lost: for when the server
+// has died, before Heal can let it pass.
+func (l *Link) Drop() { l.set(func() { l.drops++ }) }
+
 // Close ends the link and all connections over it.
 func (l *Link) Close() {
 	l.set(func() {
@@ -110,30 +115,34 @@ func (l *Link) serve(client net.Conn) {
 		return
 	}
 	defer func() { _ = server.Close() }()
-	p := l.who(port(client.RemoteAddr()), l.Port())
-	if !l.keep(client, server) {
+	over := make(chan struct{})
+	on := line{peer: sync.OnceValue(func() Peer { return l.who(port(client.RemoteAddr()), l.Port()) }), over: over}
+	if on.born, err = l.keep(client, server); err != nil {
 		return
 	}
 	defer l.forget(client, server)
-	over := make(chan struct{})
 	var both sync.WaitGroup
 	end := sync.OnceFunc(func() {
 		close(over)
 		_ = client.Close()
 		_ = server.Close()
 	})
-	both.Go(func() { l.carry(client, server, p, true, over); end() })
-	both.Go(func() { l.carry(server, client, p, false, over); end() })
+	both.Go(func() { l.carry(client, server, on, true); end() })
+	both.Go(func() { l.carry(server, client, on, false); end() })
 	both.Wait()
 }
 
-func (l *Link) keep(conns ...net.Conn) bool {
+// keep returns how often connections had been dropped when these began.
+func (l *Link) keep(conns ...net.Conn) (born int, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.closed {
+		return 0, net.ErrClosed
+	}
 	for _, c := range conns {
 		l.conns[c] = struct{}{}
 	}
-	return !l.closed
+	return l.drops, nil
 }
 
 func (l *Link) forget(conns ...net.Conn) {
@@ -144,6 +153,13 @@ func (l *Link) forget(conns ...net.Conn) {
 	}
 }
 
+// line is one connection.
+type line struct {
+	peer func() Peer
+	born int
+	over <-chan struct{}
+}
+
 // parcel is some bytes and when they came.
 type parcel struct {
 	bytes []byte
@@ -152,7 +168,7 @@ type parcel struct {
 
 // carry carries bytes one way. Answers that are not due when the server ends are
 // lost.
-func (l *Link) carry(from, to net.Conn, p Peer, request bool, over <-chan struct{}) {
+func (l *Link) carry(from, to net.Conn, on line, request bool) {
 	parcels := make(chan parcel, 1024)
 	ended := make(chan struct{})
 	l.running.Go(func() {
@@ -163,7 +179,7 @@ func (l *Link) carry(from, to net.Conn, p Peer, request bool, over <-chan struct
 			if n > 0 {
 				select {
 				case parcels <- parcel{b[:n], time.Now()}:
-				case <-over:
+				case <-on.over:
 					return
 				}
 			}
@@ -176,7 +192,7 @@ func (l *Link) carry(from, to net.Conn, p Peer, request bool, over <-chan struct
 		var next parcel
 		select {
 		case next = <-parcels:
-		case <-over:
+		case <-on.over:
 			return
 		case <-ended:
 			select {
@@ -185,7 +201,7 @@ func (l *Link) carry(from, to net.Conn, p Peer, request bool, over <-chan struct
 				return
 			}
 		}
-		if !l.pass(next, p, request, ended, over) {
+		if !l.pass(next, on, request, ended) {
 			return
 		}
 		if _, err := to.Write(next.bytes); err != nil {
@@ -194,14 +210,26 @@ func (l *Link) carry(from, to net.Conn, p Peer, request bool, over <-chan struct
 	}
 }
 
+// state is how the link is for a connection, until change is closed.
+func (l *Link) state(on line) (cut bool, delay time.Duration, change <-chan struct{}, closed bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.cut)+len(l.delay) > 0 {
+		// Who it is, is a long question. Nobody else may have to wait for its answer.
+		l.mu.Unlock()
+		who := on.peer()
+		l.mu.Lock()
+		cut, delay = l.cut[who], l.delay[who]
+	}
+	return cut, delay, l.change, l.closed || l.drops != on.born
+}
+
 // pass waits until a parcel may go on, and reports whether it may.
-func (l *Link) pass(x parcel, p Peer, request bool, ended, over <-chan struct{}) bool {
+func (l *Link) pass(x parcel, on line, request bool, ended <-chan struct{}) bool {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
-		l.mu.Lock()
-		cut, delay, change, closed := l.cut[p], l.delay[p], l.change, l.closed
-		l.mu.Unlock()
+		cut, delay, change, closed := l.state(on)
 		if closed {
 			return false
 		}
@@ -221,7 +249,7 @@ func (l *Link) pass(x parcel, p Peer, request bool, ended, over <-chan struct{})
 		select {
 		case <-due:
 		case <-change:
-		case <-over:
+		case <-on.over:
 			return false
 		case <-ended:
 			return false

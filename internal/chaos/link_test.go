@@ -197,3 +197,28 @@ func TestASlowLinkLosesWhatIsUnderWayWhenTheServerDies(t *testing.T) {
 		t.Error("the connection does not end with the server")
 	}
 }
+
+// Whoever heals the links at once after a server's death must not deliver what died
+// with it.
+func TestWhatIsDroppedStaysLostWhenTheLinkHeals(t *testing.T) {
+	t.Parallel()
+	addr, _ := echo(t)
+	l, dial := newLink(t, addr)
+	for range 20 {
+		c := dial()
+		c.say(t, "a")
+		c.hear(t, "a")
+		l.Slow(1, time.Hour)
+		c.say(t, "b")
+		l.Drop()
+		l.Heal()
+		select {
+		case got, ok := <-c.lines:
+			if ok {
+				t.Fatalf("heard %q", got)
+			}
+		case <-time.After(10 * time.Second):
+			t.Fatal("the connection does not end")
+		}
+	}
+}

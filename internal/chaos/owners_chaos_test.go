@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"sync"
 	"testing"
 
@@ -16,8 +18,9 @@ import (
 // owners tells which replica of the service a connection is from. To Redis, and to
 // the links, all are 127.0.0.1; the kernel knows whose the sockets are.
 type owners struct {
-	mu   sync.Mutex
-	pids map[Peer]int
+	mu    sync.Mutex
+	pids  map[Peer]int
+	known map[uint32]Peer // by inode
 }
 
 func (o *owners) set(p Peer, pid int) {
@@ -26,10 +29,11 @@ func (o *owners) set(p Peer, pid int) {
 	if o.pids == nil {
 		o.pids = map[Peer]int{}
 	}
-	o.pids[p] = pid
+	o.pids[p], o.known = pid, nil
 }
 
-// of looks up which replica has the client's end of a connection.
+// of looks up which replica has the client's end of a connection. A look through all
+// files of all replicas, which takes milliseconds, tells of all their connections.
 func (o *owners) of(from, to int) Peer {
 	inode, err := inodeOf(from, to)
 	if err != nil {
@@ -37,7 +41,13 @@ func (o *owners) of(from, to int) Peer {
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	want := fmt.Sprintf("socket:[%d]", inode)
+	if p, ok := o.known[inode]; ok {
+		return p
+	}
+	if o.known == nil {
+		o.known = map[uint32]Peer{}
+	}
+	o.known[inode] = Node
 	for p, pid := range o.pids {
 		dir := fmt.Sprintf("/proc/%d/fd", pid)
 		fds, err := os.ReadDir(dir)
@@ -45,12 +55,14 @@ func (o *owners) of(from, to int) Peer {
 			continue // the process has ended
 		}
 		for _, fd := range fds {
-			if to, err := os.Readlink(filepath.Join(dir, fd.Name())); err == nil && to == want {
-				return p
+			link, _ := os.Readlink(filepath.Join(dir, fd.Name())) // one that is gone is none
+			number, _ := strings.CutPrefix(link, "socket:[")
+			if socket, err := strconv.ParseUint(strings.TrimSuffix(number, "]"), 10, 32); err == nil {
+				o.known[uint32(socket)] = p
 			}
 		}
 	}
-	return Node
+	return o.known[inode]
 }
 
 // inodeOf asks the kernel for the socket of the connection between two ports of
@@ -103,6 +115,7 @@ func TestOwnersOfConnections(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(l.Close)
+	l.Cut(99) // else nobody asks
 	for _, tt := range []struct {
 		pid  int
 		want Peer

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"sync"
 	"testing"
@@ -104,6 +105,17 @@ func (s *store) primaries() []*redistest.Server {
 		return []*redistest.Server{s.sentinel.Primary(s.t)}
 	}
 	return s.cluster.Primaries(s.t)
+}
+
+// servers are all of them, those that watch last.
+func (s *store) servers() []*redistest.Server {
+	switch {
+	case s.alone != nil:
+		return []*redistest.Server{s.alone}
+	case s.sentinel != nil:
+		return slices.Concat(s.sentinel.Nodes, s.sentinel.Sentinels)
+	}
+	return s.cluster.Nodes
 }
 
 // settle returns when the topology is at rest.

@@ -164,7 +164,7 @@ func post(path, token string, form url.Values) string {
 		"Content-Type: application/x-www-form-urlencoded\r\nContent-Length: " + strconv.Itoa(len(body)) + "\r\n\r\n" + body
 }
 
-func loginRequest(user string) string {
+func loginRequest() string {
 	return post("/auth/token", "", url.Values{"username": {user}, "password": {password}, "refresh_delivery": {"body"}})
 }
 
@@ -188,10 +188,10 @@ func (s session) refresh() string {
 }
 
 // login logs in, and waits for its turn.
-func (c *client) login(t testing.TB, user string) session {
+func (c *client) login(t testing.TB) session {
 	t.Helper()
 	for deadline := time.Now().Add(time.Minute); ; {
-		a, err := c.ask(loginRequest(user))
+		a, err := c.ask(loginRequest())
 		if err != nil {
 			t.Fatal(err)
 		}

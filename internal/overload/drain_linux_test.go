@@ -40,7 +40,7 @@ func TestADrainEndsWhatDoesNotEndByItself(t *testing.T) {
 	}
 
 	kept := newClient(t, r.Addr, 1)
-	s := kept.login(t, user)
+	s := kept.login(t)
 	silent := dial(r.Addr)
 	stream := dial(r.Addr)
 	say(stream, get("/revocations", streaming))

@@ -5,6 +5,7 @@ package stacktest
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"syscall"
 	"testing"
@@ -44,8 +45,21 @@ func Build(t testing.TB, root string) string {
 	if err := syscall.Flock(int(turn.Fd()), syscall.LOCK_EX); err != nil {
 		t.Fatal(err)
 	}
-	bin := filepath.Join(dir, "latchkey")
-	Go(t, []string{"CGO_ENABLED=0"}, "build", "-C", root, "-tags", "nomsgpack,grpcnotrace", "-trimpath", "-ldflags", "-s -w", "-o", bin, "./cmd/latchkey")
-	built.bin = bin
+	built.bin = filepath.Join(dir, "latchkey")
+	build(t, root, built.bin)
+	return built.bin
+}
+
+// BuildOtherwise is [Build] with these flags of go build, for one test alone.
+func BuildOtherwise(t testing.TB, root string, flags ...string) string {
+	t.Helper()
+	bin := filepath.Join(t.TempDir(), "latchkey")
+	build(t, root, bin, flags...)
 	return bin
+}
+
+func build(t testing.TB, root, bin string, flags ...string) {
+	t.Helper()
+	Go(t, []string{"CGO_ENABLED=0"}, slices.Concat(
+		[]string{"build", "-C", root, "-tags", "nomsgpack,grpcnotrace", "-trimpath", "-ldflags", "-s -w", "-o", bin}, flags, []string{"./cmd/latchkey"})...)
 }
