@@ -35,7 +35,7 @@ test: test-needs $(CADDY) ## all tests, with the race detector, on real Redis an
 	CADDY='$(CURDIR)/$(CADDY)' go test -race -tags $(TAGS) -count=1 -parallel 8 -timeout 15m ./...
 
 .PHONY: kube-test kube-tools image-test
-kube-tools: $(KUBE)/built
+kube-tools: $(KUBE)/built ## what kube-test runs: helm, kustomize, kubeconform, kube-score
 
 kube-test: test-needs $(KUBE)/built ## the manifests and the chart: rendered, against schemas, linted
 	KUBE_TOOLS='$(CURDIR)/$(KUBE)' go test -tags kube -count=1 -timeout 10m ./deploy/kubernetes
@@ -63,7 +63,7 @@ fuzz: ## every fuzz target, each for FUZZ_FOR (60s)
 zero: test-needs ## after a logout nothing is accepted: five minutes of faults (ZERO_FOR, ZERO_SEED)
 	ZERO_FOR=$(ZERO_FOR) ZERO_SEED=$(ZERO_SEED) go test ./internal/zero -run TestZero -v -count=1 -timeout 60m
 
-overload: test-needs ## ten times of what a replica can do, for a minute, on a quiet machine (OVERLOAD_FOR); 1,000 hostile connections
+overload: test-needs ## ten times what a replica can do, for a minute, on a quiet machine (OVERLOAD_FOR); 1,000 hostile connections
 	OVERLOAD_FOR=$(OVERLOAD_FOR) go test ./internal/overload -run 'TestOverload|TestHostile|TestTooMany' -v -count=1 -timeout 30m
 
 leak: test-needs ## ten minutes of clients that come and go, after which nothing may have grown (LEAK_FOR)
@@ -165,7 +165,7 @@ tidy-check: ## fail when go.mod or go.sum is not tidy
 	go -C internal/clients mod tidy -diff
 
 # The tests start redis-server, nginx, haproxy and prometheus themselves, and run the commands of the pages, which use curl and openssl; the race detector needs a C compiler.
-test-needs:
+test-needs: ## install what the tests start and run, or name it
 	@need=; PATH="$$PATH:/usr/sbin:/usr/local/sbin"; \
 	command -v redis-server >/dev/null || need="$$need redis-server"; \
 	command -v nginx >/dev/null || need="$$need nginx-light"; \
@@ -250,7 +250,7 @@ npm-needs:
 	@command -v npm >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get update </dev/null && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends nodejs npm </dev/null; } || \
 		{ echo 'this needs Node.js and npm; on Debian or Ubuntu: sudo apt-get install -y nodejs npm' >&2; exit 1; }
 
-ci-needs: test-needs browser-needs npm-needs # what .ci/run installs, or names
+ci-needs: test-needs browser-needs npm-needs ## the same for .ci/run
 
 # jose needs Node.js 20, which Debian has from 13 on. To an older one npm brings the Node.js that the lock file names.
 $(NPM): tools/npm/package-lock.json | npm-needs

@@ -207,6 +207,44 @@ func TestTargetsNamed(t *testing.T) {
 	}
 }
 
+// Every make target that `make help` lists is in README's table.
+func TestTargetsListed(t *testing.T) {
+	t.Parallel()
+	_, development, _ := strings.Cut(readPage(t, "../README.md"), "\n## Development\n")
+	var listed int
+	for _, m := range regexp.MustCompile(`(?m)^([a-z-]+):.*## `).FindAllStringSubmatch(readPage(t, "../Makefile"), -1) {
+		listed++
+		if m[1] != "help" && !strings.Contains(development, "`make "+m[1]+"`") {
+			t.Errorf("README.md: make %s is not in the table", m[1])
+		}
+	}
+	if listed < 30 {
+		t.Errorf("make help lists %d targets", listed)
+	}
+}
+
+// README's layout has every folder of the repository, and those of internal one by one.
+func TestLayoutNamesFolders(t *testing.T) {
+	t.Parallel()
+	_, layout, _ := strings.Cut(readPage(t, "../README.md"), "\n## Layout\n")
+	layout, _, _ = strings.Cut(layout, "\n## ")
+	for _, within := range []string{"", "internal/"} {
+		entries, err := os.ReadDir("../" + within)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range entries {
+			name := e.Name()
+			if !e.IsDir() || name == "bin" || name == "internal" || strings.HasPrefix(name, ".") && name != ".ci" {
+				continue
+			}
+			if !strings.Contains(layout, "\n"+within+name+"/") {
+				t.Errorf("README.md: %s%s is not in the layout", within, name)
+			}
+		}
+	}
+}
+
 // Every test that a page names exists: promises are said to rest on them.
 func TestTestsNamed(t *testing.T) {
 	t.Parallel()

@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// Defaults of Options. The cost is the OWASP Password Storage Cheat Sheet's first recommendation for argon2id.
+// Defaults of Options. The cost is the least that the OWASP Password Storage Cheat Sheet recommends for argon2id.
 const (
 	DefaultMemoryKiB   = 19456
 	DefaultIterations  = 2
