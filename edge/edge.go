@@ -203,6 +203,7 @@ func (o *Options) check() error {
 
 // verified is a token whose signature and claims were checked.
 type verified struct {
+	token  string
 	claims Claims
 	ids    tokenstore.AccessToken
 	// removed is how many keys had been removed from the ring when it was checked.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"maps"
 	"regexp"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -38,8 +39,8 @@ type Metrics struct {
 	shed      *prometheus.CounterVec
 	inFlight  *prometheus.GaugeVec
 
-	mu     sync.Mutex // held while series is replaced
-	series atomic.Pointer[map[seriesKey]series]
+	mu     sync.Mutex                          // held while series is replaced
+	series atomic.Pointer[map[string][]series] // by route
 }
 
 // NewMetrics returns the metrics of one replica. queue tells how many password
@@ -82,7 +83,7 @@ func NewMetrics(version, goVersion string, queue func() int) *Metrics {
 		inFlight: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "latchkey_requests_in_flight", Help: "Requests under way, by class: login, refresh, session."}, []string{"class"}),
 		panics:   prometheus.NewCounter(prometheus.CounterOpts{Name: "latchkey_panics_total", Help: "Requests that panicked: each is a bug."}),
 	}
-	m.series.Store(&map[seriesKey]series{})
+	m.series.Store(&map[string][]series{})
 	m.start()
 	build := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "latchkey_build_info", Help: "Always 1; the labels tell the version.",
@@ -100,41 +101,50 @@ func NewMetrics(version, goVersion string, queue func() int) *Metrics {
 	return m
 }
 
-// series is what one kind of request counts in.
+// series is what requests of one method and status to one route count in.
 type series struct {
-	count prometheus.Counter
-	took  prometheus.Observer
+	method string
+	status int
+	count  prometheus.Counter
+	took   prometheus.Observer
 }
 
-// seriesKey names a kind of request: by template, never by path.
-type seriesKey struct {
-	route, method string
-	status        int
-}
-
-// request counts one request. The series are looked up by label once, and then
-// found in a map that is replaced, never changed.
+// request counts one request: by the route's template, never by its path. The series
+// are looked up by label once, and then found in a map that is replaced, never changed.
 func (m *Metrics) request(route, method string, status int, took time.Duration) {
-	key := seriesKey{route, method, status}
-	s, ok := (*m.series.Load())[key]
-	if !ok {
-		s = m.newSeries(key)
+	s := find((*m.series.Load())[route], method, status)
+	if s == nil {
+		s = m.newSeries(route, method, status)
 	}
 	s.count.Inc()
 	s.took.Observe(took.Seconds())
 }
 
-func (m *Metrics) newSeries(key seriesKey) series {
+func find(list []series, method string, status int) *series {
+	for i := range list {
+		if list[i].status == status && list[i].method == method {
+			return &list[i]
+		}
+	}
+	return nil
+}
+
+func (m *Metrics) newSeries(route, method string, status int) *series {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	s := series{
-		count: m.requests.WithLabelValues(key.route, key.method, strconv.Itoa(key.status)),
-		took:  m.duration.WithLabelValues(key.route, key.method),
+	old := *m.series.Load()
+	if s := find(old[route], method, status); s != nil {
+		return s // somebody else was first
 	}
-	next := maps.Clone(*m.series.Load())
-	next[key] = s
+	s := series{
+		method: method, status: status,
+		count: m.requests.WithLabelValues(route, method, strconv.Itoa(status)),
+		took:  m.duration.WithLabelValues(route, method),
+	}
+	next := maps.Clone(old)
+	next[route] = append(slices.Clone(old[route]), s)
 	m.series.Store(&next)
-	return s
+	return &s
 }
 
 // Shed counts a request, or a connection, that was turned away.
