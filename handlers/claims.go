@@ -13,6 +13,7 @@ import (
 
 	"github.com/latchkey-auth/latchkey/internal/accesstoken"
 	"github.com/latchkey-auth/latchkey/internal/claimhook"
+	"github.com/latchkey-auth/latchkey/tokenstore"
 )
 
 // Claims of the operator's own come from four places; of one name, the later one
@@ -100,6 +101,7 @@ func (a *api) usable(m minted, asked extraClaims) error {
 	now := a.Store.Now()
 	m.asked, m.grant.Now, m.grant.AuthTime = asked, now, now
 	m.grant.LogEpoch, m.grant.UserEpoch = strings.Repeat("x", 16), 1<<53-1
+	m.grant.Place = tokenstore.Place{History: m.grant.LogEpoch, N: 1<<53 - 1}
 	_, err := a.accessToken(m)
 	return err
 }
