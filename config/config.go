@@ -114,7 +114,7 @@ type Config struct {
 	PasswordWait        time.Duration `env:"LATCHKEY_PASSWORD_WAIT" envDefault:"2s" min:"100ms" max:"30s" doc:"How long a login may wait for a password worker before it is answered 503."`
 
 	MaxConnections int `env:"LATCHKEY_MAX_CONNECTIONS" envDefault:"4096" min:"16" max:"1000000" doc:"How many connections the API's listener holds, and Envoy's. One more takes the place of one that has been silent for 10 s, or is answered 503. A connection costs up to 20 KiB, and 35 KiB with the largest headers and body on it."`
-	MaxInFlight    int `env:"LATCHKEY_MAX_IN_FLIGHT" envDefault:"512" min:"1" max:"100000" doc:"How many refreshes, and how many logouts and other requests about sessions, are under way at once. One more is answered 503. Of logins it is the password workers and their queue; checks of tokens are never turned away for any of these."`
+	MaxInFlight    int `env:"LATCHKEY_MAX_IN_FLIGHT" envDefault:"512" min:"1" max:"100000" doc:"How many refreshes, how many logouts and other requests about sessions, and how many requests for status lists that are not known yet, are under way at once. One more is answered 503. Of logins it is the password workers and their queue; checks of tokens are never turned away for any of these."`
 
 	Docs bool `env:"LATCHKEY_DOCS" envDefault:"false" doc:"Serve an interactive page of the API at /docs. It puts a large script on the origin that has the refresh cookie, so it is for development and trusted networks. /openapi.json is always there."`
 

@@ -59,9 +59,9 @@ type Settings struct {
 	Version string
 	// Docs serves a page at /docs on which the API can be tried out.
 	Docs bool
-	// MaxInFlight is how many refreshes, and how many other requests about
-	// sessions, are under way at once; 0 means 512. Of logins and password changes
-	// it is as many as Passwords takes.
+	// MaxInFlight is how many refreshes, how many other requests about sessions, and
+	// how many requests for status lists that are not known yet, are under way at once; 0
+	// means 512. Of logins and password changes it is as many as Passwords takes.
 	MaxInFlight int
 	// Nonces, if not nil, must have made the nonce of each DPoP proof.
 	Nonces *dpop.Nonces
@@ -186,7 +186,7 @@ func New(d Dependencies) (http.Handler, error) {
 	engine.GET("/.well-known/jwks.json", a.serve(a.keySet))
 	engine.HEAD("/.well-known/jwks.json", a.serve(a.keySet))
 	if d.Settings.StatusListTTL > 0 {
-		a.lists = newStatusLists(d)
+		a.lists = newStatusLists(d, inFlight)
 		engine.GET(statusListPath+":id", a.serve(a.statusList))
 		engine.HEAD(statusListPath+":id", a.serve(a.statusList))
 	}

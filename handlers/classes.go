@@ -92,8 +92,9 @@ const (
 	ShedLogin      Shed = "login"      // logins and password changes under way
 	ShedPassword   Shed = "password"   // the queue for a password worker
 	ShedRefresh    Shed = "refresh"
-	ShedSession    Shed = "session" // logouts, and whatever else is about sessions
-	ShedStream     Shed = "stream"  // readers of GET /revocations
+	ShedSession    Shed = "session"     // logouts, and whatever else is about sessions
+	ShedStatusList Shed = "status_list" // requests for a list that may be about to begin
+	ShedStream     Shed = "stream"      // readers of GET /revocations
 	ShedExtAuthz   Shed = "ext_authz"
 )
 

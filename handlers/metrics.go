@@ -79,7 +79,7 @@ func NewMetrics(version, goVersion string, queue func() int) *Metrics {
 		gaps:     prometheus.NewCounter(prometheus.CounterOpts{Name: "latchkey_edge_gaps_total", Help: "Times the log was not the one that was followed, and was read anew."}),
 		restored: prometheus.NewCounter(prometheus.CounterOpts{Name: "latchkey_edge_restored_total", Help: "Revocations put back into a Redis that had lost them."}),
 		failures: prometheus.NewCounter(prometheus.CounterOpts{Name: "latchkey_edge_failures_total", Help: "Renewals and reads of the log that did not succeed."}),
-		shed:     counter("latchkey_shed_total", "Requests and connections turned away because too many were under way, by class: connection, login, password, refresh, session, stream, ext_authz.", "class"),
+		shed:     counter("latchkey_shed_total", "Requests and connections turned away because too many were under way, by class: connection, login, password, refresh, session, status_list, stream, ext_authz.", "class"),
 		inFlight: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "latchkey_requests_in_flight", Help: "Requests under way, by class: login, refresh, session."}, []string{"class"}),
 		panics:   prometheus.NewCounter(prometheus.CounterOpts{Name: "latchkey_panics_total", Help: "Requests that panicked: each is a bug."}),
 	}

@@ -44,6 +44,7 @@ type statusLists struct {
 	now    func() time.Time
 	reads  singleflight.Group
 	shards []atomic.Pointer[statusShard]
+	late   class // requests that wait for the next look at Redis
 }
 
 // statusShard is a shard as it was read once.
@@ -53,11 +54,12 @@ type statusShard struct {
 	lists sync.Map  // signed, by block; made for the first who asks
 }
 
-func newStatusLists(d Dependencies) *statusLists {
+func newStatusLists(d Dependencies, inFlight int64) *statusLists {
 	s := &statusLists{
 		store: d.Store, signer: d.Signer, ttl: d.Settings.StatusListTTL, now: d.Now,
 		base:   strings.TrimSuffix(d.Settings.Issuer, "/") + statusListPath,
 		shards: make([]atomic.Pointer[statusShard], d.Store.Shards()),
+		late:   class{name: ShedStatusList, limit: inFlight},
 	}
 	if s.now == nil {
 		s.now = time.Now
@@ -90,6 +92,9 @@ func (a *api) statusList(c *gin.Context) error {
 		return errNotFound
 	}
 	text, err := a.lists.get(c.Request.Context(), id)
+	if errors.Is(err, errOverload) {
+		a.shed(ShedStatusList)
+	}
 	if err != nil {
 		return err
 	}
@@ -107,15 +112,15 @@ func (a *api) statusList(c *gin.Context) error {
 
 // get returns a list, signed. Errors: errNotFound for one in which no living token has a
 // place, those of a history that Redis has lost among them: nothing can be said of
-// their tokens any more, so they must be refused (section 8.3); [tokenstore.ErrUnavailable];
-// those of the signer.
+// their tokens any more, so they must be refused (section 8.3); errOverload if as many as
+// may wait to hear of a new list already; [tokenstore.ErrUnavailable]; those of the signer.
 func (s *statusLists) get(ctx context.Context, id statuslist.ID) ([]byte, error) {
 	if id.Shard >= len(s.shards) {
 		return nil, errNotFound
 	}
 	arrived := s.now()
 	shard, err := s.read(ctx, id.Shard, arrived.Add(-statusListAge))
-	if err == nil && !shard.has(id) {
+	if err == nil && !shard.has(id) && shard.asked.Before(arrived) {
 		// Its first token may have been issued since.
 		if err = s.wait(ctx, shard.asked.Add(statusListAge)); err == nil {
 			shard, err = s.read(ctx, id.Shard, arrived)
@@ -132,8 +137,13 @@ func (s *statusLists) get(ctx context.Context, id statuslist.ID) ([]byte, error)
 	return list()
 }
 
-// wait returns at a time, or when nobody waits any more.
+// wait returns at a time, or when nobody waits any more. Only so many may wait:
+// strangers who make up ids could hold all connections.
 func (s *statusLists) wait(ctx context.Context, until time.Time) error {
+	if !s.late.enter() {
+		return errOverload
+	}
+	defer s.late.leave()
 	timer := time.NewTimer(until.Sub(s.now()))
 	defer timer.Stop()
 	select {

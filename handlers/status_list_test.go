@@ -479,6 +479,84 @@ func TestAnOutageIsNoStatusList(t *testing.T) {
 	}
 }
 
+// Who has just been told by Redis that there is no such list is not kept waiting.
+func TestAnUnknownListIsAnsweredAtOnce(t *testing.T) {
+	t.Parallel()
+	l := startListed(t, setup{replicas: 1, mini: true})
+	shortest := time.Hour
+	for range 5 {
+		l.later()
+		start := time.Now()
+		l.get(0, "/status-lists/0.AAAAAAAAAAA.0").fails(http.StatusNotFound, "not_found", "")
+		shortest = min(shortest, time.Since(start))
+	}
+	if shortest > 500*time.Millisecond {
+		t.Errorf("each of five answers took %v and more", shortest)
+	}
+}
+
+// Those who make up the names of lists wait for the next look at Redis in places of their
+// own, of which there are not many, and keep nobody from the lists that there are.
+func TestStrangersDoNotWaitInCrowds(t *testing.T) {
+	t.Parallel()
+	const strangers = 20
+	l := startListed(t, setup{replicas: 1, settings: func(s *handlers.Settings) { s.MaxInFlight = 1 }})
+	s := l.stranger()
+	r := s.reference(l.login(0).access)
+	madeUp := strings.TrimSuffix(strings.TrimPrefix(r.URI, issuer), "0") + "1"
+	l.later()
+	s.fetch(0, r.URI).is(http.StatusOK) // for a second it is known what there is
+	var away atomic.Int64
+	var wg sync.WaitGroup
+	for range strangers {
+		wg.Go(func() {
+			a, err := l.try(0, http.MethodGet, madeUp)
+			switch {
+			case err != nil:
+				t.Error(err)
+			case a.status == http.StatusServiceUnavailable:
+				a.hasHeader("Retry-After", "1")
+				away.Add(1)
+			default:
+				a.fails(http.StatusNotFound, "not_found", "")
+			}
+		})
+	}
+	s.fetch(0, r.URI).is(http.StatusOK)
+	wg.Wait()
+	if n := away.Load(); n < strangers/2 {
+		t.Errorf("%d of %d were turned away", n, strangers)
+	}
+	if want := fmt.Sprintf("latchkey_shed_total{class=\"status_list\"} %d\n", away.Load()); !strings.Contains(l.metrics(0), want) {
+		t.Errorf("the metrics do not have %s", want)
+	}
+	l.later()
+	s.fetch(0, issuer+madeUp).is(http.StatusNotFound)
+}
+
+// What a token says of its list counts when a webhook's claims are measured, before
+// anything is done that cannot be undone.
+func TestAWebhookLeavesRoomForTheStatus(t *testing.T) {
+	t.Parallel()
+	h := newHook(t)
+	h.says(http.StatusOK, `{}`)
+	l := startListed(t, setup{replicas: 1, claims: h.Webhook})
+	l.account(tokenstore.Account{Username: "bob", Subject: strings.Repeat("s", 255), Scopes: strings.Repeat("p", 1000)}, password)
+	s := l.loginAs(0, "bob", password)
+	// A claim of n bytes makes a token that is too long by some 40, less than what the
+	// claim status takes.
+	n := (4096-len(s.access)+40)*3/4 - len(`"tier":"",`)
+	h.says(http.StatusOK, `{"claims":{"tier":"`+strings.Repeat("x", n)+`"}}`)
+	before := l.session(s.access)
+	l.post(0, "/auth/token", form("username", "bob", "password", password)).fails(http.StatusServiceUnavailable, "temporarily_unavailable", "")
+	l.post(0, "/auth/refresh", cookie(s.refresh)).fails(http.StatusServiceUnavailable, "temporarily_unavailable", "")
+	if diff := cmp.Diff(before, l.session(s.access)); diff != "" {
+		t.Errorf("the session changed\n%s", diff)
+	}
+	h.says(http.StatusOK, `{"claims":{"tier":"`+strings.Repeat("x", n-100)+`"}}`)
+	l.refresh(0, s)
+}
+
 // Places cost no round trip, and without the setting there is neither claim nor path.
 func TestRoundTripsWithStatusLists(t *testing.T) {
 	t.Parallel()
