@@ -215,17 +215,18 @@ func (s *Store) onNodes(ctx context.Context, cluster *redis.ClusterClient, calls
 
 // pipeline sends scripts on one connection, in their order. From the first that this
 // Redis has not seen they are sent once more, as text, on another connection maybe: the
-// last one still runs last.
+// last one still runs last. On a Cluster, where the nodes have seen different ones and
+// there is no order, only those are that did not run.
 func (s *Store) pipeline(ctx context.Context, rdb redis.Cmdable, calls []call, waitReplicas int) ([]reply, error) {
 	ctx, end := s.trace(ctx, calls[0].script.name)
 	start := time.Now()
 	replies := make([]reply, len(calls))
 	errs := make([]error, len(calls))
-	send := func(from int, load bool) (unseen int, wait error) {
+	send := func(indexes []int, load bool) (unseen []int, wait error) {
 		pipe := rdb.Pipeline()
-		cmds := make([]*redis.Cmd, len(calls)-from)
-		for j, c := range calls[from:] {
-			if load {
+		cmds := make([]*redis.Cmd, len(indexes))
+		for j, i := range indexes {
+			if c := calls[i]; load {
 				cmds[j] = c.script.lua.Eval(ctx, pipe, c.keys, c.args...)
 			} else {
 				cmds[j] = c.script.lua.EvalSha(ctx, pipe, c.keys, c.args...)
@@ -236,9 +237,8 @@ func (s *Store) pipeline(ctx context.Context, rdb redis.Cmdable, calls []call, w
 			waited = pipe.Do(ctx, "WAIT", waitReplicas, milliseconds(s.timeout/2))
 		}
 		_, exec := pipe.Exec(ctx)
-		unseen = len(calls)
-		for j, cmd := range cmds {
-			i := from + j
+		for j, i := range indexes {
+			cmd := cmds[j]
 			var values []any
 			values, errs[i] = cmd.Slice()
 			if errs[i] != nil && cmd.Err() == nil && exec != nil {
@@ -246,7 +246,7 @@ func (s *Store) pipeline(ctx context.Context, rdb redis.Cmdable, calls []call, w
 			}
 			replies[i] = values
 			if redis.HasErrorPrefix(errs[i], "NOSCRIPT") && !load {
-				unseen = min(unseen, i)
+				unseen = append(unseen, i)
 			}
 		}
 		if waited != nil {
@@ -258,8 +258,15 @@ func (s *Store) pipeline(ctx context.Context, rdb redis.Cmdable, calls []call, w
 		}
 		return unseen, wait
 	}
-	unseen, wait := send(0, false)
-	if unseen < len(calls) {
+	all := make([]int, len(calls))
+	for i := range all {
+		all[i] = i
+	}
+	unseen, wait := send(all, false)
+	if len(unseen) > 0 {
+		if _, cluster := rdb.(*redis.ClusterClient); !cluster {
+			unseen = all[unseen[0]:]
+		}
 		_, again := send(unseen, true)
 		wait = errors.Join(wait, again)
 	}
