@@ -57,7 +57,7 @@ func TestLogoutEndsTheSessionEverywhereAtOnce(t *testing.T) {
 				if way.withBearer {
 					exp, _ := f.claims(third.access)["exp"].(float64)
 					at := time.Now().Add(f.rdb.PTTL(t.Context(), f.keyOf("deny", third.access, "jti")).Val())
-					near(t, "the denial of the token expires after the token by", at.Sub(time.Unix(int64(exp), 0)), pad, 2*time.Second)
+					near(t, "the denial of the token expires after the token by", at.Sub(time.Unix(int64(exp), 0)), pad, 5*time.Second)
 				}
 
 				// Only that session.
@@ -140,7 +140,7 @@ func TestCookieLivesAsLongAsTheKey(t *testing.T) {
 			s := a.tokens()
 			age := time.Duration(a.cookie("refresh_token").MaxAge) * time.Second
 			near(t, "Max-Age", age, f.life.Refresh, time.Second)
-			near(t, "the key's TTL", f.rdb.PTTL(t.Context(), f.rtKey(s.access)).Val(), age, time.Second)
+			near(t, "the key's TTL", f.rdb.PTTL(t.Context(), f.rtKey(s.access)).Val(), age, 5*time.Second)
 			// The session may not outlive its end, however often it is refreshed.
 			if i == 1 {
 				f.check(f.rdb.HSet(t.Context(), f.rtKey(s.access), "abs", time.Now().Add(time.Hour).UnixMilli()).Err())
