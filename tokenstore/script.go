@@ -238,10 +238,9 @@ func (s *Store) pipeline(ctx context.Context, rdb redis.Cmdable, calls []call, w
 		}
 		_, exec := pipe.Exec(ctx)
 		for j, i := range indexes {
-			cmd := cmds[j]
 			var values []any
-			values, errs[i] = cmd.Slice()
-			if errs[i] != nil && cmd.Err() == nil && exec != nil {
+			values, errs[i] = cmds[j].Slice()
+			if errs[i] != nil && cmds[j].Err() == nil && exec != nil {
 				errs[i] = exec // no connection was had, and the command does not know
 			}
 			replies[i] = values

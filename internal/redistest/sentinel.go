@@ -241,12 +241,8 @@ func (s *Server) knownReplicas(ctx context.Context) int {
 	}
 	known := 0
 	for _, one := range list {
-		fields := map[any]any{}
 		flat, _ := one.([]any)
-		for i := 0; i+1 < len(flat); i += 2 {
-			fields[flat[i]] = flat[i+1]
-		}
-		if fields["role-reported"] == "slave" && fields["flags"] == "slave" {
+		if fields := pairs(flat); fields["role-reported"] == "slave" && fields["flags"] == "slave" {
 			known++
 		}
 	}
@@ -302,8 +298,8 @@ func (s *Server) answers() bool {
 }
 
 // pairs makes a map of a flat list of names and values.
-func pairs(list []string) map[string]string {
-	m := make(map[string]string, len(list)/2)
+func pairs[T comparable](list []T) map[T]T {
+	m := make(map[T]T, len(list)/2)
 	for i := 0; i+1 < len(list); i += 2 {
 		m[list[i]] = list[i+1]
 	}
