@@ -15,7 +15,7 @@ import (
 // one another, and what is not exactly a token that was verified is not found. It says
 // nothing about revocation.
 type cache struct {
-	entries *otter.Cache[string, *verified]
+	entries *otter.Cache[string, *Known]
 	ring    *accesstoken.Ring
 	stats   *stats.Counter
 }
@@ -32,7 +32,7 @@ func newCache(size int, ring *accesstoken.Ring) (*cache, error) {
 		size = defaultCacheSize
 	}
 	counter := stats.NewCounter()
-	entries, err := otter.New(&otter.Options[string, *verified]{MaximumSize: size, StatsRecorder: counter})
+	entries, err := otter.New(&otter.Options[string, *Known]{MaximumSize: size, StatsRecorder: counter})
 	if err != nil {
 		return nil, fmt.Errorf("the cache of verified tokens: %w", err)
 	}
@@ -40,7 +40,7 @@ func newCache(size int, ring *accesstoken.Ring) (*cache, error) {
 }
 
 // get returns a token that was verified, if its key is still in the ring.
-func (c *cache) get(token string) *verified {
+func (c *cache) get(token string) *Known {
 	t, ok := c.entries.GetIfPresent(ending(token))
 	if !ok || t.token != token {
 		return nil
@@ -53,7 +53,7 @@ func (c *cache) get(token string) *verified {
 
 // put remembers a token. The token is copied: it may be a part of a request's
 // buffer.
-func (c *cache) put(token string, t *verified) {
+func (c *cache) put(token string, t *Known) {
 	t.token = strings.Clone(token)
 	c.entries.Set(ending(t.token), t)
 }

@@ -33,3 +33,34 @@ func TestARememberedTokenStandsForNoOther(t *testing.T) {
 	}
 	remembered()
 }
+
+func TestWhatIsDerivedFromATokenIsKeptWithIt(t *testing.T) {
+	t.Parallel()
+	n := newNode(t, startRedis(t).URL(), newRing(t), nodeOptions{}).ready()
+	derived := 0
+	sub := func(c *Claims) any {
+		derived++
+		return c.Subject
+	}
+	alice, bob := n.login("alice"), n.login("bob")
+	for range 3 {
+		for want, s := range map[string]session{"alice": alice, "bob": bob} {
+			known, err := n.verifier.VerifyKnown(t.Context(), s.token)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := known.Memo(sub); got != want {
+				t.Errorf("%s: %v", want, got)
+			}
+		}
+	}
+	if derived != 2 {
+		t.Errorf("derived %d times for two tokens", derived)
+	}
+	if err := n.logout(alice); err != nil {
+		t.Fatal(err)
+	}
+	if known, err := n.verifier.VerifyKnown(t.Context(), alice.token); !errors.Is(err, ErrRevoked) || known != nil {
+		t.Errorf("after the logout: %v, %v", known, err)
+	}
+}

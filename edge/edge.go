@@ -201,11 +201,14 @@ func (o *Options) check() error {
 	return nil
 }
 
-// verified is a token whose signature and claims were checked.
-type verified struct {
-	token  string
-	claims Claims
-	ids    tokenstore.AccessToken
+// Known is a token that was accepted, as it is remembered: shared by all who show the
+// token, and not to be changed.
+type Known struct {
+	Claims
+
+	token string
+	ids   tokenstore.AccessToken
+	memo  atomic.Pointer[any]
 	// removed is how many keys had been removed from the ring when it was checked.
 	removed uint64
 	// good is the version of its shard at which the follower last found nothing
@@ -213,11 +216,32 @@ type verified struct {
 	good atomic.Uint64
 }
 
+// Memo returns what derive makes of the claims, and derives it once for as long as
+// the token is remembered. All calls for tokens of one Verifier give the same derive.
+func (k *Known) Memo(derive func(*Claims) any) any {
+	if m := k.memo.Load(); m != nil {
+		return *m
+	}
+	m := derive(&k.Claims)
+	k.memo.Store(&m)
+	return m
+}
+
 // Verify returns the claims of a bearer token that is to be accepted. One that is
 // bound to a key (DPoP) is refused: whoever shows it must prove to hold the key, see
 // [Verifier.VerifyBound]. Errors: [ErrInvalid], [ErrExpired], [ErrRevoked],
 // [ErrUnavailable].
 func (v *Verifier) Verify(ctx context.Context, token string) (Claims, error) {
+	k, err := v.verify(ctx, token, "")
+	if err != nil {
+		return Claims{}, err
+	}
+	return k.Claims, nil
+}
+
+// VerifyKnown is Verify for callers that derive the same from a token's claims each
+// time it is shown, and need no copy of them.
+func (v *Verifier) VerifyKnown(ctx context.Context, token string) (*Known, error) {
 	return v.verify(ctx, token, "")
 }
 
@@ -229,38 +253,42 @@ func (v *Verifier) VerifyBound(ctx context.Context, token, jkt string) (Claims, 
 	if jkt == "" {
 		return Claims{}, errBinding
 	}
-	return v.verify(ctx, token, jkt)
+	k, err := v.verify(ctx, token, jkt)
+	if err != nil {
+		return Claims{}, err
+	}
+	return k.Claims, nil
 }
 
 // errBinding says that a token was shown otherwise than it is bound.
 var errBinding = fmt.Errorf("%w: the key that it is bound to was not proven", ErrInvalid)
 
 // verify accepts tokens that are bound to jkt, "" for bearer tokens.
-func (v *Verifier) verify(ctx context.Context, token, jkt string) (Claims, error) {
+func (v *Verifier) verify(ctx context.Context, token, jkt string) (*Known, error) {
 	t := v.cache.get(token)
 	if t == nil {
 		var err error
 		if t, err = v.read(ctx, token); err != nil {
-			return Claims{}, err
+			return nil, err
 		}
-	} else if v.now().Unix() >= t.claims.ExpiresAt {
+	} else if v.now().Unix() >= t.ExpiresAt {
 		v.cache.drop(token)
-		return Claims{}, ErrExpired
+		return nil, ErrExpired
 	}
-	if t.claims.JKT != jkt && !v.judges {
-		return Claims{}, errBinding
+	if t.JKT != jkt && !v.judges {
+		return nil, errBinding
 	}
 	if err := v.judge(ctx, t); err != nil {
 		if errors.Is(err, ErrRevoked) || errors.Is(err, ErrExpired) {
 			v.cache.drop(token)
 		}
-		return Claims{}, err
+		return nil, err
 	}
-	return t.claims, nil
+	return t, nil
 }
 
 // read checks a token that is not remembered, and remembers it.
-func (v *Verifier) read(ctx context.Context, token string) (*verified, error) {
+func (v *Verifier) read(ctx context.Context, token string) (*Known, error) {
 	removed := v.ring.Removed()
 	claims, err := v.withKeys(ctx, func() (accesstoken.Claims, error) {
 		return v.tokens.Verify(token, v.now())
@@ -272,13 +300,13 @@ func (v *Verifier) read(ctx context.Context, token string) (*verified, error) {
 	if err != nil {
 		return nil, err
 	}
-	t := &verified{claims: Claims(claims), ids: ids, removed: removed}
+	t := &Known{Claims: Claims(claims), ids: ids, removed: removed}
 	v.cache.put(token, t)
 	return t, nil
 }
 
 // judge asks whether a token was revoked: the follower, or else Redis.
-func (v *Verifier) judge(ctx context.Context, t *verified) error {
+func (v *Verifier) judge(ctx context.Context, t *Known) error {
 	if v.remote != nil {
 		return v.remote.judge(t, v.stale)
 	}
@@ -307,7 +335,7 @@ func (v *Verifier) judge(ctx context.Context, t *verified) error {
 // outside judges without a lease. Where replicas have to have a revocation
 // before it counts, one primary's word is not enough either: the lease must be
 // renewed first.
-func (v *Verifier) outside(ctx context.Context, t *verified, s *shard) error {
+func (v *Verifier) outside(ctx context.Context, t *Known, s *shard) error {
 	if !v.durable {
 		return v.strict(ctx, t)
 	}
@@ -321,7 +349,7 @@ func (v *Verifier) outside(ctx context.Context, t *verified, s *shard) error {
 	return fmt.Errorf("%w: the lease cannot be renewed", ErrUnavailable)
 }
 
-func (v *Verifier) strict(ctx context.Context, t *verified) error {
+func (v *Verifier) strict(ctx context.Context, t *Known) error {
 	switch err := v.store.Verify(ctx, t.ids); {
 	case errors.Is(err, tokenstore.ErrRevoked):
 		return fmt.Errorf("%w: %w", ErrRevoked, err)
@@ -337,7 +365,7 @@ func (v *Verifier) strict(ctx context.Context, t *verified) error {
 // [ErrUnavailable].
 func (v *Verifier) Authentic(ctx context.Context, token string) (Claims, error) {
 	if t := v.cache.get(token); t != nil {
-		return t.claims, nil
+		return t.Claims, nil
 	}
 	claims, err := v.withKeys(ctx, func() (accesstoken.Claims, error) { return v.tokens.Authentic(token) })
 	if err == nil {

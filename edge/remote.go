@@ -409,7 +409,7 @@ func (f *RemoteFollower) keyID(kid string, shard int) tokenstore.ID {
 }
 
 // judge says whether a token is to be accepted, as [Verifier.Verify] does.
-func (f *RemoteFollower) judge(t *verified, stale time.Duration) error {
+func (f *RemoteFollower) judge(t *Known, stale time.Duration) error {
 	st := f.state.Load()
 	if st == nil {
 		return errNews
@@ -466,8 +466,8 @@ func (f *RemoteFollower) until(stale time.Duration) instant {
 // dead if that was given up before. But Redis may have lost its data since the
 // last mark, and the token may be of the history that followed: this follower does
 // not know of it yet, and a client must not be made to log in again for that.
-func (f *RemoteFollower) foreign(t *verified) error {
-	if told := f.told.Load(); told != nil && (t.claims.IssuedAt+1)*1000 < told.ms {
+func (f *RemoteFollower) foreign(t *Known) error {
+	if told := f.told.Load(); told != nil && (t.IssuedAt+1)*1000 < told.ms {
 		return ErrRevoked
 	}
 	return fmt.Errorf("%w: the token's history of the log is not known yet", ErrUnavailable)

@@ -661,7 +661,7 @@ func FuzzSSE(f *testing.F) {
 			t.Errorf("%q reads as %q", text, id)
 		}
 		sessionOf := tokenstore.AccessToken{SID: tokenstore.ID{0, 1}}
-		_ = r.judge(&verified{ids: sessionOf}, time.Hour)
+		_ = r.judge(&Known{ids: sessionOf}, time.Hour)
 		_ = r.Stats()
 	})
 }

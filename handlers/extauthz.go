@@ -185,7 +185,7 @@ func (e *ExtAuthz) check(ctx context.Context, asked *authv3.AttributeContext_Htt
 
 // decide is verify, for a request that Envoy describes. What the client is to be told
 // besides goes into answer.
-func (e *ExtAuthz) decide(ctx context.Context, asked *authv3.AttributeContext_HttpRequest, h, answer http.Header, extensions map[string]string) (*[4]string, error) {
+func (e *ExtAuthz) decide(ctx context.Context, asked *authv3.AttributeContext_HttpRequest, h, answer http.Header, extensions map[string]string) (*identity, error) {
 	var demanded []string
 	if scope, ok := extensions["scope"]; ok {
 		var err error
@@ -203,19 +203,9 @@ func (e *ExtAuthz) decide(ctx context.Context, asked *authv3.AttributeContext_Ht
 			return nil, err
 		}
 	}
-	var claims edge.Claims
-	if shown.bound {
-		claims, err = e.api.admitBound(ctx, answer, h, described(asked), shown.token)
-	} else {
-		claims, err = e.api.Verifier.Verify(ctx, shown.token)
-	}
-	if err != nil {
-		return nil, err
-	}
-	if !claims.HasScope(demanded...) {
-		return nil, &scopeError{demanded}
-	}
-	return identity(claims), nil
+	return e.api.whose(ctx, shown, demanded, func() (edge.Claims, error) {
+		return e.api.admitBound(ctx, answer, h, described(asked), shown.token)
+	})
 }
 
 // described is the request as Envoy has received it: it speaks for itself here, and

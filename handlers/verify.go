@@ -1,6 +1,7 @@
 package handlers
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -55,26 +56,40 @@ func (a *api) verify(c *gin.Context) error {
 			return err
 		}
 	}
-	var claims edge.Claims
-	if shown.bound {
-		claims, err = a.verifyBound(c, shown.token)
-	} else {
-		claims, err = a.Verifier.Verify(c.Request.Context(), shown.token)
-	}
+	v, err := a.whose(c.Request.Context(), shown, demanded, func() (edge.Claims, error) { return a.verifyBound(c, shown.token) })
 	if err != nil {
 		return err
 	}
-	if !claims.HasScope(demanded...) {
-		return &scopeError{demanded}
-	}
-	// The names are in their canonical form and the values share one array: this
-	// is the path that every request of a protected API takes. All four are always
-	// set, be it to nothing: what is not, a proxy might leave as the client sent it.
-	v := identity(claims)
+	// The names are in their canonical form: this is the path that every request of a
+	// protected API takes. All four are always set, be it to nothing: what is not, a
+	// proxy might leave as the client sent it.
 	h[headerSubject], h[headerSession] = v[0:1:1], v[1:2:2]
 	h[headerScope], h[headerExpires] = v[2:3:3], v[3:4:4]
 	c.Status(http.StatusNoContent)
 	return nil
+}
+
+// whose accepts a token to which the demanded scopes were granted; bound accepts one that
+// is bound to a key. It returns what the service behind a proxy is told.
+func (a *api) whose(ctx context.Context, shown shownToken, demanded []string, bound func() (edge.Claims, error)) (*identity, error) {
+	if shown.bound {
+		claims, err := bound()
+		if err != nil {
+			return nil, err
+		}
+		if !claims.HasScope(demanded...) {
+			return nil, &scopeError{demanded}
+		}
+		return identityOf(&claims), nil
+	}
+	known, err := a.Verifier.VerifyKnown(ctx, shown.token)
+	if err != nil {
+		return nil, err
+	}
+	if !known.HasScope(demanded...) {
+		return nil, &scopeError{demanded}
+	}
+	return known.Memo(func(claims *edge.Claims) any { return identityOf(claims) }).(*identity), nil
 }
 
 // verifyBound accepts a token that is bound to a key, with the proof of the request
@@ -107,9 +122,12 @@ const (
 	headerExpires = "X-Auth-Expires" // Unix seconds
 )
 
-// identity is what those headers say, in that order.
-func identity(claims edge.Claims) *[4]string {
-	return &[...]string{claims.Subject, claims.SessionID, claims.Scope, strconv.FormatInt(claims.ExpiresAt, 10)}
+// identity is what those headers say, in that order. Those who show the same token share
+// it.
+type identity [4]string
+
+func identityOf(claims *edge.Claims) *identity {
+	return &identity{claims.Subject, claims.SessionID, claims.Scope, strconv.FormatInt(claims.ExpiresAt, 10)}
 }
 
 // scopeError says that the token is good but lacks a scope.

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/latchkey-auth/latchkey/handlers"
+	"github.com/latchkey-auth/latchkey/tokenstore"
 )
 
 const accessCookie = "access_token"
@@ -67,6 +68,19 @@ func TestVerifyAnswersAboutEveryRequest(t *testing.T) {
 		f.do(0, "PROPFIND", path, bearer(s.access)).is(http.StatusNotFound)
 	}
 	f.do(0, "PROPFIND", "/users/me", bearer(s.access)).is(http.StatusMethodNotAllowed)
+}
+
+// What is kept with one user's token is told of no other's.
+func TestVerifyTellsWhoseTokenItIs(t *testing.T) {
+	t.Parallel()
+	f := start(t, setup{replicas: 1})
+	f.account(tokenstore.Account{Username: "bob"}, password)
+	shown := []string{f.login(0).access, f.loginAs(0, "bob", password).access, f.login(0).access}
+	for range 3 {
+		for _, access := range shown {
+			f.do(0, "GET", "/auth/verify", bearer(access)).names(access)
+		}
+	}
 }
 
 func TestVerifyDemandsScope(t *testing.T) {
