@@ -4,7 +4,6 @@ import (
 	"log/slog"
 	"math"
 	"os"
-	"runtime"
 	"runtime/debug"
 
 	"github.com/spf13/cobra"
@@ -35,7 +34,7 @@ the replica: what needs Redis is answered 503 until Redis is back.`,
 			if err != nil {
 				return err
 			}
-			threadsForHashes(r.hashes)
+			defer hashApart(cmd.Context(), r)()
 			return r.run(cmd.Context())
 		},
 	}
@@ -47,17 +46,5 @@ the replica: what needs Redis is answered 503 until Redis is back.`,
 func collectLess() {
 	if os.Getenv("GOGC") == "" && debug.SetMemoryLimit(-1) != math.MaxInt64 {
 		debug.SetGCPercent(400)
-	}
-}
-
-// threadsForHashes lets Go run as many threads more as passwords are hashed at once, at
-// most twice as many as there are CPUs. A hash does not yield, and what is ready beside it
-// waits until Go's scheduler takes the thread away, after 10 ms; with a thread more the
-// kernel's does, sooner. Under a quota of CPU, for which Go has fewer threads than there
-// are CPUs, it stays as it is: the kernel would stop the process when the quota is used
-// up. GOMAXPROCS has the last word.
-func threadsForHashes(hashes int) {
-	if cpus := runtime.NumCPU(); os.Getenv("GOMAXPROCS") == "" && runtime.GOMAXPROCS(0) == cpus {
-		runtime.GOMAXPROCS(cpus + min(hashes, cpus))
 	}
 }

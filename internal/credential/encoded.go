@@ -1,6 +1,7 @@
 package credential
 
 import (
+	"bytes"
 	"crypto/subtle"
 	"encoding/base64"
 	"errors"
@@ -9,7 +10,6 @@ import (
 	"strings"
 
 	"golang.org/x/crypto/argon2"
-	"golang.org/x/crypto/bcrypt"
 )
 
 // Bounds of a hash that may be imported and verified. They admit the usual defaults of other systems (libsodium's
@@ -67,14 +67,6 @@ func (p params) check() error {
 	return nil
 }
 
-// derive computes an argon2 key. It allocates p.memory.
-func (p params) derive(password string, salt []byte, length int) []byte {
-	if p.kind == argon2i {
-		return argon2.Key([]byte(password), salt, p.iterations, p.memory, p.lanes, uint32(length)) //nolint:gosec // at most maxKey
-	}
-	return argon2.IDKey([]byte(password), salt, p.iterations, p.memory, p.lanes, uint32(length)) //nolint:gosec // at most maxKey
-}
-
 // encoded is a parsed hash.
 type encoded struct {
 	params
@@ -92,16 +84,24 @@ func (e encoded) text() string {
 		e.memory, e.iterations, e.lanes, b64.EncodeToString(e.salt), b64.EncodeToString(e.key))
 }
 
-// matches does all the work before it looks at the outcome.
-func (e encoded) matches(password string) bool {
+// job is the work of deriving an argon2 key of so many bytes.
+func (p params) job(password string, salt []byte, length int) *job {
+	return &job{
+		Kind: p.kind, Memory: p.memory, Iterations: p.iterations, Lanes: p.lanes,
+		Length: uint32(length), Salt: salt, Password: []byte(password), //nolint:gosec // at most maxKey
+	}
+}
+
+// matches does all the work, by way of run, before it looks at the outcome.
+func (e encoded) matches(password string, run func(*job) []byte) bool {
 	if e.kind != bcrypted {
-		return subtle.ConstantTimeCompare(e.derive(password, e.salt, len(e.key)), e.key) == 1
+		return subtle.ConstantTimeCompare(run(e.job(password, e.salt, len(e.key))), e.key) == 1
 	}
 	// bcrypt ignores what is behind its 72nd byte, and takes the password as a string that ends with a NUL and repeats:
 	// "a" and "a\x00a" are one to it. Both would be a match of a password that was never set.
 	exact := len(password) <= bcryptReads && strings.IndexByte(password, 0) < 0
 	read := []byte(password[:min(len(password), bcryptReads)])
-	return bcrypt.CompareHashAndPassword([]byte(e.bcrypt), read) == nil && exact
+	return bytes.Equal(run(&job{Kind: bcrypted, Bcrypt: e.bcrypt, Password: read}), []byte{1}) && exact
 }
 
 // weakerThan says that a new hash under today's parameters is better than this one. One that is stronger stays as it

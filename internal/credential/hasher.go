@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"runtime"
+	"sync/atomic"
 	"time"
 )
 
@@ -33,6 +34,7 @@ type Options struct {
 	Queue       int           // callers that may wait for their turn; default 64
 	MaxWait     time.Duration // how long one may wait; default 2 s
 	Rand        io.Reader     // source of salts; default crypto/rand
+	Helper      *Helper       // has hashes computed in another process; default none
 }
 
 // Result of a verification.
@@ -60,6 +62,9 @@ type Hasher struct {
 	decoy  encoded
 	budget *budget
 	rand   io.Reader
+	helper *Helper
+
+	helped, own atomic.Uint64
 }
 
 // NewHasher returns a Hasher, or an error that names each option out of bounds.
@@ -86,6 +91,7 @@ func NewHasher(o Options) (*Hasher, error) {
 		params: p,
 		budget: newBudget(o.Workers, o.MemoryKiB, o.Queue, o.MaxWait),
 		rand:   o.Rand,
+		helper: o.Helper,
 	}
 	// A random key is as good as the hash of a password that nobody knows.
 	h.decoy = encoded{params: p, salt: make([]byte, saltLength), key: make([]byte, keyLength)}
@@ -139,7 +145,7 @@ func (h *Hasher) Hash(ctx context.Context, password string) (phc string, err err
 		return "", err
 	}
 	defer leave()
-	key := h.params.derive(password, salt, keyLength)
+	key := h.run(h.params.job(password, salt, keyLength))
 	return encoded{params: h.params, salt: salt, key: key}.text(), nil
 }
 
@@ -179,9 +185,24 @@ func (h *Hasher) verify(ctx context.Context, e encoded, password string) (Result
 		return Result{}, err
 	}
 	defer leave()
-	match, upgrade := e.matches(password), e.weakerThan(h.params)
+	match, upgrade := e.matches(password, h.run), e.weakerThan(h.params)
 	return Result{Match: match, Upgrade: match && upgrade}, nil
 }
+
+// run does the work of a hash: by the helper, or here.
+func (h *Hasher) run(j *job) []byte {
+	if h.helper != nil {
+		if found, ok := h.helper.ask(j); ok {
+			h.helped.Add(1)
+			return found
+		}
+	}
+	h.own.Add(1)
+	return j.compute()
+}
+
+// Computed is how many hashes the helper has computed, and how many this process has.
+func (h *Hasher) Computed() (helped, own uint64) { return h.helped.Load(), h.own.Load() }
 
 // Depth is the number of callers that wait for their turn or have it.
 func (h *Hasher) Depth() int { return h.budget.depth() }
