@@ -66,7 +66,8 @@ func hashApart(ctx context.Context, r *replica) (end func()) {
 			if ctx.Err() != nil {
 				return
 			}
-			r.log.LogAttrs(ctx, slog.LevelWarn, "no process hashes passwords: they are hashed among everything else", slog.String("cause", err.Error()))
+			r.log.LogAttrs(ctx, slog.LevelWarn, "no process hashes passwords: they are hashed among everything else",
+				slog.String("cause", err.Error()), slog.String("see", "docs/overload.md#logins-and-everything-else"))
 			if time.Since(began) > time.Minute {
 				wait = time.Second
 			} else {

@@ -44,6 +44,7 @@ func yieldCPU() error {
 func runHelper(ctx context.Context, h *credential.Helper, threads int, memory int64) error {
 	// The file may be another by now, or gone; what runs is still there.
 	cmd := exec.CommandContext(ctx, "/proc/self/exe", helperName)
+	cmd.Args[0] = "latchkey"
 	cmd.Env = []string{"GOMAXPROCS=" + strconv.Itoa(threads)} // no secrets
 	if memory > 0 {
 		cmd.Env = append(cmd.Env, "GOMEMLIMIT="+strconv.FormatInt(memory, 10))

@@ -1,0 +1,209 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/latchkey-auth/latchkey/internal/redistest"
+	"github.com/latchkey-auth/latchkey/internal/stacktest"
+)
+
+// helpers are the process ids of what a replica has started.
+func (p *process) helpers() []int {
+	threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", p.cmd.Process.Pid))
+	var list []int
+	for _, name := range threads {
+		b, _ := os.ReadFile(name) // the thread may just have ended
+		for _, f := range strings.Fields(string(b)) {
+			if pid, err := strconv.Atoi(f); err == nil {
+				list = append(list, pid)
+			}
+		}
+	}
+	return list
+}
+
+// helped waits until the replica's helper hashes, another than one that was, and returns
+// its process id.
+func (p *process) helped(not int) int {
+	p.t.Helper()
+	var pid int
+	stacktest.Eventually(p.t, "a helper hashes", func() bool {
+		before, _ := p.hashes()
+		want(p.t, "login", ask(p.t, "POST", p.api+"/auth/token", login(), "", ""), 200)
+		after, _ := p.hashes()
+		list := p.helpers()
+		if after == before || len(list) != 1 || list[0] == not {
+			return false
+		}
+		pid = list[0]
+		return true
+	})
+	return pid
+}
+
+// hashes tells how many passwords were hashed by a helper and by the replica.
+func (p *process) hashes() (helped, own int) {
+	p.t.Helper()
+	for line := range strings.Lines(metrics(p.t, p)) {
+		_, _ = fmt.Sscanf(line, `latchkey_password_hashes_total{by="helper"} %d`, &helped)
+		_, _ = fmt.Sscanf(line, `latchkey_password_hashes_total{by="replica"} %d`, &own)
+	}
+	return helped, own
+}
+
+func alive(pid int) bool { return syscall.Kill(pid, 0) == nil }
+
+// hasCPUs fails the test where a helper is not used, which TestNoHelper is about.
+func hasCPUs(t *testing.T) {
+	t.Helper()
+	if runtime.GOMAXPROCS(0) != runtime.NumCPU() {
+		t.Fatal("under a quota of CPU, or with GOMAXPROCS set, a replica has no helper: run this test without")
+	}
+}
+
+func TestPasswordsAreHashedByAHelper(t *testing.T) {
+	t.Parallel()
+	hasCPUs(t)
+	bin, server := program(t), redistest.Start(t)
+	p := launch(t, bin, server.URL())
+	account(t, server.URL())
+	pid := p.helped(0)
+
+	threads, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, thread := range threads {
+		id, err := strconv.Atoi(thread.Name())
+		if err != nil {
+			t.Fatal(err)
+		}
+		attr, err := unix.SchedGetAttr(id, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if attr.Policy != unix.SCHED_IDLE {
+			t.Errorf("thread %d runs by policy %d", id, attr.Policy)
+		}
+	}
+	environ, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if list := strings.FieldsFunc(string(environ), func(r rune) bool { return r == 0 }); len(list) != 1 || !strings.HasPrefix(list[0], "GOMAXPROCS=") {
+		t.Errorf("its environment is %q", list)
+	}
+	cmdline, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if list := strings.Split(strings.TrimRight(string(cmdline), "\x00"), "\x00"); !slices.Equal(list[1:], []string{helperName}) {
+		t.Errorf("its arguments are %q", list)
+	}
+
+	// Nobody is kept waiting by a helper that stands still,
+	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	_, before := p.hashes()
+	for range 3 {
+		want(t, "login, the helper stopped", ask(t, "POST", p.api+"/auth/token", login(), "", ""), 200)
+	}
+	if _, own := p.hashes(); own != before+3 {
+		t.Errorf("the replica hashed %d of 3 passwords", own-before)
+	}
+	if err := syscall.Kill(pid, syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	if again := p.helped(0); again != pid {
+		t.Errorf("the helper is another: %d, before %d", again, pid)
+	}
+	// nor by one that was killed; and there will be another.
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	next := p.helped(pid)
+	if log := p.logged(); !strings.Contains(log, "no process hashes passwords") || !strings.Contains(log, "signal: killed") {
+		t.Error("the log does not tell that the helper was killed")
+	}
+
+	// It survives signals that are meant for the replica, and ends with it in order
+	for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT, syscall.SIGTERM} {
+		if err := syscall.Kill(next, sig); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if still := p.helped(0); still != next {
+		t.Errorf("a signal ended helper %d", next)
+	}
+	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-p.done; err != nil {
+		t.Errorf("exit: %v", err)
+	}
+	if alive(next) {
+		t.Errorf("helper %d outlives its replica", next)
+	}
+}
+
+// A replica that is killed takes its helper along.
+func TestTheHelperEndsWithItsReplica(t *testing.T) {
+	t.Parallel()
+	hasCPUs(t)
+	bin, server := program(t), redistest.Start(t)
+	p := launch(t, bin, server.URL())
+	account(t, server.URL())
+	pid := p.helped(0)
+	if err := p.cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	<-p.done
+	stacktest.Eventually(t, "the helper ends", func() bool { return !alive(pid) })
+}
+
+func TestNoHelper(t *testing.T) {
+	t.Parallel()
+	bin, server := program(t), redistest.Start(t)
+	account(t, server.URL())
+	for _, setting := range []string{"LATCHKEY_PASSWORD_PROCESS=false", "GOMAXPROCS=" + strconv.Itoa(runtime.NumCPU())} {
+		p := launch(t, bin, server.URL(), setting)
+		for range 3 {
+			want(t, "login", ask(t, "POST", p.api+"/auth/token", login(), "", ""), 200)
+		}
+		if helped, own := p.hashes(); helped != 0 || own < 3 || len(p.helpers()) != 0 {
+			t.Errorf("%s: %d passwords were hashed by a helper, %d by the replica; helpers: %v", setting, helped, own, p.helpers())
+		}
+	}
+}
+
+// Together the two stay below GOMEMLIMIT.
+func TestTheHelperSharesTheMemoryLimit(t *testing.T) {
+	t.Parallel()
+	hasCPUs(t)
+	bin, server := program(t), redistest.Start(t)
+	account(t, server.URL())
+	for limit, share := range map[int]int{512 << 20: 3*2*19456<<10 + 24<<20, 100 << 20: 50 << 20} {
+		p := launch(t, bin, server.URL(), fmt.Sprintf("GOMEMLIMIT=%d", limit), "LATCHKEY_PASSWORD_WORKERS=2")
+		environ, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", p.helped(0)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !strings.Contains(string(environ), fmt.Sprintf("GOMEMLIMIT=%d\x00", share)) {
+			t.Errorf("of %d the helper has not %d: %q", limit, share, environ)
+		}
+		if line := fmt.Sprintf("go_gc_gomemlimit_bytes %g\n", float64(limit-share)); !strings.Contains(metrics(t, p), line) {
+			t.Errorf("of %d the replica has not %d", limit, limit-share)
+		}
+	}
+}
