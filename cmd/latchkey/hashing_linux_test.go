@@ -168,7 +168,8 @@ func TestTheHelperEndsWithItsReplica(t *testing.T) {
 	if err := p.cmd.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	<-p.done
+	for range p.done { // until it is reaped
+	}
 	stacktest.Eventually(t, "the helper ends", func() bool { return !alive(pid) })
 }
 

@@ -34,7 +34,8 @@ the replica: what needs Redis is answered 503 until Redis is back.`,
 			if err != nil {
 				return err
 			}
-			defer hashApart(cmd.Context(), r)()
+			endHelper := hashApart(cmd.Context(), r)
+			defer endHelper()
 			return r.run(cmd.Context())
 		},
 	}

@@ -194,7 +194,9 @@ func TestAHelperThatIsBehindIsNotWaitedFor(t *testing.T) {
 		}
 		computed(t, h, 1, 4)
 		_, _ = o.out.Close(), o.in.Close()
-		<-o.ended
+		if err := <-o.ended; err == nil {
+			t.Error("Attach returned nil")
+		}
 	})
 }
 
