@@ -50,7 +50,7 @@ func TestDefaults(t *testing.T) {
 		LoginLimitClient:  config.Rate{Burst: 10, Period: 5 * time.Minute},
 		LoginLimitAccount: config.Rate{Burst: 100, Period: time.Hour},
 		LoginLimitAddress: config.Rate{Burst: 100, Period: 5 * time.Minute},
-		PasswordMemory:    19456, PasswordIterations: 2, PasswordParallelism: 1, PasswordQueue: 64, PasswordWait: 2 * time.Second, MaxConnections: 4096, MaxInFlight: 512,
+		PasswordMemory:    19456, PasswordIterations: 2, PasswordParallelism: 1, PasswordQueue: 64, PasswordWait: 2 * time.Second, PasswordProcess: true, MaxConnections: 4096, MaxInFlight: 512,
 		LogLevel: "info", LogFormat: "json", ShutdownTimeout: 20 * time.Second,
 		Verify: "follow", EdgeLease: time.Second, EdgeMaxDenied: 4_000_000, EdgeCache: 65536,
 		Traces: "off", TracesRatio: 0.1,

@@ -11,9 +11,7 @@ package stacktest
 import (
 	"bytes"
 	"context"
-	"crypto/rand"
 	"errors"
-	"math/big"
 	"net"
 	"os"
 	"os/exec"
@@ -23,6 +21,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -175,15 +174,11 @@ func Run(t testing.TB, env []string, stdin, bin string, args ...string) string {
 }
 
 // FreePort is one below the range that the system hands out for connections, so
-// that none of them takes it before the program does.
+// that none of them takes it before the program does, and none that was returned before.
 func FreePort(t testing.TB) string {
 	t.Helper()
-	for range 100 {
-		n, err := rand.Int(rand.Reader, big.NewInt(6_000))
-		if err != nil {
-			t.Fatal(err)
-		}
-		port := strconv.Itoa(10_000 + int(n.Int64()))
+	for range portRange {
+		port := strconv.Itoa(10_000 + int(nextPort.Add(1))%portRange)
 		if l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:"+port); err == nil {
 			_ = l.Close()
 			return port
@@ -192,6 +187,15 @@ func FreePort(t testing.TB) string {
 	t.Fatal("no free port")
 	return ""
 }
+
+const portRange = 6_000
+
+// nextPort begins anywhere: tests run in several processes at once.
+var nextPort = func() *atomic.Int64 {
+	n := new(atomic.Int64)
+	n.Store(time.Now().UnixNano() % portRange)
+	return n
+}()
 
 // Eventually waits for what another process does.
 func Eventually(t testing.TB, what string, done func() bool) {
