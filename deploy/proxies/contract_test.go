@@ -221,6 +221,7 @@ func startEnvoyHTTP(w *world) {
 	}
 	w.proxied(func(rw http.ResponseWriter, r *http.Request) bool {
 		e.arrives(r)
+		r.Header.Set("X-Forwarded-Proto", "http")
 		h := http.Header{"Host": {r.Host}}
 		for name, values := range r.Header {
 			if name == "Authorization" || matches(e.authz.GetAllowedHeaders(), name) {

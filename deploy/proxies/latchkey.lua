@@ -12,7 +12,7 @@
 local timeout = 1000
 
 -- The headers of a refusal that are for the client.
-local passed = { "www-authenticate", "retry-after", "content-type", "cache-control", "x-request-id" }
+local passed = { "www-authenticate", "retry-after", "content-type", "cache-control", "x-request-id", "dpop-nonce" }
 
 local function refuse(txn, status, headers, body)
 	local reply = txn:reply()
@@ -41,6 +41,7 @@ end
 core.register_action("latchkey", { "http-req" }, function(txn, url, scope)
 	txn:set_var("txn.latchkey_accepted", false)
 	local sent = txn.http:req_get_headers()
+	local tls = txn.f:ssl_fc()
 	local headers = {
 		-- What the token is in: all of it, so that what was sent twice is refused.
 		["authorization"] = values(sent, "authorization"),
@@ -49,6 +50,10 @@ core.register_action("latchkey", { "http-req" }, function(txn, url, scope)
 		-- for, to refuse what another site's page had it send.
 		["origin"] = values(sent, "origin"),
 		["sec-fetch-site"] = values(sent, "sec-fetch-site"),
+		-- For tokens that are bound to a key: the proof, and of what request it must be.
+		["dpop"] = values(sent, "dpop"),
+		["x-forwarded-proto"] = { (tls == true or tls == 1) and "https" or "http" },
+		["x-forwarded-uri"] = { txn.sf:pathq() },
 		["x-forwarded-method"] = { txn.sf:method() },
 		["x-forwarded-host"] = values(sent, "host"),
 		["x-forwarded-for"] = { txn.sf:src() },

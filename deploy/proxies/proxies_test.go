@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/latchkey-auth/latchkey/internal/dpop/dpoptest"
 	"github.com/latchkey-auth/latchkey/internal/stacktest"
 )
 
@@ -57,6 +58,7 @@ func TestProxies(t *testing.T) {
 				w.demandsScope()
 			}
 			w.takesCookies()
+			w.takesProofs()
 			w.logsOut(p)
 			w.failsClosed(p)
 		})
@@ -243,6 +245,57 @@ func (w *world) logsOut(p proxy) {
 		if !p.page && !strings.Contains(a.body, "The access token was revoked") {
 			w.Errorf("not Latchkey's words: %s", a.body)
 		}
+	}
+}
+
+// takesProofs: a token that is bound to a key gets in with a proof of the very request
+// (RFC 9449), and each proof once. Nonces come by way of refusals.
+func (w *world) takesProofs() {
+	w.Helper()
+	key := dpoptest.NewKey(w, "ES256")
+	nonce := ""
+	proof := func(method, url, token string) string {
+		return "DPoP: " + key.Proof(method, url, token, dpoptest.With("nonce", nonce))
+	}
+	const login = issuer + "/auth/token"
+	if nonce = w.tryLogin(proof("POST", login, "")).header.Get("DPoP-Nonce"); nonce == "" {
+		w.Fatal("a login without a nonce gets none")
+	}
+	token := w.login(proof("POST", login, ""))
+	good := "Authorization: DPoP " + token
+
+	const orders = "http://shop.example.com/orders/1"
+	got := nonce
+	nonce = "made up"
+	if told := w.ask("GET", "/orders/1", "", good, proof("GET", orders, token)).header.Values("DPoP-Nonce"); !slices.Equal(told, []string{got}) {
+		w.Errorf("the nonce that a refusal tells is %q, the login's %q", told, got)
+	}
+	nonce = got
+	for _, method := range []string{"GET", "POST", "DELETE"} {
+		for _, query := range []string{"", "?x=1&scope=admin"} {
+			fresh := proof(method, orders, token)
+			w.through(w.ask(method, "/orders/1"+query, "", good, fresh), token)
+			w.unproven(w.ask(method, "/orders/1"+query, "", good, fresh))
+		}
+	}
+	w.unproven(w.ask("GET", "/orders/1", "", good))
+	w.unproven(w.ask("GET", "/orders/1", "", good, proof("POST", orders, token)))
+	w.unproven(w.ask("GET", "/orders/2", "", good, proof("GET", orders, token)))
+	w.unproven(w.ask("GET", "/orders/1", "", good, proof("GET", "https://shop.example.com/orders/1", token)))
+	w.unproven(w.ask("GET", "/orders/1", "", good, proof("GET", "http://evil.example/orders/1", token)))
+	w.unproven(w.ask("GET", "/orders/1", "", good, proof("GET", orders, token), proof("GET", orders, token)))
+	// What a request was is the proxy's to say, not the client's.
+	for _, spoof := range []string{"X-Forwarded-Uri: /orders/1", "X-Forwarded-Method: GET", "X-Forwarded-Host: shop.example.com", "X-Forwarded-Proto: http"} {
+		w.unproven(w.ask("POST", "/orders/2", "", good, spoof, proof("GET", orders, token)))
+	}
+	w.refused(w.ask("GET", "/orders/1", "", "Authorization: Bearer "+token, proof("GET", orders, token)), http.StatusUnauthorized)
+}
+
+// unproven checks that a bound token did not get in.
+func (w *world) unproven(a answer) {
+	w.Helper()
+	if a.status != http.StatusUnauthorized || a.header.Get("X-Service") != "" {
+		w.Errorf("%.300s: got %d %s, want 401", a.what, a.status, a.body)
 	}
 }
 

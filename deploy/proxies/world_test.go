@@ -29,6 +29,7 @@ const (
 	username     = "johndoe"
 	password     = "secret"
 	scope        = "read write"
+	issuer       = "http://auth.example.com"
 )
 
 // world is a service, Latchkey, and Redis: what stands behind a proxy.
@@ -59,6 +60,7 @@ func newWorld(t *testing.T, latchkey string) *world {
 		"LATCHKEY_SECRET=the proxies' tests' own secret of 32 bytes and more", "LATCHKEY_REDIS_URL=" + w.redis.URL(),
 		"LATCHKEY_ADDR=127.0.0.1:0", "LATCHKEY_ADMIN_ADDR=127.0.0.1:0", "LATCHKEY_EXTAUTHZ_ADDR=127.0.0.1:0",
 		"LATCHKEY_ACCESS_COOKIE=" + accessCookie, "LATCHKEY_COOKIE_SECURE=false", "LATCHKEY_EDGE_LEASE=3s",
+		"LATCHKEY_TRUSTED_PROXIES=127.0.0.0/8", "LATCHKEY_DPOP_NONCE=true", "LATCHKEY_ISSUER=" + issuer,
 		"LATCHKEY_PASSWORD_MEMORY=7168", "LATCHKEY_PASSWORD_ITERATIONS=1", "HOME=" + t.TempDir(),
 	}, latchkey, "serve")
 	w.eventually("Latchkey serves", func() bool {
@@ -124,10 +126,9 @@ func (w *world) eventually(what string, done func() bool) {
 }
 
 // login returns an access token.
-func (w *world) login() string {
+func (w *world) login(headers ...string) string {
 	w.Helper()
-	form := url.Values{"username": {username}, "password": {password}}.Encode()
-	a := w.at(w.api, "POST", "/auth/token", form, "Content-Type: application/x-www-form-urlencoded")
+	a := w.tryLogin(headers...)
 	var t struct {
 		Access string `json:"access_token"`
 	}
@@ -135,6 +136,12 @@ func (w *world) login() string {
 		w.Fatalf("login: %d %s", a.status, a.body)
 	}
 	return t.Access
+}
+
+func (w *world) tryLogin(headers ...string) answer {
+	w.Helper()
+	form := url.Values{"username": {username}, "password": {password}}.Encode()
+	return w.at(w.api, "POST", "/auth/token", form, append(headers, "Content-Type: application/x-www-form-urlencoded")...)
 }
 
 // answer is a response, read.
