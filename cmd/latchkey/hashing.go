@@ -40,8 +40,8 @@ func newHashHelper() *cobra.Command {
 }
 
 // hashApart has the passwords of a replica hashed beside what else it does: in a helper,
-// or else, where the CPUs are all its own, by a thread of Go's more. Nothing changes under
-// a quota of CPU, for which Go has fewer threads than there are CPUs: the kernel would
+// or else, where the CPUs are all its own, by a thread of Go's more. Nothing changes where
+// Go has fewer threads than there are CPUs, which is under a quota: the kernel would
 // stop all of the process when it is used up. GOMAXPROCS has the last word. The function
 // that it returns ends the helper.
 func hashApart(ctx context.Context, r *replica) (end func()) {
@@ -50,28 +50,33 @@ func hashApart(ctx context.Context, r *replica) (end func()) {
 		return func() {}
 	}
 	hashes := r.passwords.Workers()
-	threads := min(hashes*int(r.cfg.PasswordParallelism), cpus) + 1 // one collects garbage
-	moreThreads := sync.OnceFunc(func() { runtime.GOMAXPROCS(cpus + min(hashes, cpus)) })
+	s := split{
+		cpus: cpus, hashes: hashes, threads: min(hashes*int(r.cfg.PasswordParallelism), cpus),
+		limit: debug.SetMemoryLimit(-1),
+	}
+	s.share = s.limit // none
+	if s.limit != math.MaxInt64 {
+		const program = 24 << 20
+		s.share = min(3*int64(hashes)*int64(r.cfg.PasswordMemory)<<10+program, s.limit/2) // hashes leave their memory as garbage
+	}
 	if !r.cfg.PasswordProcess || !helperWorks {
-		moreThreads()
+		s.together()
 		return func() {}
 	}
-	memory := shareMemory(int64(hashes) * int64(r.cfg.PasswordMemory) << 10)
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx)) // requests under way outlive ctx
 	var ended sync.WaitGroup
 	ended.Go(func() {
 		for wait := time.Second; ; wait = min(2*wait, time.Minute) {
 			began := time.Now()
-			err := runHelper(ctx, r.helper, threads, memory)
+			err := runHelper(ctx, r.helper, s)
 			if ctx.Err() != nil {
 				return
 			}
+			s.together()
 			r.log.LogAttrs(ctx, slog.LevelWarn, "no process hashes passwords: they are hashed among everything else",
 				slog.String("cause", err.Error()), slog.String("see", "docs/overload.md#logins-and-everything-else"))
 			if time.Since(began) > time.Minute {
 				wait = time.Second
-			} else {
-				moreThreads() // perhaps it never works here
 			}
 			select {
 			case <-ctx.Done():
@@ -86,15 +91,25 @@ func hashApart(ctx context.Context, r *replica) (end func()) {
 	}
 }
 
-// shareMemory sets apart of GOMEMLIMIT what a helper needs that hashes in so much memory
-// at once, and returns it, in bytes; 0 if there is no limit.
-func shareMemory(hashes int64) int64 {
-	limit := debug.SetMemoryLimit(-1)
-	if limit == math.MaxInt64 {
-		return 0
+// split is how CPUs and memory are divided between a replica and its helper.
+type split struct {
+	cpus    int
+	hashes  int   // computed at once
+	threads int   // of the helper that hash
+	limit   int64 // GOMEMLIMIT, in bytes; math.MaxInt64 for none
+	share   int64 // of it the helper's
+}
+
+// apart leaves the helper its share.
+func (s split) apart() {
+	runtime.GOMAXPROCS(s.cpus)
+	if s.limit != math.MaxInt64 {
+		debug.SetMemoryLimit(s.limit - s.share)
 	}
-	const program = 24 << 20
-	share := min(3*hashes+program, limit/2) // hashes leave their memory as garbage
-	debug.SetMemoryLimit(limit - share)
-	return share
+}
+
+// together has the replica do without one.
+func (s split) together() {
+	runtime.GOMAXPROCS(s.cpus + min(s.hashes, s.cpus))
+	debug.SetMemoryLimit(s.limit)
 }

@@ -22,33 +22,45 @@ const helperWorks = true
 // yieldCPU has every thread of this process run on CPU that nobody else wants (SCHED_IDLE,
 // sched(7)). In a container this is about the other threads in it.
 func yieldCPU() error {
+	for {
+		changed, err := yieldThreads()
+		if err != nil || !changed {
+			return err
+		}
+		// A thread inherits from the one that starts it, which may not have been told yet.
+	}
+}
+
+// yieldThreads reports whether there was any thread to be told.
+func yieldThreads() (changed bool, err error) {
 	threads, err := os.ReadDir("/proc/self/task")
 	if err != nil {
-		return err
+		return false, err
 	}
 	for _, t := range threads {
 		id, err := strconv.Atoi(t.Name())
 		if err != nil {
-			return err
+			return false, err
 		}
-		err = unix.SchedSetAttr(id, &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_IDLE}, 0)
-		if err != nil && !errors.Is(err, unix.ESRCH) { // threads that come later inherit it
-			return fmt.Errorf("sched_setattr: %w", err)
+		attr, err := unix.SchedGetAttr(id, 0)
+		if err == nil && attr.Policy != unix.SCHED_IDLE {
+			changed = true
+			err = unix.SchedSetAttr(id, &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_IDLE}, 0)
+		}
+		if err != nil && !errors.Is(err, unix.ESRCH) { // it has just ended
+			return false, fmt.Errorf("the priority of thread %d: %w", id, err)
 		}
 	}
-	return nil
+	return changed, nil
 }
 
-// runHelper runs a helper with so many threads and bytes of memory (0: no limit) until
-// ctx ends. It returns why it ended before.
-func runHelper(ctx context.Context, h *credential.Helper, threads int, memory int64) error {
+// runHelper runs a helper until ctx ends. It returns why it ended before.
+func runHelper(ctx context.Context, h *credential.Helper, s split) error {
 	// The file may be another by now, or gone; what runs is still there.
 	cmd := exec.CommandContext(ctx, "/proc/self/exe", helperName)
 	cmd.Args[0] = "latchkey"
-	cmd.Env = []string{"GOMAXPROCS=" + strconv.Itoa(threads)} // no secrets
-	if memory > 0 {
-		cmd.Env = append(cmd.Env, "GOMEMLIMIT="+strconv.FormatInt(memory, 10))
-	}
+	// No secrets. One thread more collects garbage.
+	cmd.Env = []string{"GOMAXPROCS=" + strconv.Itoa(s.threads+1), "GOMEMLIMIT=" + strconv.FormatInt(s.share, 10)}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // a terminal's interrupt is not for it
 	in, err := cmd.StdinPipe()
 	if err != nil {
@@ -65,7 +77,7 @@ func runHelper(ctx context.Context, h *credential.Helper, threads int, memory in
 	if err := cmd.Start(); err != nil {
 		return err
 	}
-	err = h.Attach(out, in)
+	err = h.Attach(out, in, s.threads, s.apart)
 	_ = in.Close()
 	if waited := cmd.Wait(); waited != nil {
 		err = fmt.Errorf("%w: %w", err, waited)

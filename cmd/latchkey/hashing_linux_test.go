@@ -61,7 +61,12 @@ func (p *process) hashes() (helped, own int) {
 	return helped, own
 }
 
-func alive(pid int) bool { return syscall.Kill(pid, 0) == nil }
+// alive reports whether a process runs: one that nobody has reaped yet does not.
+func alive(pid int) bool {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	_, rest, _ := strings.Cut(string(stat), ") ")
+	return err == nil && !strings.HasPrefix(rest, "Z")
+}
 
 // hasCPUs fails the test where a helper is not used, which TestNoHelper is about.
 func hasCPUs(t *testing.T) {
@@ -100,7 +105,7 @@ func TestPasswordsAreHashedByAHelper(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if list := strings.FieldsFunc(string(environ), func(r rune) bool { return r == 0 }); len(list) != 1 || !strings.HasPrefix(list[0], "GOMAXPROCS=") {
+	if list := strings.FieldsFunc(string(environ), func(r rune) bool { return r == 0 }); len(list) != 2 || !strings.HasPrefix(list[0], "GOMAXPROCS=") || !strings.HasPrefix(list[1], "GOMEMLIMIT=") {
 		t.Errorf("its environment is %q", list)
 	}
 	cmdline, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
@@ -188,7 +193,7 @@ func TestNoHelper(t *testing.T) {
 	}
 }
 
-// Together the two stay below GOMEMLIMIT.
+// Of GOMEMLIMIT a part is the helper's, while there is one.
 func TestTheHelperSharesTheMemoryLimit(t *testing.T) {
 	t.Parallel()
 	hasCPUs(t)
@@ -196,7 +201,8 @@ func TestTheHelperSharesTheMemoryLimit(t *testing.T) {
 	account(t, server.URL())
 	for limit, share := range map[int]int{512 << 20: 3*2*19456<<10 + 24<<20, 100 << 20: 50 << 20} {
 		p := launch(t, bin, server.URL(), fmt.Sprintf("GOMEMLIMIT=%d", limit), "LATCHKEY_PASSWORD_WORKERS=2")
-		environ, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", p.helped(0)))
+		pid := p.helped(0)
+		environ, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -206,5 +212,11 @@ func TestTheHelperSharesTheMemoryLimit(t *testing.T) {
 		if line := fmt.Sprintf("go_gc_gomemlimit_bytes %g\n", float64(limit-share)); !strings.Contains(metrics(t, p), line) {
 			t.Errorf("of %d the replica has not %d", limit, limit-share)
 		}
+		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		stacktest.Eventually(t, "without a helper all of it is the replica's", func() bool {
+			return strings.Contains(metrics(t, p), fmt.Sprintf("go_gc_gomemlimit_bytes %g\n", float64(limit)))
+		})
 	}
 }

@@ -15,4 +15,4 @@ var errLinuxOnly = errors.New("only Linux has a priority for it")
 
 func yieldCPU() error { return errLinuxOnly }
 
-func runHelper(context.Context, *credential.Helper, int, int64) error { return errLinuxOnly }
+func runHelper(context.Context, *credential.Helper, split) error { return errLinuxOnly }

@@ -53,7 +53,8 @@ type Result struct {
 // So the memory in use at once is at most the budget, or that of a single imported hash, which ValidateHash bounds.
 // This is what keeps a burst of logins from exhausting the machine: golang.org/x/crypto/argon2 allocates the memory
 // of each hash anew and leaves it to the garbage collector, so the heap's peak is a few times what is in use
-// (GOMEMLIMIT bounds that multiple).
+// (GOMEMLIMIT bounds that multiple). With a Helper there are two such processes: what it was too late with keeps its
+// memory there until it is done.
 //
 // Callers beyond the budget wait in order of arrival, for at most MaxWait or as long as their context lasts; callers
 // beyond the queue are refused at once. Both get ErrBusy, and cost no hash. A hash that has begun runs to its end.
@@ -189,9 +190,10 @@ func (h *Hasher) verify(ctx context.Context, e encoded, password string) (Result
 	return Result{Match: match, Upgrade: match && upgrade}, nil
 }
 
-// run does the work of a hash: by the helper, or here.
+// run does the work of a hash: by the helper, or here if that takes more memory than the
+// helper has set apart for one.
 func (h *Hasher) run(j *job) []byte {
-	if h.helper != nil {
+	if h.helper != nil && j.Memory <= h.params.memory {
 		if found, ok := h.helper.ask(j); ok {
 			h.helped.Add(1)
 			return found

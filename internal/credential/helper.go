@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
 	"sync"
 	"time"
 
@@ -47,41 +48,63 @@ func (j *job) compute() []byte {
 	}
 }
 
-// patience is how long a helper may take over a job: several times what a slow CPU
-// needs for it (2 us for a KiB of one pass, 0.2 ms for one of bcrypt's rounds).
-func (j *job) patience() time.Duration {
-	const least = 250 * time.Millisecond
+// usual is about how long the work takes a CPU of today.
+func (j *job) usual() time.Duration {
 	if j.Kind == bcrypted {
-		var cost int
-		_, _ = fmt.Sscanf(j.Bcrypt[4:6], "%d", &cost) // parsed before
-		return least + 200*time.Microsecond<<cost
+		cost, _ := strconv.Atoi(j.Bcrypt[4:6]) // parsed before
+		return 50 * time.Microsecond << cost
 	}
-	return least + time.Duration(j.Memory)*time.Duration(j.Iterations)*2*time.Microsecond
+	return time.Duration(j.Memory) * time.Duration(j.Iterations) * 600 * time.Nanosecond
 }
+
+const (
+	// helperFactor is how many times the usual a helper may take: it has the CPU that is
+	// left over.
+	helperFactor = 8
+	// helperPatience is the longest that anybody waits for a helper. What could take
+	// longer it is not asked for.
+	helperPatience = 2 * time.Second
+	// After it was too late a helper is not asked for so long; twice as long each time
+	// that it is too late again, up to the second.
+	helperPause, helperLongestPause = time.Second, 30 * time.Second
+)
 
 // Helper has another process compute hashes, which the kernel can then give what CPU
 // is left over by everything else. It is never relied on: what it has not answered in
 // time, because it has ended or the machine has no CPU to spare, is computed here, and so
-// is what comes while it is behind. The zero Helper has no process yet; it is safe for
+// is what comes for a while after. The zero Helper has no process yet; it is safe for
 // concurrent use.
 type Helper struct {
 	mu      sync.Mutex
-	send    *gob.Encoder // nil: there is no process
+	send    chan<- *job // nil: there is no process
+	threads int         // of the process
 	waiting map[uint64]chan []byte
-	last    uint64 // ID
-	late    int    // how many jobs are overdue
+	last    uint64        // ID
+	late    int           // how many jobs are overdue
+	pause   time.Duration // the next one
+	resume  time.Time     // when the helper may be asked again
 }
 
-// Attach has the process at the other end of two pipes compute hashes, as [Help] does.
-// It returns when that has ended.
-func (h *Helper) Attach(in io.Reader, out io.Writer) error {
+// Attach has the process at the other end of two pipes compute hashes, as [Help] does, on
+// so many threads. It calls ready when the process has said that it is there, and returns
+// when it has ended. The caller then closes out.
+func (h *Helper) Attach(in io.Reader, out io.Writer, threads int, ready func()) error {
 	dec := gob.NewDecoder(in)
 	var a answer
 	if err := dec.Decode(&a); err != nil {
 		return fmt.Errorf("it did not start: %w", err)
 	}
+	send := make(chan *job, 4*threads)
+	go func() { // nobody waits for a process that does not read
+		enc := gob.NewEncoder(out)
+		for j := range send {
+			_ = enc.Encode(j) // if it has ended, reading tells
+		}
+	}()
+	ready()
 	h.mu.Lock()
-	h.send, h.waiting, h.late = gob.NewEncoder(out), map[uint64]chan []byte{}, 0
+	h.send, h.threads, h.waiting = send, threads, map[uint64]chan []byte{}
+	h.late, h.pause, h.resume = 0, helperPause, time.Time{}
 	h.mu.Unlock()
 	defer h.detach()
 	for {
@@ -101,6 +124,7 @@ func (h *Helper) detach() {
 			close(ch)
 		}
 	}
+	close(h.send)
 	h.send, h.waiting = nil, nil
 }
 
@@ -117,16 +141,17 @@ func (h *Helper) answered(a answer) {
 		h.late--
 		return
 	}
+	h.pause = helperPause
 	ch <- a.Found
 }
 
 // ask has the helper do a job. It reports false if it did not, in time or at all.
 func (h *Helper) ask(j *job) ([]byte, bool) {
-	ch, id, ok := h.submit(j)
-	if !ok {
+	ch, id, patience := h.submit(j)
+	if ch == nil {
 		return nil, false
 	}
-	timer := time.NewTimer(j.patience())
+	timer := time.NewTimer(patience)
 	defer timer.Stop()
 	select {
 	case found, ok := <-ch:
@@ -135,48 +160,56 @@ func (h *Helper) ask(j *job) ([]byte, bool) {
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if _, ok := h.waiting[id]; ok {
-		h.waiting[id] = nil
-		h.late++
-		return nil, false
+	if _, ok := h.waiting[id]; !ok {
+		found, ok := <-ch // just now, or closed
+		return found, ok
 	}
-	found, ok := <-ch // just now, or closed
-	return found, ok
+	h.waiting[id] = nil
+	h.late++
+	if now := time.Now(); now.After(h.resume) { // of several that are late at once, one counts
+		h.resume = now.Add(h.pause)
+		h.pause = min(2*h.pause, helperLongestPause)
+	}
+	return nil, false
 }
 
-// mostOut is how many jobs a helper has at once: so many fit into a pipe of 64 KiB, and
-// nobody waits for one to be read.
-const mostOut = 32
-
-// submit sends a job. While one is overdue none is sent.
-func (h *Helper) submit(j *job) (chan []byte, uint64, bool) {
+// submit sends a job, and returns where its answer comes and how long to wait for it. It
+// sends none that is too heavy, none when each of the helper's threads has four, and none
+// while one is overdue or for a while after.
+func (h *Helper) submit(j *job) (ch chan []byte, id uint64, patience time.Duration) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.send == nil || h.late > 0 || len(h.waiting) >= mostOut {
-		return nil, 0, false
+	if h.send == nil || h.late > 0 || time.Now().Before(h.resume) {
+		return nil, 0, 0
+	}
+	turns := (len(h.waiting)*int(j.lanes()) + int(j.lanes()) + h.threads - 1) / h.threads
+	patience = helperFactor * j.usual() * time.Duration(turns)
+	if turns > 4 || patience > helperPatience {
+		return nil, 0, 0
+	}
+	sent := *j
+	sent.ID = h.last + 1
+	select {
+	case h.send <- &sent:
+	default: // it does not even read
+		return nil, 0, 0
 	}
 	h.last++
-	sent := *j
-	sent.ID = h.last
-	if err := h.send.Encode(&sent); err != nil {
-		h.send = nil // Attach is about to find out why
-		return nil, 0, false
-	}
-	ch := make(chan []byte, 1)
+	ch = make(chan []byte, 1)
 	h.waiting[sent.ID] = ch
-	return ch, sent.ID, true
+	return ch, sent.ID, max(patience, 100*time.Millisecond)
 }
 
+func (j *job) lanes() uint8 { return max(j.Lanes, 1) }
+
 // Help is the other process: it computes the hashes that are asked for on in, all of them
-// at once, until in ends.
+// at once, until in ends. What is under way then nobody waits for.
 func Help(in io.Reader, out io.Writer) error {
 	dec, enc := gob.NewDecoder(in), gob.NewEncoder(out)
 	if err := enc.Encode(answer{}); err != nil {
 		return err
 	}
 	var writing sync.Mutex
-	var jobs sync.WaitGroup
-	defer jobs.Wait()
 	for {
 		var j job
 		if err := dec.Decode(&j); err != nil {
@@ -185,11 +218,11 @@ func Help(in io.Reader, out io.Writer) error {
 			}
 			return err
 		}
-		jobs.Go(func() {
+		go func() {
 			a := answer{ID: j.ID, Found: j.compute()}
 			writing.Lock()
 			defer writing.Unlock()
 			_ = enc.Encode(a) // if nobody reads, in ends, too
-		})
+		}()
 	}
 }
