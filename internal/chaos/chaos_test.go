@@ -397,7 +397,21 @@ func (d *driver) killPrimary(lag time.Duration, with company) {
 		}
 	}
 	d.store.replaced(p, slot)
+	back := d.now()
 	p.Restart(d.t)
+	if !d.durable {
+		// It takes itself for the primary until it is told, and without min-replicas-to-write
+		// takes what it is asked to write by those who have not been told either.
+		told := make(chan time.Duration, 1)
+		go func() {
+			d.store.demoted(p)
+			told <- d.now()
+		}()
+		defer func() {
+			end := <-told
+			d.lossy(back, end, end).healed = d.now() + healing
+		}()
+	}
 	switch with {
 	case allKilled:
 		for i := range d.fleet.Replicas {

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -168,6 +169,18 @@ func (s *store) slotOf(shard int) int {
 		s.t.Fatal(err)
 	}
 	return int(slot)
+}
+
+// demoted waits until a server follows another.
+func (s *store) demoted(server *redistest.Server) {
+	c := server.Client()
+	defer func() { _ = c.Close() }()
+	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); wait(10 * time.Millisecond) {
+		info, err := c.Info(s.t.Context(), "replication").Result()
+		if err == nil && strings.Contains(info, "role:slave") {
+			return
+		}
+	}
 }
 
 // configure sets an option on a server while it runs.
