@@ -48,7 +48,7 @@ func TestOverload(t *testing.T) {
 	rate := 10 * capacity * tenths / logins
 	t.Logf("capacity: %.0f logins a second, so %.0f of the mix; offered: %.0f a second for %v", capacity, rate/10, rate, length)
 	before := readGauges(t, r)
-	if runtime.GOMAXPROCS(0) == runtime.NumCPU() && before[helpedKey] == 0 {
+	if strict && runtime.GOMAXPROCS(0) == runtime.NumCPU() && before[helpedKey] == 0 {
 		t.Error("no helper hashes passwords")
 	}
 	// As many checks as the overload has, and nothing else.
