@@ -186,7 +186,11 @@ func TestAHelperThatIsBehindIsNotWaitedFor(t *testing.T) {
 		}
 		computed(t, h, 0, 4)
 
-		// It has caught up: for a second it is left alone, and for two if it is then late again.
+		time.Sleep(time.Minute)
+		if !verify(t, h, stored, "secret").Match || len(asked) != 1 {
+			t.Errorf("of its work it has done nothing, and was asked for %d more", len(asked)-1)
+		}
+		// It has caught up: it is left alone, and twice as long each time that it is late again.
 		answers := func(j job) {
 			t.Helper()
 			if err := enc.Encode(answer{j.ID, j.compute()}); err != nil {
@@ -194,8 +198,12 @@ func TestAHelperThatIsBehindIsNotWaitedFor(t *testing.T) {
 			}
 			synctest.Wait()
 		}
-		own := uint64(4)
-		for _, pause := range []time.Duration{time.Second, 2 * time.Second, 4 * time.Second, 8 * time.Second, 16 * time.Second, 30 * time.Second, 30 * time.Second} {
+		answers(<-asked)
+		if !verify(t, h, stored, "secret").Match { // late once more, which counts anew
+			t.Error("no match")
+		}
+		own := uint64(6)
+		for _, pause := range []time.Duration{2 * time.Second, 4 * time.Second, 8 * time.Second, 16 * time.Second, 30 * time.Second, 30 * time.Second} {
 			if len(asked) != 1 {
 				t.Fatalf("it was asked %d times while it was behind", len(asked))
 			}
