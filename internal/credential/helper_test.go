@@ -199,7 +199,7 @@ func TestAHelperThatIsBehindIsNotWaitedFor(t *testing.T) {
 			synctest.Wait()
 		}
 		answers(<-asked)
-		if !verify(t, h, stored, "secret").Match { // late once more, which counts anew
+		if !verify(t, h, stored, "secret").Match { // late once more
 			t.Error("no match")
 		}
 		own := uint64(6)
