@@ -10,6 +10,9 @@ import (
 	"github.com/latchkey-auth/latchkey/tokenstore"
 )
 
+// lookPage is how many entries one look brings at most.
+const lookPage = 1024
+
 // drift is by how much two monotonic clocks may differ in rate.
 const drift = 0.01
 
@@ -95,7 +98,7 @@ func (c *Confirmer) believes(ctx context.Context, r tokenstore.Revocation) func(
 func (c *Confirmer) acquaint(ctx context.Context) {
 	asks := make([]tokenstore.Renewal, len(c.shards))
 	for i := range asks {
-		asks[i] = tokenstore.Renewal{Shard: i, After: noEntries}
+		asks[i] = tokenstore.Renewal{Shard: i, After: tokenstore.NoEntries}
 	}
 	ctx, cancel := context.WithTimeout(ctx, c.silent)
 	defer cancel()
@@ -198,7 +201,7 @@ func (c *Confirmer) look(ctx context.Context, shard int, after uint64) (tokensto
 	defer cancel()
 	var all []tokenstore.Entry
 	for {
-		views, err := c.store.Renew(ctx, []tokenstore.Renewal{{Shard: shard, After: after}})
+		views, err := c.store.Renew(ctx, []tokenstore.Renewal{{Shard: shard, After: after, Limit: lookPage}})
 		if err != nil {
 			return tokenstore.View{}, err
 		}

@@ -1,6 +1,7 @@
 package edge
 
 import (
+	"maps"
 	"time"
 
 	"github.com/latchkey-auth/latchkey/tokenstore"
@@ -49,13 +50,13 @@ func (c cutoff) covers(e tokenstore.Entry) bool {
 // generation is what was revoked during one width of time. Its maps hold no
 // pointers, so that the garbage collector need not look into them.
 type generation struct {
-	sids  map[tokenstore.ID]struct{}
+	sids  map[tokenstore.ID]uint32 // until when the session's tokens may live: see seconds
 	users map[tokenstore.ID]cutoff
 	hint  hint // of what is in both
 }
 
 func newGeneration() generation {
-	return generation{sids: map[tokenstore.ID]struct{}{}, users: map[tokenstore.ID]cutoff{}}
+	return generation{sids: map[tokenstore.ID]uint32{}, users: map[tokenstore.ID]cutoff{}}
 }
 
 func (g generation) len() int { return len(g.sids) + len(g.users) }
@@ -91,7 +92,7 @@ type added int
 const (
 	remembered added = iota
 	full             // it did not fit
-	conflict         // what is remembered is of another history: the user's exception is void
+	conflict         // what is remembered is of another history: the user's exception is void; it may not have fit
 )
 
 // add remembers an entry.
@@ -101,25 +102,29 @@ func (d *denylist) add(e tokenstore.Entry, now time.Duration) added {
 		d.addKey(e.ID)
 		return remembered
 	}
-	if d.len() >= d.limit {
-		d.missing = max(d.missing, now+d.width)
-		return full
+	old, known := d.current.users[e.ID]
+	if !known {
+		old, known = d.previous.users[e.ID]
 	}
-	switch e.Kind {
-	case tokenstore.KindSession:
-		d.current.sids[e.ID] = struct{}{}
+	result := remembered
+	_, there := d.current.users[e.ID]
+	switch {
+	case !there && d.len() >= d.limit:
+		d.missing = max(d.missing, now+d.width)
+		result = full
+	case e.Kind == tokenstore.KindSession:
+		d.current.sids[e.ID] = seconds(e.Until)
 		d.current.hint.add(e.ID, &d.current)
-	case tokenstore.KindUser:
-		old, ok := d.current.users[e.ID]
-		d.current.users[e.ID] = old.and(cutoffOf(e))
-		if !ok {
+	case e.Kind == tokenstore.KindUser:
+		d.current.users[e.ID] = d.current.users[e.ID].and(cutoffOf(e))
+		if !there {
 			d.current.hint.add(e.ID, &d.current)
 		}
-		if ok && old.epoch == e.Epoch && old.except != e.Except {
-			return conflict // a failover lost one of two that have the same number
-		}
 	}
-	return remembered
+	if e.Kind == tokenstore.KindUser && known && old.epoch == e.Epoch && old.except != e.Except {
+		return conflict // a failover lost one of two that have the same number
+	}
+	return result
 }
 
 // turn drops the older generation once everything in it has been needed no more
@@ -192,13 +197,19 @@ func (d *denylist) names(id tokenstore.ID) bool {
 	return false
 }
 
-// entries lists what is remembered, to be compared with what Redis still knows.
-func (d *denylist) entries() []tokenstore.Entry {
-	list := make([]tokenstore.Entry, 0, d.len())
+// sessions returns the sessions that are remembered, each with the second in which the
+// last of its tokens has expired.
+func (d *denylist) sessions() map[tokenstore.ID]uint32 {
+	all := make(map[tokenstore.ID]uint32, len(d.current.sids)+len(d.previous.sids))
+	maps.Copy(all, d.previous.sids)
+	maps.Copy(all, d.current.sids)
+	return all
+}
+
+// userEntries returns what is remembered of users, as entries of a log.
+func (d *denylist) userEntries() []tokenstore.Entry {
+	var list []tokenstore.Entry
 	for _, g := range [...]*generation{&d.current, &d.previous} {
-		for sid := range g.sids {
-			list = append(list, tokenstore.Entry{Kind: tokenstore.KindSession, ID: sid})
-		}
 		for uid, c := range g.users {
 			e := tokenstore.Entry{Kind: tokenstore.KindUser, ID: uid, Epoch: c.epoch, Except: c.except, Until: time.UnixMilli(c.until)}
 			list = append(list, e)
@@ -209,4 +220,9 @@ func (d *denylist) entries() []tokenstore.Entry {
 		}
 	}
 	return list
+}
+
+// seconds is a time in Unix seconds, rounded up; 0 if it is before 1970.
+func seconds(t time.Time) uint32 {
+	return uint32(max(0, t.Add(time.Second-1).Unix())) //nolint:gosec // until 2106
 }

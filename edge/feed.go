@@ -42,8 +42,6 @@ const (
 	feedPoll = 50 * time.Millisecond
 	// feedSnapshots is how many streams read a page of the log at once.
 	feedSnapshots = 4
-	// noEntries asks for the head alone. It is the largest integer that Lua holds.
-	noEntries = 1<<53 - 1
 )
 
 // ErrStreams says that there are as many streams as there may be.
@@ -223,7 +221,7 @@ func (f *Feed) await(ctx context.Context) error {
 	for shard, m := range f.marks { // written by this goroutine alone
 		after[shard] = m.Seq
 	}
-	_, err := f.o.Store.Tail(ctx, after, f.o.Lease/3)
+	_, err := f.o.Store.Tail(ctx, after, 1, f.o.Lease/3)
 	return err
 }
 
@@ -235,7 +233,7 @@ func (f *Feed) look(ctx context.Context) error {
 		at := time.Now()
 		asks := make([]tokenstore.Renewal, f.o.Store.Shards())
 		for i := range asks {
-			asks[i] = tokenstore.Renewal{Shard: i, After: noEntries}
+			asks[i] = tokenstore.Renewal{Shard: i, After: tokenstore.NoEntries}
 			if marks != nil {
 				asks[i].After = marks[i].Seq
 			}
@@ -418,7 +416,7 @@ func (f *Feed) page(ctx context.Context, shard int, after uint64) (tokenstore.Vi
 		return tokenstore.View{}, fmt.Errorf("%w: shutting down", ErrUnavailable)
 	}
 	defer func() { <-f.snapshots }()
-	views, err := f.renew(ctx, []tokenstore.Renewal{{Shard: shard, After: after}})
+	views, err := f.renew(ctx, []tokenstore.Renewal{{Shard: shard, After: after, Limit: lookPage}})
 	if err != nil {
 		return tokenstore.View{}, err
 	}

@@ -49,18 +49,27 @@ type Follower struct {
 	restored atomic.Int64
 	members  []atomic.Int64
 	heads    []atomic.Uint64 // as last seen
+	// behind wakes who reads the log for a shard that lags: by shard, one channel for
+	// each group.
+	behind  []chan struct{}
+	pages   chan struct{} // held by who reads a page for a shard that lags
+	repairs sync.WaitGroup
 }
 
 // BytesPerDenied is about what one remembered revocation takes.
-const BytesPerDenied = 40
+const BytesPerDenied = 50
 
 const (
 	defaultLease     = time.Second
 	defaultMaxDenied = 4_000_000
 	// tailBlock is how long one read of the tail waits in Redis.
 	tailBlock = time.Second
-	// restorers is how many lost revocations are put back at once.
+	// restorers is how many lost revocations are put back at once, over all shards.
 	restorers = 16
+	// catchUpShards and catchUpPage are of how many shards that lag the log is read at
+	// once, and how many entries of each: Redis takes half a millisecond for them.
+	catchUpShards = 4
+	catchUpPage   = 256
 )
 
 // NewFollower returns a follower; Run makes it follow.
@@ -75,11 +84,16 @@ func NewFollower(o FollowerOptions) *Follower {
 	f := &Follower{
 		store: o.Store, name: rand.Text(), lease: o.Lease, observe: o.Observe, clock: systemClock(),
 		booted: make(chan struct{}), counted: make([]atomic.Bool, k), members: make([]atomic.Int64, k), heads: make([]atomic.Uint64, k),
+		pages: make(chan struct{}, catchUpShards),
 	}
 	f.left.Store(int64(k))
 	limit := max(1, o.MaxDenied/k)
 	for i := range k {
 		f.shards = append(f.shards, newShard(i, o.Lease, limit, o.Store.Lifetimes().Access))
+		f.behind = append(f.behind, make(chan struct{}, 1))
+		if o.Store.TailsTogether() {
+			f.behind[i] = f.behind[0]
+		}
 	}
 	return f
 }
@@ -101,8 +115,10 @@ func (f *Follower) Run(ctx context.Context) {
 	for _, g := range groups {
 		wg.Go(func() { f.renewEvery(ctx, g) })
 		wg.Go(func() { f.tail(ctx, g) })
+		wg.Go(func() { f.catchUp(ctx, g) })
 	}
 	wg.Wait()
+	f.repairs.Wait()
 	f.leave()
 }
 
@@ -169,41 +185,78 @@ func (f *Follower) renew(ctx context.Context, group []*shard) {
 // tail applies entries as they come, and shows it at once: somebody may be
 // waiting to answer a logout.
 func (f *Follower) tail(ctx context.Context, group []*shard) {
-	byNumber := make(map[int]*shard, len(group))
-	for _, s := range group {
-		byNumber[s.number] = s
-	}
 	for ctx.Err() == nil {
-		after := map[int]uint64{}
-		for _, s := range group {
-			if mark, ok := s.applied(); ok {
-				after[s.number] = mark.Seq
-			}
-		}
-		var news map[int][]tokenstore.Entry
-		var err error
-		if len(after) > 0 {
-			// A client waits for ten seconds more than Redis was asked to, and does
-			// not look whether it is still wanted.
-			reading, cancel := context.WithTimeout(ctx, tailBlock+f.lease)
-			news, err = f.store.Tail(reading, after, tailBlock)
-			cancel()
-		}
-		if err != nil {
-			f.failed(ctx, err)
-		}
-		if err != nil || len(after) == 0 {
+		from, after := positions(group, false)
+		if len(after) == 0 {
 			pause(ctx, f.lease/10)
 			continue
 		}
-		var changed []*shard
-		for number, entries := range news {
-			s := byNumber[number]
-			f.took(ctx, s, s.tailed(entries, f.clock()))
+		// A client waits for ten seconds more than Redis was asked to, and does
+		// not look whether it is still wanted.
+		asking, cancel := context.WithTimeout(ctx, tailBlock+f.lease)
+		news, err := f.store.Tail(asking, after, tokenstore.Page, tailBlock)
+		cancel()
+		if err != nil {
+			f.failed(ctx, err)
+			pause(ctx, f.lease/10)
+			continue
+		}
+		f.read(ctx, from, news)
+	}
+}
+
+// catchUp reads the log of shards that lag, a page at a time, until they do not. What has
+// arrived is kept, and after a failure it goes on from there, later and with a smaller page.
+func (f *Follower) catchUp(ctx context.Context, group []*shard) {
+	limit, wait := catchUpPage, time.Duration(0)
+	for ctx.Err() == nil {
+		from, after := positions(group, true)
+		if len(after) == 0 {
+			select {
+			case <-ctx.Done():
+			case <-f.behind[group[0].number]:
+			}
+			continue
+		}
+		f.pages <- struct{}{}
+		asking, cancel := context.WithTimeout(ctx, f.lease)
+		news, err := f.store.Tail(asking, after, limit, -1)
+		cancel()
+		<-f.pages
+		if err != nil {
+			f.failed(ctx, err)
+			limit, wait = max(limit/2, tokenstore.Page/8), min(max(2*wait, f.lease/20), f.lease/4)
+			pause(ctx, wait)
+			continue
+		}
+		limit, wait = min(2*limit, catchUpPage), 0
+		f.read(ctx, from, news)
+	}
+}
+
+// positions returns where to read on: in the logs of the shards that lag, catchUpShards of
+// them at most, or in those of all that do not.
+func positions(group []*shard, lagging bool) (map[*shard]position, map[int]uint64) {
+	from, after := map[*shard]position{}, map[int]uint64{}
+	for _, s := range group {
+		if p, ok := s.reads(lagging); ok && (!lagging || len(after) < catchUpShards) {
+			from[s], after[s.number] = p, p.after
+		}
+	}
+	return from, after
+}
+
+// read takes what a read of the log has brought, and shows what is to be shown.
+func (f *Follower) read(ctx context.Context, from map[*shard]position, news map[int][]tokenstore.Entry) {
+	var changed []*shard
+	for s, p := range from {
+		out := s.tailed(p, news[s.number], f.clock())
+		f.took(ctx, s, out)
+		if out.more {
 			changed = append(changed, s)
 		}
-		f.renew(ctx, changed)
 	}
+	f.renew(ctx, changed)
 }
 
 // took reports an outcome, and puts back what Redis has lost.
@@ -223,21 +276,35 @@ func (f *Follower) took(ctx context.Context, s *shard, out outcome) {
 	if out.key && f.observe.Key != nil {
 		f.observe.Key()
 	}
-	if len(out.restore) > 0 {
-		f.restore(ctx, out.restore)
+	if out.behind {
+		select {
+		case f.behind[s.number] <- struct{}{}:
+		default:
+		}
+	}
+	// What is not put back now, because that is under way already, is asked for again
+	// after a lease.
+	if len(out.restore) > 0 && s.restoring.CompareAndSwap(false, true) {
+		f.repairs.Go(func() {
+			defer s.restoring.Store(false)
+			f.restore(ctx, s, out.restore)
+		})
 	}
 }
 
-// restore revokes again, by the ordinary script, what a failover has lost.
-func (f *Follower) restore(ctx context.Context, list []tokenstore.Entry) {
+// restore revokes again, by the ordinary scripts, what Redis has lost of a shard. What
+// another follower has put back meanwhile is passed over.
+func (f *Follower) restore(ctx context.Context, s *shard, list []tokenstore.Entry) {
 	var wg sync.WaitGroup
+	var restored atomic.Int64
 	jobs := make(chan tokenstore.Entry)
-	for range restorers {
+	for range max(1, restorers/len(f.shards)) {
 		wg.Go(func() {
 			for e := range jobs {
-				for ctx.Err() == nil {
+				for ctx.Err() == nil && (e.Kind == tokenstore.KindKey || s.owes(e)) {
 					err := f.store.Restore(ctx, e)
 					if !errors.Is(err, ErrUnavailable) {
+						restored.Add(1)
 						break
 					}
 					f.failed(ctx, err)
@@ -251,9 +318,9 @@ func (f *Follower) restore(ctx context.Context, list []tokenstore.Entry) {
 	}
 	close(jobs)
 	wg.Wait()
-	f.restored.Add(int64(len(list)))
+	f.restored.Add(restored.Load())
 	if f.observe.Restored != nil {
-		f.observe.Restored(len(list))
+		f.observe.Restored(int(restored.Load()))
 	}
 }
 

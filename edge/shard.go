@@ -1,6 +1,8 @@
 package edge
 
 import (
+	"maps"
+	"math"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -25,11 +27,22 @@ type shard struct {
 	// tokens that were issued under another.
 	history atomic.Pointer[string]
 
-	mu    sync.RWMutex
-	deny  *denylist
-	mark  tokenstore.Mark // applied; while booting: of the head, as far as it was walked
-	boot  bool            // booted
-	after uint64          // while booting: entries up to here were read
+	mu   sync.RWMutex
+	deny *denylist
+	// mark is the last entry that was applied. While the shard boots its Epoch is empty
+	// until the head was read, and its Chain until the first entry was.
+	mark tokenstore.Mark
+	boot bool // booted: all that the log retains has been applied
+	// lagging says that the head was more than a page ahead when it was last seen. The
+	// log is then read outside of scripts, a page at a time ([shard.caught]), and
+	// renewals look at the head alone: they show no beat, so that no logout waits for
+	// this follower, and grant no lease.
+	lagging bool
+	// atHead is when the last look was sent that found nothing between mark and head.
+	// Without one in the last lease, a renewal looks before it shows a beat.
+	atHead time.Duration
+	head   uint64 // seq of the head, as last seen
+
 	// incarnation counts boots: what was asked for before one is not believed after.
 	incarnation uint64
 	beat        uint64
@@ -39,35 +52,81 @@ type shard struct {
 	// the next failover may have lost it again.
 	owed    map[tokenstore.ID]tokenstore.Entry
 	reminds time.Duration // when it was last asked for
-	// unproven are the sessions that the log has ended since a renewal last proved its
-	// history: if it is another, they may be of the next one.
-	unproven []tokenstore.ID
+	// restoring is set while the follower puts back what is owed.
+	restoring atomic.Bool
 	// Since when this history is followed, and when the last renewal was sent that
 	// found it to be Redis's: what [Confirmer.Beside] needs to know.
 	bootedAt, foundAt time.Duration
 	// tenure is of who answers this follower's renewals.
 	tenure tenure
-	// recent are the marks that were passed lately, each at its seq modulo their number.
-	recent [256]tokenstore.Mark
+	recent recent
 }
 
-// healing is what a follower knew before it had to boot again, and what it has
-// read of the log since.
+// longAgo is a moment before any other of the monotonic clock.
+const longAgo = time.Duration(math.MinInt64 / 2)
+
+// recent is the marks that were passed last, and the entries that led to them, each at its
+// seq modulo their number.
+type recent [256]struct {
+	mark  tokenstore.Mark
+	entry tokenstore.Entry // zero for the mark at which the shard booted
+}
+
+// at returns the mark of a seq, if it is remembered.
+func (r *recent) at(seq uint64) tokenstore.Mark {
+	if p := &r[seq%uint64(len(r))]; p.mark.Seq == seq {
+		return p.mark
+	}
+	return tokenstore.Mark{}
+}
+
+// since returns the oldest mark from which everything up to seq is remembered, and the
+// entries that follow it. The mark is zero if there is none but that of seq.
+func (r *recent) since(seq uint64) (tokenstore.Mark, []tokenstore.Entry) {
+	first := seq
+	for r.at(first).Seq == first && first > 0 && r[first%uint64(len(r))].entry.Seq == first &&
+		r.at(first-1).Chain != "" && seq-first < uint64(len(r))-1 {
+		first--
+	}
+	if first == seq {
+		return tokenstore.Mark{}, nil
+	}
+	var list []tokenstore.Entry
+	for n := first + 1; n <= seq; n++ {
+		list = append(list, r[n%uint64(len(r))].entry)
+	}
+	return r.at(first), list
+}
+
+// healing is what a follower knew before it had to boot again and what has not been seen in
+// the log since.
 type healing struct {
-	known, read []tokenstore.Entry
+	sessions map[tokenstore.ID]uint32 // until when their tokens may live, in Unix seconds
+	users    []tokenstore.Entry
+	read     map[tokenstore.ID]cutoff // of users, that the log has
+}
+
+// saw notes an entry that the log has.
+func (h *healing) saw(e tokenstore.Entry) {
+	switch e.Kind {
+	case tokenstore.KindSession:
+		delete(h.sessions, e.ID)
+	case tokenstore.KindUser:
+		h.read[e.ID] = h.read[e.ID].and(cutoffOf(e))
+	}
 }
 
 // sent is a renewal under way: what was shown, and when.
 type sent struct {
 	tokenstore.Renewal
-	epoch       string
+	from        tokenstore.Mark // the last entry applied when it was sent
 	at          instant
 	booted      bool
 	incarnation uint64
 }
 
 func newShard(number int, lease time.Duration, limit int, width time.Duration) *shard {
-	return &shard{number: number, lease: lease, deny: newDenylist(limit, width)}
+	return &shard{number: number, lease: lease, deny: newDenylist(limit, width), atHead: longAgo}
 }
 
 // renewal returns what to show now. The lease that its answer may bring counts
@@ -75,18 +134,22 @@ func newShard(number int, lease time.Duration, limit int, width time.Duration) *
 func (s *shard) renewal(member string, now instant) sent {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.beat++
-	r := tokenstore.Renewal{Shard: s.number, Member: member, Beat: s.beat, After: s.after}
-	if s.boot {
-		r.Mark, r.After = s.mark, s.mark.Seq
+	r := tokenstore.Renewal{Shard: s.number, After: s.mark.Seq}
+	switch {
+	case s.lagging:
+		r.After = tokenstore.NoEntries
+	case now.mono-s.atHead < s.lease:
+		s.beat++
+		r.Member, r.Beat, r.Mark = member, s.beat, s.mark
 	}
-	return sent{Renewal: r, epoch: s.mark.Epoch, at: now, booted: s.boot, incarnation: s.incarnation}
+	return sent{Renewal: r, from: s.mark, at: now, booted: s.boot, incarnation: s.incarnation}
 }
 
 // outcome is what a renewal came to.
 type outcome struct {
 	applied int                // entries
 	more    bool               // there are entries left, or to be shown: renew again at once
+	behind  bool               // there are more entries left than a renewal brings: read the log
 	gap     bool               // this is not the history that was followed: boot again
 	restore []tokenstore.Entry // what Redis has lost
 	oldest  time.Time          // of the applied entries, when it was made; zero if none
@@ -101,108 +164,115 @@ func (s *shard) renewed(r sent, v tokenstore.View, now instant) outcome {
 	if r.incarnation != s.incarnation || r.booted != s.boot {
 		return outcome{more: true}
 	}
-	if !s.boot {
-		return s.bootFrom(r, v, now)
+	if !s.boot && s.mark.Epoch != v.Head.Epoch {
+		s.begin(v.Head.Epoch)
+		if r.from.Chain != "" || r.After == tokenstore.NoEntries {
+			return outcome{more: true} // what it brought is not the beginning
+		}
 	}
-	// Walk from what was shown to the head: each entry must follow the one before,
-	// and the last must be the head.
-	at := r.Mark
-	at.Epoch = r.epoch
-	if v.Head.Epoch != at.Epoch || v.Head.Seq < at.Seq {
+	if v.Head.Epoch != s.mark.Epoch || v.Head.Seq < r.from.Seq {
 		return s.lost()
 	}
+	s.head = v.Head.Seq
+	if r.After == tokenstore.NoEntries {
+		return s.lookedAtHead(v.Head)
+	}
+	// Walk from where the shard was to the head: each entry must follow the one before,
+	// and the last must be the head.
 	var out outcome
-	ours := s.mark.Seq == at.Seq && s.mark.Chain == at.Chain
+	at := r.from
+	at.Epoch = s.mark.Epoch
+	ours := s.mark == at
 	for _, e := range v.Entries {
-		if e.Seq != at.Seq+1 {
+		next, ok := s.next(at, e)
+		if !ok {
 			return s.lost()
 		}
-		at = at.After(e)
+		at = next
 		// Applied even if the tail has brought an entry of this number meanwhile:
 		// whether it is the same one is not known.
 		s.apply(e, now, &out)
 		if ours {
-			s.pass(at)
+			s.pass(at, e)
 			out.more = true // somebody may be waiting to see it applied
 		}
 		ours = ours || s.mark == at // from where the tail left off
 	}
 	switch {
 	case at.Seq < v.Head.Seq && len(v.Entries) > 0:
-		out.more = true
+		s.lagging, s.atHead = true, longAgo
+		out.more, out.behind = false, true
 		return out
+	case !s.boot && ours && len(v.Entries) == 0 && (at.Chain == "" || at.Seq < v.Head.Seq):
+		// Nothing is retained between here and the head: it has outlived the tokens
+		// that it names.
+		at = v.Head
+		s.pass(at, tokenstore.Entry{})
+	}
+	switch {
 	case at != v.Head:
 		return s.lost()
 	case !ours && s.mark.Seq <= at.Seq:
 		return s.lost() // what the tail brought is not in this history
 	}
+	s.lagging, s.atHead = false, max(s.atHead, r.at.mono)
+	if r.Member == "" || (!s.boot && !ours) {
+		out.more = true // it was a look; now take part
+		return out
+	}
+	if !s.boot {
+		s.booted(v, now)
+		out.restore = append(out.restore, s.missing(v.Now, now)...)
+	}
 	out.restore = append(out.restore, s.dead(v.Dead, &out)...)
 	s.foundAt = max(s.foundAt, r.at.mono)
-	s.unproven = nil
 	s.grant(r.at, now)
-	out.restore = append(out.restore, s.remind(now)...)
+	out.restore = append(out.restore, s.remind(v.Now, now)...)
 	return out
 }
 
-// bootFrom takes a page of the whole retained log. What came before that log
-// cannot be checked, so the pages are tied together by the head that the first
-// one had: the others go on from it to theirs.
-func (s *shard) bootFrom(r sent, v tokenstore.View, now instant) outcome {
-	if r.After != s.after {
-		return outcome{more: true} // two were under way
+// begin boots in a history, from the first entry that its log retains. In another history
+// than before, all tokens of before are dead by that alone: nothing of it is to be put back.
+func (s *shard) begin(epoch string) {
+	if s.mark.Epoch != "" {
+		s.deny.forgetUsers()
+		s.heal = nil
 	}
-	expect := uint64(0)
-	if s.after > 0 {
-		expect = s.after + 1
-	} else {
-		if s.mark.Epoch != v.Head.Epoch {
-			// All tokens of before are dead by that alone: nothing of it is to be put back.
-			s.deny.forgetUsers()
-			s.heal = nil
-			for _, sid := range s.unproven {
-				if s.heal == nil {
-					s.heal = &healing{}
-				}
-				s.heal.known = append(s.heal.known, tokenstore.Entry{Kind: tokenstore.KindSession, ID: sid})
-			}
-		}
-		s.mark = v.Head
-	}
-	if v.Head.Epoch != s.mark.Epoch || v.Head.Seq < s.mark.Seq {
-		return s.lost()
-	}
-	var out outcome
-	last := s.after
-	for _, e := range v.Entries {
-		if expect != 0 && e.Seq != expect {
-			return s.lost()
-		}
-		expect, last = e.Seq+1, e.Seq
-		if e.Seq == s.mark.Seq+1 {
-			s.mark = s.mark.After(e)
-		}
-		s.apply(e, now, &out)
-		if s.heal != nil {
-			s.heal.read = append(s.heal.read, e)
-		}
-	}
-	switch {
-	case len(v.Entries) > 0 && last < v.Head.Seq:
-		s.after, out.more = last, true
-		return out
-	case len(v.Entries) == 0 && s.after > 0 && s.after != v.Head.Seq, s.mark != v.Head:
-		return s.lost()
-	}
-	// An empty log under a head that has counted is one whose entries have all
-	// outlived the tokens they name.
-	s.boot, s.after, s.unproven, out.more = true, 0, nil, true
+	s.mark, s.recent = tokenstore.Mark{Epoch: epoch}, recent{}
+	s.lagging = false
+	s.incarnation++
+}
+
+// booted ends the boot.
+func (s *shard) booted(v tokenstore.View, now instant) {
+	s.boot, s.bootedAt = true, now.mono
 	epoch := v.Head.Epoch
 	s.history.Store(&epoch)
-	out.restore = append(out.restore, s.missing(v.Now, now)...)
-	out.restore = append(out.restore, s.dead(v.Dead, &out)...)
-	s.bootedAt, s.foundAt = now.mono, r.at.mono
-	s.grant(r.at, now)
-	return out
+}
+
+// lookedAtHead takes a look that brought no entries, since there are too many.
+func (s *shard) lookedAtHead(head tokenstore.Mark) outcome {
+	switch {
+	case head.Seq == s.mark.Seq && head.Chain != s.mark.Chain:
+		return s.lost()
+	case head.Seq > s.mark.Seq:
+		return outcome{behind: s.lagging}
+	}
+	s.lagging = false
+	return outcome{more: true}
+}
+
+// next returns the mark behind an entry that was read after the mark at, or false if it
+// does not follow it.
+func (s *shard) next(at tokenstore.Mark, e tokenstore.Entry) (tokenstore.Mark, bool) {
+	if !s.boot && (at.Chain == "" || e.Seq > at.Seq+1) {
+		// The first entry that the log retains, or the first that it still does:
+		// what came before has outlived the tokens that it names. From here on each
+		// entry is tied to the one before it, and the last to the head.
+		return tokenstore.Mark{Epoch: at.Epoch, Seq: e.Seq, Chain: e.Chain}, true
+	}
+	next := at.After(e)
+	return next, e.Seq == at.Seq+1 && next.Chain == e.Chain
 }
 
 // dead takes the list of the signing keys that were revoked, of which the log need
@@ -225,30 +295,21 @@ func (s *shard) dead(list []tokenstore.ID, out *outcome) []tokenstore.Entry {
 	return lost
 }
 
-// missing is what this follower knew and Redis no longer does.
+// missing is what this follower knew, Redis does not, and a token may still be named by.
 func (s *shard) missing(at time.Time, now instant) []tokenstore.Entry {
 	h := s.heal
 	s.heal = nil
 	if h == nil {
 		return nil
 	}
-	ended := make(map[tokenstore.ID]bool, len(h.read))
-	cutoffs := map[tokenstore.ID]cutoff{} // that Redis knows, or is about to
-	for _, e := range h.read {
-		if e.Kind == tokenstore.KindUser {
-			cutoffs[e.ID] = cutoffs[e.ID].and(cutoffOf(e))
-		} else {
-			ended[e.ID] = true
+	var list []tokenstore.Entry
+	for sid, until := range h.sessions {
+		if end := time.Unix(int64(until), 0); end.After(at) {
+			list = append(list, tokenstore.Entry{Kind: tokenstore.KindSession, ID: sid, Until: end})
 		}
 	}
-	var list []tokenstore.Entry
-	for _, e := range h.known {
-		if e.Kind == tokenstore.KindSession {
-			if !ended[e.ID] {
-				list = append(list, e)
-			}
-			continue
-		}
+	cutoffs := h.read // that Redis knows, or is about to
+	for _, e := range h.users {
 		there, ok := cutoffs[e.ID]
 		if there.covers(e) || !e.Until.After(at) {
 			continue
@@ -277,15 +338,16 @@ func (s *shard) owe(e tokenstore.Entry, now instant) {
 	s.reminds = now.mono
 }
 
-// remind returns what has not appeared for a lease's time, and is still denied.
-func (s *shard) remind(now instant) []tokenstore.Entry {
+// remind returns what has not appeared in the log for a lease's time, and is still denied
+// at a Redis TIME.
+func (s *shard) remind(at time.Time, now instant) []tokenstore.Entry {
 	if len(s.owed) == 0 || now.mono-s.reminds < s.lease {
 		return nil
 	}
 	s.reminds = now.mono
 	list := make([]tokenstore.Entry, 0, len(s.owed))
 	for id, e := range s.owed {
-		if !s.deny.names(id) {
+		if !e.Until.After(at) || !s.deny.names(id) {
 			delete(s.owed, id)
 			continue
 		}
@@ -294,25 +356,54 @@ func (s *shard) remind(now instant) []tokenstore.Entry {
 	return list
 }
 
-// tailed takes entries that the log has brought since. They are applied at once;
-// whether their history is the right one, the next renewal tells.
-func (s *shard) tailed(entries []tokenstore.Entry, now instant) outcome {
+// owes reports whether an entry has not appeared in the log yet.
+func (s *shard) owes(e tokenstore.Entry) bool {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	owed, ok := s.owed[e.ID]
+	return ok && owed.Epoch <= e.Epoch
+}
+
+// position is where one read of the log begins.
+type position struct {
+	after       uint64
+	incarnation uint64
+}
+
+// reads returns what to read of the log next: of a shard that lags, or of one that does
+// not, as wanted; false if there is nothing to read.
+func (s *shard) reads(lagging bool) (position, bool) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	ok := s.lagging == lagging && (lagging || s.boot)
+	return position{after: s.mark.Seq, incarnation: s.incarnation}, ok
+}
+
+// tailed takes entries that a read of the log has brought. They are applied at once;
+// that the log still leads to the head from there, the next renewal tells.
+func (s *shard) tailed(from position, entries []tokenstore.Entry, now instant) outcome {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var out outcome
-	if !s.boot {
+	if from.incarnation != s.incarnation {
 		return out
 	}
 	for _, e := range entries {
-		switch {
-		case e.Seq <= s.mark.Seq:
-		case e.Seq == s.mark.Seq+1:
-			s.apply(e, now, &out)
-			s.pass(s.mark.After(e))
-		default:
+		if e.Seq <= s.mark.Seq {
+			continue
+		}
+		next, ok := s.next(s.mark, e)
+		if !ok {
 			return s.lost()
 		}
+		s.apply(e, now, &out)
+		s.pass(next, e)
 	}
+	caught := s.lagging && (len(entries) == 0 || s.mark.Seq >= s.head)
+	if caught {
+		s.lagging = false
+	}
+	out.more = caught || (out.applied > 0 && !s.lagging)
 	return out
 }
 
@@ -324,8 +415,8 @@ func (s *shard) apply(e tokenstore.Entry, now instant, out *outcome) {
 	// lifetimes are set to here or now.
 	s.deny.widen(e.Until.Sub(e.At))
 	out.key = out.key || e.Kind == tokenstore.KindKey
-	if s.boot && e.Kind == tokenstore.KindSession {
-		s.unproven = append(s.unproven, e.ID)
+	if s.heal != nil {
+		s.heal.saw(e)
 	}
 	added := s.deny.add(e, now.mono)
 	if owed, ok := s.owed[e.ID]; ok {
@@ -336,13 +427,13 @@ func (s *shard) apply(e tokenstore.Entry, now instant, out *outcome) {
 			added = conflict // it excepts whom the other has ended, and Redis would not take that any more
 		}
 	}
-	switch added {
-	case full:
-		s.granted.Store(nil)
-	case conflict:
+	if added == conflict {
 		next := s.outbid(e, now)
 		s.owe(next, now)
 		out.restore = append(out.restore, next)
+	}
+	if !s.deny.complete(now.mono) {
+		s.granted.Store(nil)
 	}
 	s.version.Add(1)
 	out.applied++
@@ -374,12 +465,39 @@ func (s *shard) grant(from, now instant) {
 	}
 }
 
-// lost drops the lease and begins again. What is denied stays denied.
+// lost drops the lease and boots again. What is denied stays denied.
+//
+// The history that Redis has now and the one that was followed are mostly the same but for
+// the last entries: so the boot goes on from the oldest mark that is remembered, which
+// the first entry that is read proves or disproves. Only if it is in vain the whole log is read.
 func (s *shard) lost() outcome {
 	s.granted.Store(nil)
-	s.heal, s.owed = &healing{known: s.deny.entries()}, nil
-	s.boot, s.after = false, 0
 	s.incarnation++
+	h := &healing{read: map[tokenstore.ID]cutoff{}}
+	from, known := tokenstore.Mark{}, []tokenstore.Entry(nil)
+	if s.boot {
+		from, known = s.recent.since(s.mark.Seq)
+	}
+	h.users = s.deny.userEntries()
+	if from.Chain == "" {
+		h.sessions = s.deny.sessions()
+	} else {
+		h.sessions = map[tokenstore.ID]uint32{}
+		since := map[tokenstore.ID]bool{}
+		for _, e := range slices.AppendSeq(known, maps.Values(s.owed)) {
+			since[e.ID] = true
+			if e.Kind == tokenstore.KindSession {
+				h.sessions[e.ID] = seconds(e.Until)
+			}
+		}
+		h.users = slices.DeleteFunc(h.users, func(e tokenstore.Entry) bool { return !since[e.ID] })
+	}
+	epoch := s.mark.Epoch
+	s.mark, s.recent, s.heal, s.owed = tokenstore.Mark{Epoch: epoch}, recent{}, h, nil
+	if from.Chain != "" {
+		s.pass(from, tokenstore.Entry{})
+	}
+	s.boot, s.lagging, s.atHead = false, false, longAgo
 	return outcome{gap: true, more: true}
 }
 
@@ -440,10 +558,11 @@ func (s *shard) stale(now instant, bound time.Duration) bool {
 	return s.lastGrant != instant{} && now.before(s.lastGrant.add(bound))
 }
 
-// pass moves the mark.
-func (s *shard) pass(to tokenstore.Mark) {
+// pass moves the mark behind an entry.
+func (s *shard) pass(to tokenstore.Mark, e tokenstore.Entry) {
 	s.mark = to
-	s.recent[to.Seq%uint64(len(s.recent))] = to
+	p := &s.recent[to.Seq%uint64(len(s.recent))]
+	p.mark, p.entry = to, e
 }
 
 // trusts reports whether the table of followers was whole when a revocation was
@@ -453,7 +572,7 @@ func (s *shard) pass(to tokenstore.Mark) {
 func (s *shard) trusts(made tokenstore.Mark, after, now, silent time.Duration) bool {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	passed := s.recent[made.Seq%uint64(len(s.recent))]
+	passed := s.recent.at(made.Seq)
 	ours := passed.Seq == made.Seq && passed.Chain == made.Chain && passed.Epoch == s.mark.Epoch
 	return s.boot && (ours || s.foundAt >= after) && now-s.bootedAt >= silent
 }

@@ -1,6 +1,7 @@
 package edge
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -10,14 +11,46 @@ import (
 // What the simulation cannot find: it runs each step as one, and not for as long
 // as tokens live.
 
-func simEntry(seq uint64, sid tokenstore.ID, at time.Time, span time.Duration) tokenstore.Entry {
-	return tokenstore.NewEntry(tokenstore.Entry{Seq: seq, Kind: tokenstore.KindSession, ID: sid, At: at, Until: at.Add(span)})
+func simEntry(before tokenstore.Mark, sid tokenstore.ID, at time.Time, span time.Duration) tokenstore.Entry {
+	return tokenstore.NewEntry(before, tokenstore.Entry{Kind: tokenstore.KindSession, ID: sid, At: at, Until: at.Add(span)})
+}
+
+// start is the mark of a history before its first entry.
+func start(history string) tokenstore.Mark { return tokenstore.Mark{Epoch: history, Chain: history} }
+
+// look lets a shard renew until it wants no more, on a log that holds entries and leads to
+// their last one. It returns what that came to, all together.
+func (s *shard) look(history string, log []tokenstore.Entry, now instant) outcome {
+	head := start(history)
+	for _, e := range log {
+		head = head.After(e)
+	}
+	var all outcome
+	for out := (outcome{more: true}); out.more; {
+		r := s.renewal("m", now)
+		v := tokenstore.View{Now: time.UnixMilli(simEpoch), Head: head}
+		for _, e := range log {
+			if e.Seq > r.After {
+				v.Entries = append(v.Entries, e)
+			}
+		}
+		out = s.renewed(r, v, now)
+		all.gap = all.gap || out.gap
+		all.restore = append(all.restore, out.restore...)
+	}
+	return all
+}
+
+// tail lets a shard take entries that came after what it has.
+func (s *shard) tail(entries []tokenstore.Entry, now instant) outcome {
+	from, _ := s.reads(false)
+	return s.tailed(from, entries, now)
 }
 
 // bootedShard has followed the history named, from its beginning, since now.
 func bootedShard(history string, width time.Duration, now instant) *shard {
-	s := newShard(0, time.Second, 100, width)
-	s.renewed(s.renewal("m", now), tokenstore.View{Head: tokenstore.Mark{Epoch: history, Chain: history}}, now)
+	s := newShard(0, time.Second, 10_000, width)
+	s.look(history, nil, now)
 	return s
 }
 
@@ -29,17 +62,14 @@ func TestACheckIsOfOneHistory(t *testing.T) {
 	s := bootedShard("before", time.Minute, now)
 	sid := tokenstore.ID{0, 1}
 	token := &tokenstore.AccessToken{SID: sid, LogEpoch: "after"}
-	revoked := simEntry(1, sid, time.UnixMilli(simEpoch), time.Minute)
-	head := tokenstore.Mark{Epoch: "after", Chain: "after"}.After(revoked)
+	revoked := simEntry(start("after"), sid, time.UnixMilli(simEpoch), time.Minute)
 	moved := false
 	verdict, _ := s.check(token, 0, func() instant {
 		if !moved {
 			moved = true
-			v := tokenstore.View{Head: head, Entries: []tokenstore.Entry{revoked}}
-			if out := s.renewed(s.renewal("m", now), v, now); !out.gap {
+			if out := s.look("after", []tokenstore.Entry{revoked}, now); !out.gap {
 				t.Fatal("the change of history was not noticed")
 			}
-			s.renewed(s.renewal("m", now), v, now)
 		}
 		return now
 	})
@@ -58,13 +88,13 @@ func TestADenialLastsAsLongAsItsEntrySays(t *testing.T) {
 	var now instant
 	s := bootedShard("h", here, now)
 	at, sid := time.UnixMilli(simEpoch), tokenstore.ID{0, 1}
-	s.tailed([]tokenstore.Entry{simEntry(1, sid, at, there)}, now)
+	s.tail([]tokenstore.Entry{simEntry(s.mark, sid, at, there)}, now)
 	for seq := uint64(2); now.mono < there*101/100; seq++ {
 		if !s.deny.denies(&tokenstore.AccessToken{SID: sid}, "h") {
 			t.Fatalf("forgotten after %v", now.mono)
 		}
 		now = now.add(5 * time.Minute)
-		s.tailed([]tokenstore.Entry{simEntry(seq, tokenstore.ID{0, 2, byte(seq)}, at.Add(now.mono), here)}, now)
+		s.tail([]tokenstore.Entry{simEntry(s.mark, tokenstore.ID{0, 2, byte(seq)}, at.Add(now.mono), here)}, now)
 	}
 }
 
@@ -85,69 +115,80 @@ func TestADenialLastsByAFastClock(t *testing.T) {
 	}
 }
 
+// logOf makes entries that follow one another from the beginning of a history: of sessions
+// whose ids begin with these bytes.
+func logOf(history string, ids ...byte) []tokenstore.Entry {
+	at := start(history)
+	list := make([]tokenstore.Entry, len(ids))
+	for i, b := range ids {
+		list[i] = simEntry(at, tokenstore.ID{0, b}, time.UnixMilli(simEpoch), time.Minute)
+		at = at.After(list[i])
+	}
+	return list
+}
+
+func headOf(history string, log []tokenstore.Entry) tokenstore.Mark {
+	m := start(history)
+	for _, e := range log {
+		m = m.After(e)
+	}
+	return m
+}
+
 // A boot that reads its pages from two histories has read neither.
 func TestABootIsOfOneHistory(t *testing.T) {
 	var now instant
-	at := time.UnixMilli(simEpoch)
-	start := tokenstore.Mark{Epoch: "h", Chain: "h"}
-	entry := func(seq uint64, b byte) tokenstore.Entry {
-		return simEntry(seq, tokenstore.ID{0, byte(seq), b}, at, time.Minute)
-	}
-	lost, kept := []tokenstore.Entry{entry(1, 0), entry(2, 1), entry(3, 1)}, []tokenstore.Entry{entry(1, 0), entry(2, 2), entry(3, 2), entry(4, 2)}
-	headOf := func(list []tokenstore.Entry) tokenstore.Mark {
-		m := start
-		for _, e := range list {
-			m = m.After(e)
-		}
-		return m
-	}
+	lost, kept := logOf("h", 1, 2, 3), logOf("h", 1, 12, 13, 14)
 	s := newShard(0, time.Second, 100, time.Minute)
 	// A page of two; then a failover puts other entries in the place of 2 and 3.
-	s.renewed(s.renewal("m", now), tokenstore.View{Head: headOf(lost), Entries: lost[:2]}, now)
-	out := s.renewed(s.renewal("m", now), tokenstore.View{Head: headOf(kept), Entries: kept[2:]}, now)
-	if _, booted := s.applied(); booted || !out.gap {
+	out := s.renewed(s.renewal("m", now), tokenstore.View{Head: headOf("h", lost), Entries: lost[:2]}, now)
+	if !out.behind || !s.lagging {
+		t.Fatalf("a part of the log: %+v", out)
+	}
+	from, _ := s.reads(true)
+	if out := s.tailed(from, kept[2:], now); !out.gap {
+		t.Error("the follower goes on in another history")
+	}
+	if _, booted := s.applied(); booted {
 		t.Error("the follower has booted without the second entry")
+	}
+	if s.look("h", kept, now); !s.deny.denies(&tokenstore.AccessToken{SID: kept[1].ID}, "h") {
+		t.Error("it does not read the log from the beginning again")
 	}
 }
 
-func userEntry(seq, epoch uint64, uid, except tokenstore.ID) tokenstore.Entry {
+func userEntry(before tokenstore.Mark, epoch uint64, uid, except tokenstore.ID) tokenstore.Entry {
 	at := time.UnixMilli(simEpoch)
-	return tokenstore.NewEntry(tokenstore.Entry{
-		Seq: seq, Kind: tokenstore.KindUser, ID: uid, Epoch: epoch, Except: except, At: at, Until: at.Add(time.Minute),
+	return tokenstore.NewEntry(before, tokenstore.Entry{
+		Kind: tokenstore.KindUser, ID: uid, Epoch: epoch, Except: except, At: at, Until: at.Add(time.Minute),
 	})
 }
 
 // A failover loses that a user has ended all sessions but one, and another session that
-// it had revived ends all but itself. What was known stays known, also before it is
-// noticed that the histories differ, and the later exception is void.
+// it had revived ends all but itself. What was known stays known, and the later exception
+// is void.
 func TestALaterExceptionRevivesNobody(t *testing.T) {
 	uid, kept, thief := tokenstore.ID{0, 'u'}, tokenstore.ID{0, 1}, tokenstore.ID{0, 2}
 	old := &tokenstore.AccessToken{SID: thief, UID: uid, UserEpoch: 0, LogEpoch: "h"}
-	for name, theirs := range map[string][]tokenstore.Entry{
-		"later":              {userEntry(1, 1, uid, thief), userEntry(2, 2, uid, thief)},
-		"of the same number": {userEntry(1, 1, uid, thief)},
-		"later, by the tail": {userEntry(1, 1, uid, thief), userEntry(2, 2, uid, thief)},
-	} {
+	first := userEntry(start("h"), 1, uid, thief)
+	later := []tokenstore.Entry{first, userEntry(start("h").After(first), 2, uid, thief)}
+	for name, theirs := range map[string][]tokenstore.Entry{"later": later, "of the same number": later[:1], "later, by the tail": later} {
 		t.Run(name, func(t *testing.T) {
 			var now instant
 			s := bootedShard("h", time.Minute, now)
-			s.tailed([]tokenstore.Entry{userEntry(1, 1, uid, kept)}, now)
-			head := tokenstore.Mark{Epoch: "h", Chain: "h"}
-			for _, e := range theirs {
-				head = head.After(e)
-			}
+			s.tail([]tokenstore.Entry{userEntry(s.mark, 1, uid, kept)}, now)
 			if name == "later, by the tail" {
-				s.tailed(theirs[1:], now)
+				if out := s.tail(theirs[1:], now); !out.gap {
+					t.Error("the tail goes on in another history")
+				}
 			}
 			if !s.deny.denies(old, "h") {
 				t.Error("accepted before the failover is noticed")
 			}
-			v := tokenstore.View{Now: time.UnixMilli(simEpoch), Head: head, Entries: theirs}
-			out := s.renewed(s.renewal("m", now), tokenstore.View{Now: v.Now, Head: head}, now)
-			if !out.gap {
+			out := s.look("h", theirs, now)
+			if !out.gap && name != "later, by the tail" {
 				t.Fatal("the failover was not noticed")
 			}
-			out = s.renewed(s.renewal("m", now), v, now)
 			if !s.deny.denies(old, "h") {
 				t.Error("accepted afterwards")
 			}
@@ -159,7 +200,8 @@ func TestALaterExceptionRevivesNobody(t *testing.T) {
 	}
 	// In one history the one that is excepted has begun after what came before.
 	s := bootedShard("h", time.Minute, instant{})
-	s.tailed([]tokenstore.Entry{userEntry(1, 1, uid, kept), userEntry(2, 2, uid, thief)}, instant{})
+	s.tail([]tokenstore.Entry{userEntry(s.mark, 1, uid, kept)}, instant{})
+	s.tail([]tokenstore.Entry{userEntry(s.mark, 2, uid, thief)}, instant{})
 	if s.deny.denies(&tokenstore.AccessToken{SID: thief, UID: uid, UserEpoch: 1, LogEpoch: "h"}, "h") {
 		t.Error("the excepted session is refused")
 	}
@@ -170,29 +212,144 @@ func TestALaterLogoutDoesNotCoverAnother(t *testing.T) {
 	var now instant
 	uid, kept, other := tokenstore.ID{0, 'u'}, tokenstore.ID{0, 1}, tokenstore.ID{0, 2}
 	s := bootedShard("h", time.Minute, now)
-	s.owe(userEntry(0, 2, uid, kept), now)
-	if out := s.tailed([]tokenstore.Entry{userEntry(1, 3, uid, other)}, now); len(out.restore) != 1 || out.restore[0].Epoch != 4 {
+	s.owe(userEntry(tokenstore.Mark{}, 2, uid, kept), now)
+	if out := s.tail([]tokenstore.Entry{userEntry(s.mark, 3, uid, other)}, now); len(out.restore) != 1 || out.restore[0].Epoch != 4 {
 		t.Errorf("put back: %+v", out.restore)
 	}
-	s.tailed([]tokenstore.Entry{userEntry(2, 4, uid, tokenstore.ID{})}, now)
+	s.tail([]tokenstore.Entry{userEntry(s.mark, 4, uid, tokenstore.ID{})}, now)
 	if len(s.owed) != 0 {
 		t.Errorf("still owed: %v", s.owed)
 	}
 }
 
-// Redis loses everything, and then the first logouts of the new history. A follower
-// that had read those, before it knew that the history is another, puts them back.
-func TestWhatCameOfTheNextHistoryIsPutBack(t *testing.T) {
+// After a failover a follower reads on from a mark that both histories have, and puts back
+// what only the old one has. Without such a mark it reads all of the log again.
+func TestAfterAFailoverTheCommonPastIsNotReadAgain(t *testing.T) {
 	var now instant
-	s := bootedShard("before", time.Minute, now)
-	gone := tokenstore.ID{0, 1}
-	s.tailed([]tokenstore.Entry{simEntry(1, gone, time.UnixMilli(simEpoch), time.Minute)}, now)
-	v := tokenstore.View{Now: time.UnixMilli(simEpoch), Head: tokenstore.Mark{Epoch: "after", Chain: "after"}}
-	if out := s.renewed(s.renewal("m", now), v, now); !out.gap {
-		t.Fatal("the change of history was not noticed")
+	long := make([]byte, 100)
+	for i := range long {
+		long[i] = byte(i)
 	}
-	out := s.renewed(s.renewal("m", now), v, now)
-	if len(out.restore) != 1 || out.restore[0].ID != gone {
-		t.Errorf("put back: %+v", out.restore)
+	before, after := logOf("h", append(slices.Clone(long), 200, 201)...), logOf("h", append(slices.Clone(long), 210)...)
+	s := bootedShard("h", time.Minute, now)
+	s.tail(before, now)
+	if out := s.renewed(s.renewal("m", now), tokenstore.View{Head: headOf("h", after)}, now); !out.gap {
+		t.Fatal("the failover was not noticed")
+	}
+	r := s.renewal("m", now)
+	if r.After != 0 || r.Member != "" || r.from.Chain != "h" {
+		t.Errorf("it reads on from %+v, and shows a beat: %v", r.from, r.Member != "")
+	}
+	// Nothing is put back but what was lost, and what was made meanwhile is known.
+	out := s.look("h", after, now)
+	var ids []byte
+	for _, e := range out.restore {
+		ids = append(ids, e.ID[1])
+	}
+	slices.Sort(ids)
+	if !slices.Equal(ids, []byte{200, 201}) || !s.deny.denies(&tokenstore.AccessToken{SID: tokenstore.ID{0, 210}}, "h") {
+		t.Errorf("put back: %v", ids)
+	}
+
+	// More is lost than is remembered: the other history parts before the oldest mark.
+	many := make([]byte, 0, 600)
+	for i := range 600 {
+		many = append(many, byte(i%200))
+	}
+	s = bootedShard("h", time.Minute, now)
+	s.tail(logOf("h", many...), now)
+	other := logOf("h", append([]byte{250}, many...)...)
+	out = s.look("h", other, now)
+	if mark, booted := s.applied(); !booted || mark != headOf("h", other) || !s.deny.denies(&tokenstore.AccessToken{SID: other[0].ID}, "h") {
+		t.Errorf("it has not read the other history: %+v %v", mark, booted)
+	}
+}
+
+// A follower that is more than a page behind takes no part: a beat of one that cannot say
+// that it has applied an entry would only hold up those who wait for it.
+func TestWhoLagsShowsNoBeat(t *testing.T) {
+	var now instant
+	log := logOf("h", 1, 2, 3, 4)
+	s := bootedShard("h", time.Minute, now)
+	out := s.renewed(s.renewal("m", now), tokenstore.View{Head: headOf("h", log), Entries: log[:2]}, now)
+	if !out.behind || out.more {
+		t.Errorf("a page of more: %+v", out)
+	}
+	if r := s.renewal("m", now); r.Member != "" || r.After != tokenstore.NoEntries {
+		t.Errorf("it shows %+v", r.Renewal)
+	}
+	if _, ok := s.reads(false); ok {
+		t.Error("the tail waits for news of a shard that lags")
+	}
+	from, ok := s.reads(true)
+	if !ok || from.after != 2 {
+		t.Fatalf("it reads on after %d, %v", from.after, ok)
+	}
+	if out := s.tailed(from, log[2:], now); !out.more {
+		t.Error("it has caught up, and does not say so")
+	}
+	look := s.renewal("m", now)
+	if look.Member != "" || look.After != 4 {
+		t.Errorf("it shows a beat before it has seen that nothing is left: %+v", look.Renewal)
+	}
+	if out := s.renewed(look, tokenstore.View{Head: headOf("h", log)}, now); !out.more {
+		t.Error("it does not take part again")
+	}
+	if r := s.renewal("m", now); r.Member == "" || r.Mark.Seq != 4 {
+		t.Errorf("it shows %+v", r.Renewal)
+	}
+	// Nor does one that has heard nothing for a lease, as after having been frozen.
+	now = now.add(time.Second)
+	if r := s.renewal("m", now); r.Member != "" {
+		t.Error("after a lease without an answer it shows a beat at once")
+	}
+}
+
+// What a read brings that was begun before a boot is not of it: taken for the first entry of
+// the log, it would hide what comes before.
+func TestAReadOfBeforeABootIsNotBelieved(t *testing.T) {
+	var now instant
+	log := logOf("h", 1, 2, 3)
+	s := bootedShard("h", time.Minute, now)
+	s.tail(log[:2], now)
+	from, _ := s.reads(false)
+	s.lost()
+	s.lost() // in vain: from the beginning
+	s.tailed(from, log[2:], now)
+	if s.mark.Seq != 0 {
+		t.Errorf("it has begun at %+v", s.mark)
+	}
+}
+
+// Entries that are trimmed while a boot reads the log have outlived the tokens they name.
+func TestABootGoesOnWhereTheLogWasTrimmed(t *testing.T) {
+	var now instant
+	log := logOf("h", 1, 2, 3, 4, 5, 6)
+	s := newShard(0, time.Second, 100, time.Minute)
+	s.renewed(s.renewal("m", now), tokenstore.View{Head: headOf("h", log), Entries: log[:2]}, now)
+	from, _ := s.reads(true)
+	if out := s.tailed(from, log[3:], now); out.gap || !out.more {
+		t.Fatalf("entries 1 to 3 were trimmed: %+v", out)
+	}
+	s.look("h", log, now)
+	if mark, booted := s.applied(); !booted || mark != headOf("h", log) {
+		t.Errorf("it has not booted: %+v", mark)
+	}
+}
+
+// A denylist that is full still notices that two histories except different sessions.
+func TestAFullDenylistNoticesAConflict(t *testing.T) {
+	uid, kept, other := tokenstore.ID{0, 'u'}, tokenstore.ID{0, 1}, tokenstore.ID{0, 2}
+	d := newDenylist(2, time.Minute)
+	d.add(userEntry(tokenstore.Mark{}, 1, uid, kept), 0)
+	d.add(simEntry(tokenstore.Mark{}, tokenstore.ID{0, 3}, time.UnixMilli(simEpoch), time.Minute), 0)
+	if got := d.add(userEntry(tokenstore.Mark{}, 1, uid, other), 0); got != conflict {
+		t.Errorf("another exception under the same number: %v", got)
+	}
+	if !d.denies(&tokenstore.AccessToken{SID: kept, UID: uid}, "") || !d.denies(&tokenstore.AccessToken{SID: other, UID: uid}, "") {
+		t.Error("an exception holds though the other history ends it")
+	}
+	if got := d.add(userEntry(tokenstore.Mark{}, 1, tokenstore.ID{0, 'v'}, other), 0); got != full || d.complete(0) {
+		t.Errorf("another user: %v", got)
 	}
 }

@@ -275,8 +275,16 @@ func (s *server) openHead(access time.Duration) {
 	}
 }
 
-// entries is XRANGE.
+// entries is XRANGE, of at most a page unless more are asked for.
 func (s *server) entries(after uint64) []tokenstore.Entry {
+	if s.w.faults.wholeLog {
+		return s.all(after)
+	}
+	list := s.all(after)
+	return list[:min(len(list), s.w.plan.page)]
+}
+
+func (s *server) all(after uint64) []tokenstore.Entry {
 	log := s.space.log
 	if s.time() >= s.space.logEnds {
 		log = nil
@@ -285,7 +293,7 @@ func (s *server) entries(after uint64) []tokenstore.Entry {
 	for from < len(log) && log[from].Seq <= after {
 		from++
 	}
-	return log[from:min(len(log), from+s.w.plan.page):len(log)]
+	return log[from:len(log):len(log)]
 }
 
 // id is primary.lua's primary_id, with the epoch.
@@ -325,8 +333,8 @@ func (s *server) log(e tokenstore.Entry, nonce uint64) tokenstore.Mark {
 	keep := s.space.longest + simPad
 	before := s.space.head
 	now := s.wall()
-	e.Seq, e.At, e.Until = before.Seq+1, now, now.Add(keep)
-	e = tokenstore.NewEntry(e)
+	e.At, e.Until = now, now.Add(keep)
+	e = tokenstore.NewEntry(before, e)
 	s.write(effect{kind: wroteEntry, entry: &e, nonce: nonce})
 	s.w.logged(before, e, s.space.head)
 	s.news()

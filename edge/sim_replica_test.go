@@ -46,6 +46,7 @@ type replica struct {
 	known      []fact // all that it was ever told
 	leases     []held
 	confirming []*confirming
+	catching   bool // reads the log, since it lags
 
 	redis    time.Time // TIME, as last read
 	redisAt  time.Duration
@@ -264,7 +265,9 @@ func (c *call) arrive() {
 // reply sends an answer on its way; nil is an error.
 func (c *call) reply(a *answer) {
 	w := c.r.w
-	if w.dropped() || c.r.cutOff {
+	// What is too large for the time that a reply has fails, and would fail again.
+	large := a != nil && len(a.view.Entries) > w.plan.large
+	if large || w.dropped() || c.r.cutOff {
 		c.arm()
 		return
 	}
@@ -316,6 +319,10 @@ func (r *replica) tick() {
 // renew is Follower.renew.
 func (r *replica) renew(then func()) {
 	shown := r.shard.renewal(r.name, r.clock())
+	if r.w.faults.beatsLag && shown.Member == "" {
+		r.shard.beat++
+		shown.Member, shown.Beat, shown.Mark = r.name, r.shard.beat, r.shard.mark
+	}
 	by := &writing{}
 	r.ask(simTimeout, func(s *server, c *call) {
 		c.settle(&answer{view: s.renew(shown.Renewal, r.access, by)})
@@ -335,16 +342,12 @@ func (r *replica) renewed(shown sent, v tokenstore.View, by *writing) outcome {
 	if f.leaseFromReply {
 		shown.at = r.clock()
 	}
-	if f.skipChain && shown.booted {
-		at := shown.Mark
-		at.Epoch = shown.epoch
-		for _, e := range v.Entries {
-			at = at.After(e)
-		}
+	if f.skipChain && shown.booted && shown.After != tokenstore.NoEntries {
+		at := shown.from
+		at, v.Entries = rechain(at, v.Entries)
 		if at.Seq == v.Head.Seq && at.Epoch == v.Head.Epoch {
 			v.Head = at
-			r.shard.mark = shown.Mark
-			r.shard.mark.Epoch = shown.epoch
+			r.shard.mark = shown.from
 		}
 	}
 	out := r.shard.renewed(shown, v, r.clock())
@@ -356,9 +359,23 @@ func (r *replica) renewed(shown sent, v tokenstore.View, by *writing) outcome {
 	return out
 }
 
+// rechain makes entries look as if they followed a mark.
+func rechain(at tokenstore.Mark, entries []tokenstore.Entry) (tokenstore.Mark, []tokenstore.Entry) {
+	list := slices.Clone(entries)
+	for i := range list {
+		at = at.After(list[i])
+		list[i].Chain = at.Chain
+	}
+	return at, list
+}
+
 // took is Follower.took.
 func (r *replica) took(out outcome) {
 	w := r.w
+	if out.behind && !r.catching {
+		r.catching = true
+		r.catchUp(simLease / 20)
+	}
 	if out.gap {
 		w.tally.gaps++
 		if w.tracing {
@@ -441,32 +458,60 @@ func (r *replica) leaseWasLost() bool {
 
 // tail is one round of Follower.tail.
 func (r *replica) tail() {
-	mark, ok := r.shard.applied()
+	from, ok := r.shard.reads(false)
 	if !ok {
 		r.after(simLease/10, r.tail)
 		return
 	}
-	r.ask(simLease+simTimeout, func(s *server, c *call) { s.tail(mark.Seq, c) }, func(a *answer) {
+	r.ask(simLease+simTimeout, func(s *server, c *call) { s.tail(from.after, c) }, func(a *answer) {
 		switch {
 		case a == nil:
 			r.after(simLease/10, r.tail)
-		case len(a.view.Entries) == 0:
-			r.tail()
-		default:
-			r.tailed(a.view.Entries)
+		case r.tailed(from, a.view.Entries).more:
 			r.renew(r.tail)
+		default:
+			r.tail()
 		}
-	}, func(a *answer) { r.tailed(a.view.Entries) })
+	}, func(a *answer) { r.tailed(from, a.view.Entries) })
 }
 
-func (r *replica) tailed(entries []tokenstore.Entry) {
+// catchUp is one round of Follower.catchUp.
+func (r *replica) catchUp(wait time.Duration) {
+	from, ok := r.shard.reads(true)
+	if !ok {
+		r.catching = false
+		return
+	}
+	r.ask(simTimeout, func(s *server, c *call) {
+		c.reply(&answer{view: tokenstore.View{Entries: s.entries(from.after)}})
+	}, func(a *answer) {
+		switch {
+		case a == nil:
+			r.after(wait, func() { r.catchUp(min(2*wait, simLease/4)) })
+		case r.tailed(from, a.view.Entries).more:
+			r.renew(func() { r.catchUp(simLease / 20) })
+		default:
+			r.catchUp(simLease / 20)
+		}
+	}, func(a *answer) { r.tailed(from, a.view.Entries) })
+}
+
+func (r *replica) tailed(from position, entries []tokenstore.Entry) outcome {
 	lease := r.shard.granted.Load()
-	out := r.shard.tailed(entries, r.clock())
+	if r.w.faults.skipChain && r.shard.boot {
+		mark := r.shard.mark
+		_, entries = rechain(mark, slices.DeleteFunc(slices.Clone(entries), func(e tokenstore.Entry) bool { return e.Seq <= mark.Seq }))
+	}
+	if r.w.faults.staleReads {
+		from.incarnation = r.shard.incarnation
+	}
+	out := r.shard.tailed(from, entries, r.clock())
 	r.learn(entries)
 	r.took(out)
 	if r.w.faults.acceptWhenFull && !out.gap {
 		r.shard.granted.Store(lease)
 	}
+	return out
 }
 
 // observe is Store.observeTime.

@@ -110,6 +110,10 @@ func TestSimulationFindsEachFault(t *testing.T) {
 	lostRenewals := func(p *plan) {
 		p.wait, p.nameless, p.lossy, p.total, p.deposed, p.failovers, p.commands = false, false, true, false, false, 1+p.failovers, 2
 	}
+	longLog := func(p *plan) {
+		p.page, p.slow, p.loss = 3, 0.15, 0.03
+		p.large, p.backlog = p.page, 30
+	}
 	for name, tt := range map[string]struct {
 		faults faults
 		want   string // of the violation
@@ -135,6 +139,9 @@ func TestSimulationFindsEachFault(t *testing.T) {
 		"an empty table of followers is believed after a loss": {faults{believeTable: true}, "I1", nil},
 		"a table that lacks the last renewals is believed":     {faults{anyServer: true}, "I1", lostRenewals},
 		"a process without a follower believes any table":      {faults{strictBelieves: true}, "I1", lostRenewals},
+		"the whole log is asked for at once":                   {faults{wholeLog: true}, "I4", nil},
+		"a follower that lags shows a beat":                    {faults{beatsLag: true}, "", longLog},
+		"a read from before a boot counts":                     {faults{staleReads: true}, "I1", longLog},
 	} {
 		t.Run(name, func(t *testing.T) {
 			violation, seed, total := simulate(60_000, tt.faults, tt.adjust)

@@ -45,6 +45,9 @@ type faults struct {
 	strictWhenDurable bool          // one primary's word counts though WAIT is required
 	waitForNone       bool          // WAIT is not waited for
 	beatsFall         bool          // an older beat may replace a newer one
+	wholeLog          bool          // a follower asks for all of the log in one answer
+	beatsLag          bool          // a follower that lags shows a beat
+	staleReads        bool          // a read of the log that was begun before a boot counts
 }
 
 // plan is what a schedule is made of.
@@ -64,6 +67,8 @@ type plan struct {
 	lossy, total, deposed                        bool
 	lag                                          time.Duration
 	stream                                       bool // of revocations while it heals
+	backlog                                      int  // revocations in the log before anybody reads it
+	large                                        int  // an answer with more entries than this never arrives in time
 }
 
 func newPlan(rng *rand.Rand) plan {
@@ -116,8 +121,13 @@ func newPlan(rng *rand.Rand) plan {
 	if pick(3) {
 		p.page = 1 + rng.IntN(4)
 	}
+	p.large = p.page
 	if pick(8) {
 		p.limit = 1 + rng.IntN(4)
+	} else if pick(4) {
+		p.page = 4 + rng.IntN(12)
+		p.large = p.page
+		p.backlog = p.page * (1 + rng.IntN(8))
 	}
 	if pick(8) {
 		// Lifetimes so short that the generations of the denylist turn.
@@ -326,6 +336,9 @@ func (w *world) replicationLag() time.Duration {
 func (w *world) run() string {
 	w.primary = w.newServer()
 	w.primary.attach()
+	for range w.plan.backlog {
+		w.primary.revoke(w.newSID(), w.plan.access[0])
+	}
 	for range w.plan.replicas {
 		w.join()
 	}

@@ -160,7 +160,7 @@ func parseMarks(id string, shards int) []tokenstore.Mark {
 	marks := make([]tokenstore.Mark, shards)
 	for i := range marks {
 		seq, n := binary.Uvarint(b)
-		if n <= 0 || len(b) < n+chainSize || seq > noEntries {
+		if n <= 0 || len(b) < n+chainSize || seq > tokenstore.NoEntries {
 			return nil
 		}
 		chain := hex.EncodeToString(b[n : n+chainSize])

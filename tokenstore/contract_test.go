@@ -460,15 +460,16 @@ func TestVerifyJudgesExpiryByRedisTime(t *testing.T) {
 	})
 }
 
-// logEntry is one entry as a reader of the log sees it.
-type logEntry struct{ id, kind, what, until, epoch, except string }
+// logEntry is one entry as a reader of the log sees it: "chain|line".
+type logEntry struct{ id, chain, line string }
 
 func readLog(t *testing.T, f *fixture, shard int) []logEntry {
 	t.Helper()
 	var list []logEntry
 	for _, m := range f.rdb.XRange(t.Context(), fmt.Sprintf("lk:{%d}:log", shard), "-", "+").Val() {
-		v := func(k string) string { s, _ := m.Values[k].(string); return s }
-		list = append(list, logEntry{m.ID, v("k"), v("i"), v("u"), v("e"), v("x")})
+		v, _ := m.Values["v"].(string)
+		chain, line, _ := strings.Cut(v, "|")
+		list = append(list, logEntry{m.ID, chain, line})
 	}
 	return list
 }
@@ -491,12 +492,19 @@ func TestTheLogIsOneChain(t *testing.T) {
 			if e.id != seq+"-0" {
 				t.Errorf("entry %d has id %s", i+1, e.id)
 			}
-			sum := sha1.Sum([]byte(strings.Join([]string{chain, seq, e.kind, e.what, e.until, e.epoch, e.except}, "|")))
-			chain = hex.EncodeToString(sum[:8])
+			sum := sha1.Sum([]byte(strings.Join([]string{chain, seq, e.line}, "|")))
+			if chain = hex.EncodeToString(sum[:8]); chain != e.chain {
+				t.Errorf("entry %d has the chain %s, want %s", i+1, e.chain, chain)
+			}
 		}
-		last := entries[len(entries)-1]
-		if last.kind != "user" || last.what != kept.uid.String() || last.epoch != "1" || last.except != kept.sid.String() {
-			t.Errorf("the last entry is %+v", last)
+		keep := "910000" // LATCHKEY_ACCESS_TTL and the pad
+		last := strings.Split(entries[len(entries)-1].line, "|")
+		if len(last) != 6 || last[0] != "user" || last[1] != kept.uid.String() || last[3] != keep || last[4] != "1" || last[5] != kept.sid.String() {
+			t.Errorf("the last entry is %q", last)
+		}
+		first := strings.Split(entries[0].line, "|")
+		if len(first) != 4 || first[0] != "sid" || first[3] != keep {
+			t.Errorf("the first entry is %q", first)
 		}
 		head := f.rdb.HGetAll(t.Context(), fmt.Sprintf("lk:{%d}:head", shard)).Val()
 		if head["seq"] != "4" || head["chain"] != chain {
@@ -518,8 +526,10 @@ func TestTheLogDropsWhatEveryTokenHasOutlived(t *testing.T) {
 		}
 		f.rdb.Del(t.Context(), log)
 		for i := 1; i <= 4; i++ {
+			const keep = 910_000
 			at := time.Now().Add(-16 * time.Minute).UnixMilli()
-			if err := f.rdb.XAdd(t.Context(), &redis.XAddArgs{Stream: log, ID: strconv.Itoa(i) + "-0", Values: []any{"t", at}}).Err(); err != nil {
+			line := fmt.Sprintf("0123456789abcdef|sid|AAAAAAAAAAAAAAAAAAAAAA|%d|%d", at+keep, keep)
+			if err := f.rdb.XAdd(t.Context(), &redis.XAddArgs{Stream: log, ID: strconv.Itoa(i) + "-0", Values: []any{"v", line}}).Err(); err != nil {
 				t.Fatal(err)
 			}
 		}

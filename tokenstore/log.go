@@ -1,6 +1,7 @@
 package tokenstore
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha1" //nolint:gosec // names a history against accidents, not against attackers
 	"encoding/hex"
@@ -39,11 +40,15 @@ type Entry struct {
 	At     time.Time // when it was made
 	Epoch  uint64    // the user's, for KindUser
 	Except ID        // the excepted session, for KindUser; zero for none
+	// Chain is what the log says that the chain is at this entry. A reader that has the
+	// mark before it checks it with [Mark.After].
+	Chain string
 
 	line string // what the chain is computed over, less the chain and the seq
 }
 
-// After returns the mark of the history that continues m by e.
+// After returns the mark of the history that continues m by e. If its Chain is not
+// that of e, e does not follow m: it is of another history.
 func (m Mark) After(e Entry) Mark {
 	sum := sha1.Sum([]byte(m.Chain + "|" + strconv.FormatUint(e.Seq, 10) + "|" + e.line)) //nolint:gosec // see the import
 	return Mark{Epoch: m.Epoch, Seq: e.Seq, Chain: hex.EncodeToString(sum[:8])}
@@ -72,7 +77,8 @@ type Renewal struct {
 	Member string // "" to look without taking part
 	Mark   Mark   // applied
 	Beat   uint64
-	After  uint64 // entries after this seq are wanted
+	After  uint64 // entries after this seq are wanted; [NoEntries] for none
+	Limit  int    // at most so many entries; 0 means [Page]
 }
 
 // View is one atomic look at a shard: its head, the entries after the seq that
@@ -88,8 +94,14 @@ type View struct {
 }
 
 const (
-	// page is how many entries one renewal brings at most.
-	page = 4096
+	// Page is how many entries of a shard one exchange brings unless more are asked for.
+	// What is behind by more than a page reads the log with [Store.Tail] until it is not:
+	// Redis answers those reads outside of a script, and other commands between them.
+	Page = 128
+	// NoEntries, as Renewal.After, asks for the head alone. It is the largest integer
+	// that Lua holds.
+	NoEntries = 1<<53 - 1
+
 	// membersKept is how long a table outlives the last renewal of anybody.
 	membersKept = time.Hour
 )
@@ -118,7 +130,7 @@ func (s *Store) Renew(ctx context.Context, renewals []Renewal) ([]View, error) {
 			script: s.scripts.renew,
 			keys:   []string{s.membersKey(shard), s.headKey(shard), s.logKey(shard), s.deadKeysKey(shard)},
 			args: []any{
-				epoch, r.Member, fmt.Sprintf("%d:%s:%d", r.Mark.Seq, r.Mark.Chain, r.Beat), r.After, page,
+				epoch, r.Member, fmt.Sprintf("%d:%s:%d", r.Mark.Seq, r.Mark.Chain, r.Beat), r.After, cmp.Or(r.Limit, Page),
 				milliseconds(membersKept), milliseconds(s.life.Access), who,
 			},
 		}
@@ -149,8 +161,9 @@ func (s *Store) Renew(ctx context.Context, renewals []Renewal) ([]View, error) {
 }
 
 // Tail blocks until a shard of those given has entries after the seq given for
-// it, or block has passed, and returns what has come. Errors: [ErrUnavailable].
-func (s *Store) Tail(ctx context.Context, after map[int]uint64, block time.Duration) (map[int][]Entry, error) {
+// it, or block has passed, and returns what has come: of each shard at most limit
+// entries. Errors: [ErrUnavailable].
+func (s *Store) Tail(ctx context.Context, after map[int]uint64, limit int, block time.Duration) (map[int][]Entry, error) {
 	streams := make([]string, 0, 2*len(after))
 	ids := make([]string, 0, len(after))
 	shards := make(map[string]int, len(after))
@@ -160,7 +173,7 @@ func (s *Store) Tail(ctx context.Context, after map[int]uint64, block time.Durat
 		streams = append(streams, key)
 		ids = append(ids, strconv.FormatUint(seq, 10)+"-0")
 	}
-	got, err := s.rdb.XRead(ctx, &redis.XReadArgs{Streams: append(streams, ids...), Block: block, Count: page}).Result()
+	got, err := s.rdb.XRead(ctx, &redis.XReadArgs{Streams: append(streams, ids...), Block: block, Count: int64(limit)}).Result()
 	if errors.Is(err, redis.Nil) {
 		return nil, nil
 	}
@@ -171,10 +184,10 @@ func (s *Store) Tail(ctx context.Context, after map[int]uint64, block time.Durat
 	for _, stream := range got {
 		list := make([]Entry, 0, len(stream.Messages))
 		for _, m := range stream.Messages {
-			field := func(name string) string { v, _ := m.Values[name].(string); return v }
-			e, err := newEntry(m.ID, field)
+			v, _ := m.Values[entryField].(string)
+			e, err := newEntry(m.ID, v)
 			if err != nil {
-				return nil, err
+				return nil, unavailable("tail", err)
 			}
 			list = append(list, e)
 		}
@@ -246,49 +259,73 @@ func (s *Store) Restore(ctx context.Context, e Entry) error {
 
 var errLog = errors.New("the log holds what no script of this version writes")
 
-// newEntry reads one entry of a stream.
-func newEntry(streamID string, field func(string) string) (Entry, error) {
-	seq, rest, ok := strings.Cut(streamID, "-")
-	n, err := strconv.ParseUint(seq, 10, 64)
-	id, err2 := ParseID(field("i"))
-	until, err3 := strconv.ParseInt(field("u"), 10, 64)
-	at, err4 := strconv.ParseInt(field("t"), 10, 64)
-	if err := errors.Join(err, err2, err3, err4); err != nil || !ok || rest != "0" {
+const (
+	entryField = "v" // the one field of an entry: see lua/log.lua
+	chainText  = 16  // length of a chain
+)
+
+// newEntry reads one entry of a stream: its id and its field, as lua/log.lua writes them.
+func newEntry(streamID, value string) (Entry, error) {
+	e, ok := parseEntry(streamID, value)
+	if !ok {
 		return Entry{}, fmt.Errorf("%w: entry %q", errLog, streamID)
 	}
-	e := Entry{Seq: n, Kind: Kind(field("k")), ID: id, Until: time.UnixMilli(until), At: time.UnixMilli(at)}
-	switch e.Kind {
-	case KindSession, KindKey:
-	case KindUser:
-		if e.Epoch, err = strconv.ParseUint(field("e"), 10, 64); err != nil {
-			return Entry{}, fmt.Errorf("%w: entry %q", errLog, streamID)
-		}
-		if x := field("x"); x != "" {
-			if e.Except, err = ParseID(x); err != nil {
-				return Entry{}, fmt.Errorf("%w: entry %q", errLog, streamID)
-			}
-		}
-	default:
-		return Entry{}, fmt.Errorf("%w: kind %q", errLog, e.Kind)
-	}
-	e.line = strings.Join([]string{field("k"), field("i"), field("u"), field("e"), field("x")}, "|")
 	return e, nil
 }
 
-// NewEntry returns e as a script logs it, so that [Mark.After] can go on from
-// it. Entries that Redis returned are so already: this is for models of the log.
-// Until and At are cut to milliseconds.
-func NewEntry(e Entry) Entry {
-	epoch, except := "", ""
+func parseEntry(streamID, value string) (e Entry, ok bool) {
+	seq, rest, _ := strings.Cut(streamID, "-")
+	n, err := strconv.ParseUint(seq, 10, 64)
+	chain, line, _ := strings.Cut(value, "|")
+	if err != nil || rest != "0" || len(chain) != chainText {
+		return Entry{}, false
+	}
+	e = Entry{Seq: n, Chain: chain, line: line}
+	kind, line, _ := strings.Cut(line, "|")
+	id, line, _ := strings.Cut(line, "|")
+	until, line, _ := strings.Cut(line, "|")
+	keep, line, user := strings.Cut(line, "|")
+	e.Kind = Kind(kind)
+	e.ID, err = ParseID(id)
+	till, err2 := strconv.ParseInt(until, 10, 64)
+	kept, err3 := strconv.ParseInt(keep, 10, 64)
+	if err != nil || err2 != nil || err3 != nil {
+		return Entry{}, false
+	}
+	e.Until, e.At = time.UnixMilli(till), time.UnixMilli(till-kept)
+	switch {
+	case (e.Kind == KindSession || e.Kind == KindKey) && !user:
+		return e, true
+	case e.Kind != KindUser:
+		return Entry{}, false
+	}
+	epoch, except, ok := strings.Cut(line, "|")
+	if e.Epoch, err = strconv.ParseUint(epoch, 10, 64); err != nil || !ok {
+		return Entry{}, false
+	}
+	if except != "" {
+		if e.Except, err = ParseID(except); err != nil {
+			return Entry{}, false
+		}
+	}
+	return e, true
+}
+
+// NewEntry returns e as a script logs it behind the mark before, with Seq and Chain.
+// Entries that Redis returned are so already: this is for models of the log. Until and
+// At are cut to milliseconds.
+func NewEntry(before Mark, e Entry) Entry {
+	until, at := e.Until.UnixMilli(), e.At.UnixMilli()
+	e.Seq, e.Until, e.At = before.Seq+1, time.UnixMilli(until), time.UnixMilli(at)
+	e.line = fmt.Sprintf("%s|%s|%d|%d", e.Kind, e.ID, until, until-at)
 	if e.Kind == KindUser {
-		epoch = strconv.FormatUint(e.Epoch, 10)
+		except := ""
 		if e.Except != (ID{}) {
 			except = e.Except.String()
 		}
+		e.line += fmt.Sprintf("|%d|%s", e.Epoch, except)
 	}
-	until := e.Until.UnixMilli()
-	e.Until, e.At = time.UnixMilli(until), time.UnixMilli(e.At.UnixMilli())
-	e.line = strings.Join([]string{string(e.Kind), e.ID.String(), strconv.FormatInt(until, 10), epoch, except}, "|")
+	e.Chain = before.After(e).Chain
 	return e
 }
 
@@ -301,17 +338,8 @@ func (r reply) entries(i int) ([]Entry, error) {
 		if len(pair) != 2 {
 			return nil, errLog
 		}
-		id, _ := pair[0].(string)
 		fields, _ := pair[1].([]any)
-		e, err := newEntry(id, func(name string) string {
-			for j := 0; j+1 < len(fields); j += 2 {
-				if fields[j] == name {
-					s, _ := fields[j+1].(string)
-					return s
-				}
-			}
-			return ""
-		})
+		e, err := newEntry(reply(pair).string(0), reply(fields).string(1))
 		if err != nil {
 			return nil, err
 		}

@@ -1,31 +1,37 @@
 -- Shared by the scripts that revoke: one entry appended to the shard's log.
 --
--- The entry's stream id is seq-0, so seq is contiguous and a reader can ask
--- for "all after seq". chain = the first 16 hex digits of SHA-1(chain before |
--- entry), and starts as the epoch: epoch, seq and chain together name exactly
--- one prefix of one history, also after a failover put other entries in the
--- place of lost ones. A reader computes the same.
+-- An entry's stream id is seq-0, so seq is contiguous and a reader can ask for
+-- "all after seq". Its one field, v, is "chain|line":
+--
+--   line   kind|id|until|keep            of a session (sid) or a signing key (key)
+--          user|id|until|keep|epoch|except   of a user; except may be empty
+--          until and keep in ms: the entry was made at until - keep
+--   chain  the first 16 hex digits of SHA-1(chain before|seq|line). The chain
+--          before the first entry is the head's epoch.
+--
+-- So epoch, seq and chain name exactly one prefix of one history, also after a
+-- failover put other entries in the place of lost ones, and a reader can check that
+-- each entry follows the one it read before.
 --
 -- Entries are dropped once they are older than keep (ms), and so is the log.
 -- Returns seq and chain.
-local function append_log(head, log, now, keep, kind, id, till, epoch, except)
+local function append_log(head, log, now, keep, kind, id, epoch, except)
   local seq = redis.call('HINCRBY', head, 'seq', 1)
-  local line = string.format('%s|%.0f|%s|%s|%.0f|%s|%s',
-    redis.call('HGET', head, 'chain'), seq, kind, id, till, epoch, except)
-  local chain = string.sub(redis.sha1hex(line), 1, 16)
+  local line = string.format('%s|%s|%.0f|%.0f', kind, id, now + keep, keep)
+  if kind == 'user' then
+    line = string.format('%s|%.0f|%s', line, epoch, except)
+  end
+  local before = redis.call('HGET', head, 'chain')
+  local chain = string.sub(redis.sha1hex(string.format('%s|%.0f|%s', before, seq, line)), 1, 16)
   redis.call('HSET', head, 'chain', chain)
-  redis.call('XADD', log, string.format('%.0f-0', seq),
-    'k', kind, 'i', id, 'u', till, 't', now, 'e', epoch, 'x', except)
+  redis.call('XADD', log, string.format('%.0f-0', seq), 'v', chain .. '|' .. line)
   -- Each append makes one entry and drops up to three: the log stays as short
   -- as its age allows without ever paying for it at once.
-  local old = redis.call('XRANGE', log, '-', '+', 'COUNT', 3)
   local first = nil
-  for _, entry in ipairs(old) do
-    local f = entry[2]
-    for i = 1, #f, 2 do
-      if f[i] == 't' and tonumber(f[i + 1]) + keep < now then
-        first = entry[1]
-      end
+  for _, entry in ipairs(redis.call('XRANGE', log, '-', '+', 'COUNT', 3)) do
+    local till, kept = string.match(entry[2][2], '^%x*|%a+|[^|]*|(%d+)|(%d+)')
+    if till and tonumber(till) - tonumber(kept) + keep < now then
+      first = entry[1]
     end
   end
   if first then

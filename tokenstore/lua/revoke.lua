@@ -50,7 +50,7 @@ if entry then
   -- A write of its own: a WAIT behind it then waits for the first one too.
   redis.call('PEXPIRE', KEYS[3], keep)
 else
-  seq, chain = append_log(KEYS[4], KEYS[5], now, keep, 'sid', ARGV[2], now + keep, '', '')
+  seq, chain = append_log(KEYS[4], KEYS[5], now, keep, 'sid', ARGV[2])
   entry = string.format('%.0f:%s:%s', seq, chain, uid)
   redis.call('SET', KEYS[3], entry, 'PX', keep)
 end

@@ -14,7 +14,7 @@ if epoch == h[1] then
   seq = tonumber(seq)
 else
   local keep = h[2] + tonumber(ARGV[4])
-  seq, chain = append_log(KEYS[2], KEYS[3], now, keep, 'key', ARGV[2], now + keep, '', '')
+  seq, chain = append_log(KEYS[2], KEYS[3], now, keep, 'key', ARGV[2])
 end
 outlive(KEYS[2], now, now + h[3] + h[2] + tonumber(ARGV[4]))
 -- A write in any case: a WAIT behind it then waits for the first one too.

@@ -41,7 +41,7 @@ redis.call('DEL', KEYS[2])
 stretch(KEYS[3], h, tonumber(ARGV[5]), tonumber(ARGV[4]))
 local pad = tonumber(ARGV[6])
 local keep = h[2] + pad
-local seq, chain = append_log(KEYS[3], KEYS[4], now, keep, 'user', ARGV[2], now + keep, epoch, except)
+local seq, chain = append_log(KEYS[3], KEYS[4], now, keep, 'user', ARGV[2], epoch, except)
 local cut = math.max(tonumber(u[3]) or 0, tonumber(ARGV[7]))
 redis.call('HSET', KEYS[1], 'e', epoch, 'x', except, 'c', cut, 'n', ARGV[3], 's', string.format('%.0f:%s', seq, chain))
 outlive(KEYS[1], now, now + h[3] + h[2] + pad)

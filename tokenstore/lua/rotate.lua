@@ -118,7 +118,7 @@ redis.call('DEL', KEYS[1])
 redis.call('ZREM', KEYS[2], ARGV[2])
 stretch(KEYS[5], h, tonumber(ARGV[7]), 0)
 local keep = h[2] + tonumber(ARGV[9])
-local seq, chain = append_log(KEYS[5], KEYS[6], now, keep, 'sid', ARGV[2], now + keep, '', '')
+local seq, chain = append_log(KEYS[5], KEYS[6], now, keep, 'sid', ARGV[2])
 local uid = string.match(KEYS[2], '([^:]+)$')
 redis.call('SET', KEYS[4], string.format('%.0f:%s:%s', seq, chain, uid), 'PX', keep)
 if lists then
