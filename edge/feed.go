@@ -221,7 +221,7 @@ func (f *Feed) await(ctx context.Context) error {
 	for shard, m := range f.marks { // written by this goroutine alone
 		after[shard] = m.Seq
 	}
-	_, err := f.o.Store.Tail(ctx, after, 1, f.o.Lease/3)
+	_, err := f.o.Store.Tail(ctx, after, f.o.Lease/3)
 	return err
 }
 

@@ -194,7 +194,7 @@ func (f *Follower) tail(ctx context.Context, group []*shard) {
 		// A client waits for ten seconds more than Redis was asked to, and does
 		// not look whether it is still wanted.
 		asking, cancel := context.WithTimeout(ctx, tailBlock+f.lease)
-		news, err := f.store.Tail(asking, after, tokenstore.Page, tailBlock)
+		news, err := f.store.Tail(asking, after, tailBlock)
 		cancel()
 		if err != nil {
 			f.failed(ctx, err)
@@ -220,7 +220,7 @@ func (f *Follower) catchUp(ctx context.Context, group []*shard) {
 		}
 		f.pages <- struct{}{}
 		asking, cancel := context.WithTimeout(ctx, f.lease)
-		news, err := f.store.Tail(asking, after, limit, -1)
+		news, err := f.store.ReadLog(asking, after, limit)
 		cancel()
 		<-f.pages
 		if err != nil {

@@ -41,9 +41,9 @@ func (h *hint) may(id tokenstore.ID) bool {
 	return h.words[word]&mark == mark
 }
 
-// add has an id be in the map that goes by g.
+// add notes an id that was put into g's maps. It may be there already.
 func (h *hint) add(id tokenstore.ID, g *generation) {
-	if h.n++; h.n < hintFrom {
+	if h.n++; h.n < hintFrom && h.words == nil {
 		return
 	}
 	if h.n <= len(h.words)*idsPerWord {

@@ -83,6 +83,26 @@ func deniedShards(list []tokenstore.ID) []*shard {
 	return shards
 }
 
+// A follower that reads a part of the log again adds ids that are there already. They count
+// towards the size at which the filter is built, and must not keep later ids out of it.
+func TestWhatComesAfterRepeatsIsDenied(t *testing.T) {
+	d := newDenylist(100_000, time.Minute)
+	list := ids(t, hintFrom+100)
+	add := func(list []tokenstore.ID) {
+		for _, id := range list {
+			d.add(tokenstore.Entry{Kind: tokenstore.KindSession, ID: id}, 0)
+		}
+	}
+	add(list[:hintFrom-50])
+	add(list[:50]) // again
+	add(list[hintFrom-50:])
+	for i, id := range list {
+		if !d.denies(&tokenstore.AccessToken{SID: id}, "") {
+			t.Fatalf("id %d is not denied", i)
+		}
+	}
+}
+
 const million = 1_000_000
 
 // It does not run beside others: they would allocate too.

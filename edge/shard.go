@@ -4,6 +4,7 @@ import (
 	"maps"
 	"math"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -183,8 +184,8 @@ func (s *shard) renewed(r sent, v tokenstore.View, now instant) outcome {
 	at := r.from
 	at.Epoch = s.mark.Epoch
 	ours := s.mark == at
-	for _, e := range v.Entries {
-		next, ok := s.next(at, e)
+	for i, e := range v.Entries {
+		next, ok := s.next(at, &e, i == 0)
 		if !ok {
 			return s.lost()
 		}
@@ -193,7 +194,7 @@ func (s *shard) renewed(r sent, v tokenstore.View, now instant) outcome {
 		// whether it is the same one is not known.
 		s.apply(e, now, &out)
 		if ours {
-			s.pass(at, e)
+			s.pass(at, &e)
 			out.more = true // somebody may be waiting to see it applied
 		}
 		ours = ours || s.mark == at // from where the tail left off
@@ -207,7 +208,7 @@ func (s *shard) renewed(r sent, v tokenstore.View, now instant) outcome {
 		// Nothing is retained between here and the head: it has outlived the tokens
 		// that it names.
 		at = v.Head
-		s.pass(at, tokenstore.Entry{})
+		s.pass(at, &tokenstore.Entry{})
 	}
 	switch {
 	case at != v.Head:
@@ -263,16 +264,21 @@ func (s *shard) lookedAtHead(head tokenstore.Mark) outcome {
 }
 
 // next returns the mark behind an entry that was read after the mark at, or false if it
-// does not follow it.
-func (s *shard) next(at tokenstore.Mark, e tokenstore.Entry) (tokenstore.Mark, bool) {
-	if !s.boot && (at.Chain == "" || e.Seq > at.Seq+1) {
+// does not follow it. Of what one reply brought only the first entry is checked by its
+// chain: the rest is of the same history, which one Redis had at one moment.
+func (s *shard) next(at tokenstore.Mark, e *tokenstore.Entry, first bool) (tokenstore.Mark, bool) {
+	behind := tokenstore.Mark{Epoch: at.Epoch, Seq: e.Seq, Chain: e.Chain}
+	switch {
+	case !s.boot && (at.Chain == "" || e.Seq > at.Seq+1):
 		// The first entry that the log retains, or the first that it still does:
-		// what came before has outlived the tokens that it names. From here on each
-		// entry is tied to the one before it, and the last to the head.
-		return tokenstore.Mark{Epoch: at.Epoch, Seq: e.Seq, Chain: e.Chain}, true
+		// what came before has outlived the tokens that it names.
+		return behind, true
+	case e.Seq != at.Seq+1:
+		return behind, false
+	case first:
+		return behind, at.After(*e).Chain == e.Chain
 	}
-	next := at.After(e)
-	return next, e.Seq == at.Seq+1 && next.Chain == e.Chain
+	return behind, true
 }
 
 // dead takes the list of the signing keys that were revoked, of which the log need
@@ -388,16 +394,19 @@ func (s *shard) tailed(from position, entries []tokenstore.Entry, now instant) o
 	if from.incarnation != s.incarnation {
 		return out
 	}
-	for _, e := range entries {
+	first := true
+	for i := range entries {
+		e := &entries[i]
 		if e.Seq <= s.mark.Seq {
 			continue
 		}
-		next, ok := s.next(s.mark, e)
+		next, ok := s.next(s.mark, e, first)
 		if !ok {
 			return s.lost()
 		}
-		s.apply(e, now, &out)
+		s.apply(*e, now, &out)
 		s.pass(next, e)
+		first = false
 	}
 	caught := s.lagging && (len(entries) == 0 || s.mark.Seq >= s.head)
 	if caught {
@@ -495,7 +504,7 @@ func (s *shard) lost() outcome {
 	epoch := s.mark.Epoch
 	s.mark, s.recent, s.heal, s.owed = tokenstore.Mark{Epoch: epoch}, recent{}, h, nil
 	if from.Chain != "" {
-		s.pass(from, tokenstore.Entry{})
+		s.pass(from, &tokenstore.Entry{})
 	}
 	s.boot, s.lagging, s.atHead = false, false, longAgo
 	return outcome{gap: true, more: true}
@@ -559,10 +568,11 @@ func (s *shard) stale(now instant, bound time.Duration) bool {
 }
 
 // pass moves the mark behind an entry.
-func (s *shard) pass(to tokenstore.Mark, e tokenstore.Entry) {
+func (s *shard) pass(to tokenstore.Mark, e *tokenstore.Entry) {
+	to.Chain = strings.Clone(to.Chain) // it is a part of the reply that brought it
 	s.mark = to
 	p := &s.recent[to.Seq%uint64(len(s.recent))]
-	p.mark, p.entry = to, e
+	p.mark, p.entry = to, e.Bare()
 }
 
 // trusts reports whether the table of followers was whole when a revocation was

@@ -115,7 +115,7 @@ func TestAClusterIsNotAskedForItsCommands(t *testing.T) {
 		_, err := s.Session(t.Context(), tokenstore.ID{byte(i)})
 		is(t, "a session", err, tokenstore.ErrNoSession)
 	}
-	_, err = s.Tail(t.Context(), map[int]uint64{3: 0}, 1, time.Millisecond)
+	_, err = s.Tail(t.Context(), map[int]uint64{3: 0}, time.Millisecond)
 	is(t, "tail", err, nil)
 	is(t, "leave", s.Leave(t.Context(), "member"), nil)
 	for _, n := range cluster.Nodes {

@@ -50,8 +50,18 @@ type Entry struct {
 // After returns the mark of the history that continues m by e. If its Chain is not
 // that of e, e does not follow m: it is of another history.
 func (m Mark) After(e Entry) Mark {
-	sum := sha1.Sum([]byte(m.Chain + "|" + strconv.FormatUint(e.Seq, 10) + "|" + e.line)) //nolint:gosec // see the import
-	return Mark{Epoch: m.Epoch, Seq: e.Seq, Chain: hex.EncodeToString(sum[:8])}
+	text := append(make([]byte, 0, 160), m.Chain...)
+	text = append(strconv.AppendUint(append(text, '|'), e.Seq, 10), '|')
+	sum := sha1.Sum(append(text, e.line...)) //nolint:gosec // see the import
+	return Mark{Epoch: m.Epoch, Seq: e.Seq, Chain: hex.EncodeToString(sum[:chainText/2])}
+}
+
+// Bare returns e without what is a part of the reply that it was read from: whoever keeps it
+// would keep the reply. [Mark.After] cannot check it any more.
+func (e *Entry) Bare() Entry {
+	kept := *e
+	kept.Chain, kept.line = "", ""
+	return kept
 }
 
 // Member is one follower's line in a shard's table.
@@ -161,19 +171,11 @@ func (s *Store) Renew(ctx context.Context, renewals []Renewal) ([]View, error) {
 }
 
 // Tail blocks until a shard of those given has entries after the seq given for
-// it, or block has passed, and returns what has come: of each shard at most limit
-// entries. Errors: [ErrUnavailable].
-func (s *Store) Tail(ctx context.Context, after map[int]uint64, limit int, block time.Duration) (map[int][]Entry, error) {
-	streams := make([]string, 0, 2*len(after))
-	ids := make([]string, 0, len(after))
-	shards := make(map[string]int, len(after))
-	for shard, seq := range after {
-		key := s.logKey(byte(shard)) //nolint:gosec // at most 255
-		shards[key] = shard
-		streams = append(streams, key)
-		ids = append(ids, strconv.FormatUint(seq, 10)+"-0")
-	}
-	got, err := s.rdb.XRead(ctx, &redis.XReadArgs{Streams: append(streams, ids...), Block: block, Count: int64(limit)}).Result()
+// it, or block has passed, and returns what has come, at most [Page] entries of each.
+// Errors: [ErrUnavailable].
+func (s *Store) Tail(ctx context.Context, after map[int]uint64, block time.Duration) (map[int][]Entry, error) {
+	streams, shards := s.streams(after)
+	got, err := s.rdb.XRead(ctx, &redis.XReadArgs{Streams: streams, Block: block, Count: Page}).Result()
 	if errors.Is(err, redis.Nil) {
 		return nil, nil
 	}
@@ -185,15 +187,55 @@ func (s *Store) Tail(ctx context.Context, after map[int]uint64, limit int, block
 		list := make([]Entry, 0, len(stream.Messages))
 		for _, m := range stream.Messages {
 			v, _ := m.Values[entryField].(string)
-			e, err := newEntry(m.ID, v)
-			if err != nil {
-				return nil, unavailable("tail", err)
+			e, ok := parseEntry(m.ID, v)
+			if !ok {
+				return nil, unavailable("tail", errLog)
 			}
 			list = append(list, e)
 		}
 		news[shards[stream.Stream]] = list
 	}
 	return news, nil
+}
+
+// ReadLog returns what the logs of some shards hold after the seq given for each, at most
+// limit entries of each. It does not wait. Errors: [ErrUnavailable].
+//
+// It is for long logs: it takes the reply as it comes from the network, which costs a third
+// of what the client's own reading of it does.
+func (s *Store) ReadLog(ctx context.Context, after map[int]uint64, limit int) (map[int][]Entry, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.timeout)
+	defer cancel()
+	start := time.Now()
+	streams, shards := s.streams(after)
+	args := []any{"xread", "count", limit, "streams"}
+	for _, name := range streams {
+		args = append(args, name)
+	}
+	cmd := redis.NewRawCmd(ctx, args...)
+	cmd.SetFirstKeyPos(4)
+	err := s.rdb.Process(ctx, cmd)
+	var news map[int][]Entry
+	if err == nil {
+		news, err = parseStreams(cmd.Val(), shards)
+	}
+	err = unavailable("read_log", err)
+	s.observe("read_log", time.Since(start), err)
+	return news, err
+}
+
+// streams returns the arguments of XREAD that name the logs of shards, and which shard each
+// log is of.
+func (s *Store) streams(after map[int]uint64) (streams []string, shards map[string]int) {
+	ids := make([]string, 0, len(after))
+	shards = make(map[string]int, len(after))
+	for shard, seq := range after {
+		key := s.logKey(byte(shard)) //nolint:gosec // at most 255
+		shards[key] = shard
+		streams = append(streams, key)
+		ids = append(ids, strconv.FormatUint(seq, 10)+"-0")
+	}
+	return append(streams, ids...), shards
 }
 
 // TailsTogether reports whether one Tail may name several shards: not on a
@@ -264,15 +306,7 @@ const (
 	chainText  = 16  // length of a chain
 )
 
-// newEntry reads one entry of a stream: its id and its field, as lua/log.lua writes them.
-func newEntry(streamID, value string) (Entry, error) {
-	e, ok := parseEntry(streamID, value)
-	if !ok {
-		return Entry{}, fmt.Errorf("%w: entry %q", errLog, streamID)
-	}
-	return e, nil
-}
-
+// parseEntry reads one entry of a stream: its id and its field, as lua/log.lua writes them.
 func parseEntry(streamID, value string) (e Entry, ok bool) {
 	seq, rest, _ := strings.Cut(streamID, "-")
 	n, err := strconv.ParseUint(seq, 10, 64)
@@ -285,7 +319,14 @@ func parseEntry(streamID, value string) (e Entry, ok bool) {
 	id, line, _ := strings.Cut(line, "|")
 	until, line, _ := strings.Cut(line, "|")
 	keep, line, user := strings.Cut(line, "|")
-	e.Kind = Kind(kind)
+	switch Kind(kind) { // the constants: an entry that is kept holds on to no reply
+	case KindSession:
+		e.Kind = KindSession
+	case KindKey:
+		e.Kind = KindKey
+	case KindUser:
+		e.Kind = KindUser
+	}
 	e.ID, err = ParseID(id)
 	till, err2 := strconv.ParseInt(until, 10, 64)
 	kept, err3 := strconv.ParseInt(keep, 10, 64)
@@ -339,9 +380,9 @@ func (r reply) entries(i int) ([]Entry, error) {
 			return nil, errLog
 		}
 		fields, _ := pair[1].([]any)
-		e, err := newEntry(reply(pair).string(0), reply(fields).string(1))
-		if err != nil {
-			return nil, err
+		e, ok := parseEntry(reply(pair).string(0), reply(fields).string(1))
+		if !ok {
+			return nil, errLog
 		}
 		list = append(list, e)
 	}
