@@ -46,20 +46,27 @@ func guards() []guard {
 		},
 		{
 			"union on heal",
-			[]edit{{"edge/shard.go", "s.heal, s.owed = &healing{known: s.deny.entries()}, nil", "s.heal, s.owed, s.deny = nil, nil, newDenylist(s.deny.limit, s.deny.width)"}},
+			[]edit{{
+				"edge/shard.go", "s.mark, s.recent, s.heal, s.owed = tokenstore.Mark{Epoch: epoch}, recent{}, h, nil",
+				"s.mark, s.recent, s.heal, s.owed, s.deny = tokenstore.Mark{Epoch: epoch}, recent{}, nil, nil, newDenylist(s.deny.limit, s.deny.width)",
+			}},
 			behind,
 		},
 		{
 			"seq and chain",
 			[]edit{
-				{"edge/shard.go", "if v.Head.Epoch != at.Epoch || v.Head.Seq < at.Seq {", "if v.Head.Epoch != at.Epoch {"},
+				{"edge/shard.go", "if v.Head.Epoch != s.mark.Epoch || v.Head.Seq < r.from.Seq {", "if v.Head.Epoch != s.mark.Epoch {"},
 				{"edge/shard.go", "case at != v.Head:", "case at.Epoch != v.Head.Epoch:"},
+				{"edge/shard.go", "return behind, at.After(*e).Chain == e.Chain", "return behind, true"},
 			},
 			behind,
 		},
 		{
 			"chain",
-			[]edit{{"edge/shard.go", "case at != v.Head:", "case at.Seq != v.Head.Seq:"}},
+			[]edit{
+				{"edge/shard.go", "case at != v.Head:", "case at.Seq != v.Head.Seq:"},
+				{"edge/shard.go", "return behind, at.After(*e).Chain == e.Chain", "return behind, true"},
+			},
 			plan{length: 30 * seconds, topology: "sentinel", only: "some of the service away"},
 		},
 		{
