@@ -22,7 +22,7 @@
 //     nothing. Anything older, or with a wrong secret, ends the session.
 //   - Revoke deletes the refresh key, denies the session's access tokens until
 //     the last of them has expired, and appends one log entry. Asked again it
-//     returns the same sequence number.
+//     appends none and returns the head of the log, which comes after that entry.
 //   - RevokeUser ends all sessions of a user by raising the user's epoch, in one
 //     write however many there are; with status lists, one more for each that got an
 //     access token within its lifetime. One session may be excepted.

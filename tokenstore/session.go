@@ -212,7 +212,7 @@ func (s *Store) Rotate(ctx context.Context, t Rotation) (Grant, Revocation, erro
 	}
 }
 
-// endFamily returns the revocation that a rotation made, and first makes sure
+// endFamily returns the revocation that a rotation made or found, and first makes sure
 // of it where replicas have to have it.
 func (s *Store) endFamily(ctx context.Context, t Rotation, r reply, why error) (Grant, Revocation, error) {
 	if s.waitReplicas == 0 {
@@ -225,11 +225,11 @@ func (s *Store) endFamily(ctx context.Context, t Rotation, r reply, why error) (
 	return Grant{}, rev, why
 }
 
-// Revocation names one entry of a shard's log, and the followers that have to
-// apply it before every replica is known to refuse what it revokes.
+// Revocation is a place in a shard's log, and the followers that have to apply the
+// log up to it before every replica is known to refuse what was revoked.
 type Revocation struct {
 	Shard   int
-	Mark    Mark
+	Mark    Mark     // of its entry; of the head if it was asked for again
 	Members []Member // as the revoking script saw them; none: nobody follows
 	Server  Server   // that has them
 }
