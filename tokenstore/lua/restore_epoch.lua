@@ -21,7 +21,7 @@ end
 if known > 0 and u[2] ~= except then
   epoch, except = epoch + 1, ''
 end
-redis.call('DEL', KEYS[2])
+redis.call('UNLINK', KEYS[2])
 stretch(KEYS[3], h, tonumber(ARGV[6]), tonumber(ARGV[5]))
 local pad = tonumber(ARGV[7])
 local keep = h[2] + pad

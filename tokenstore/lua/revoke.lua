@@ -39,7 +39,7 @@ end
 
 -- The DEL goes first: a Redis out of memory then lets the rest through.
 local lists = h[4] and status_lists()
-local places = lists and lists.places_of(KEYS[1], KEYS[8], h, ARGV[2], ARGV[8])
+local places = lists and lists.places_of(KEYS[1], KEYS[8], h, ARGV[2], ARGV[8], denied)
 redis.call('DEL', KEYS[1])
 redis.call('ZREM', KEYS[2], ARGV[2])
 stretch(KEYS[4], h, tonumber(ARGV[3]), 0)

@@ -1,5 +1,6 @@
 -- revoke_user: ends every session of a user by one write, however many there
--- are: the user's epoch goes up, and tokens of an older epoch are dead.
+-- are: the user's epoch goes up, and tokens of an older epoch are dead. With status lists
+-- it is one more for each session that got an access token within the last lifetime.
 --
 -- KEYS 1 ue:<uid>  2 us:<uid>  3 head  4 log  5 members
 --      6 invalid  7 idx:<uid>  [8 rt:<excepted sid>]
@@ -36,7 +37,7 @@ if KEYS[8] then
 end
 epoch = epoch + 1
 
-redis.call('DEL', KEYS[2])
+redis.call('UNLINK', KEYS[2])
 stretch(KEYS[3], h, tonumber(ARGV[5]), tonumber(ARGV[4]))
 local pad = tonumber(ARGV[6])
 local keep = h[2] + pad

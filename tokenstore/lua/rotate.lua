@@ -112,7 +112,7 @@ end
 -- The DEL goes first: a Redis out of memory then lets the rest through, and a
 -- theft is never left unanswered for want of memory.
 local lists = h[4] and status_lists()
-local places = lists and lists.places_of(KEYS[1], KEYS[9], h, ARGV[2], '')
+local places = lists and lists.places_of(KEYS[1], KEYS[9], h, ARGV[2], '', false)
 redis.call('DEL', KEYS[1])
 redis.call('ZREM', KEYS[2], ARGV[2])
 stretch(KEYS[5], h, tonumber(ARGV[7]), 0)
