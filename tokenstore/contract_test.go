@@ -31,7 +31,7 @@ func TestLoginMakesOneSession(t *testing.T) {
 		near(t, "TTL of the refresh key", f.ttl(s.key("rt", s.sid)), 168*time.Hour, time.Minute)
 		is(t, "verify", s.verify(0), nil)
 
-		list, err := f.Sessions(t.Context(), s.uid)
+		list, _, err := f.Sessions(t.Context(), s.uid, "", 100)
 		if err != nil || len(list) != 1 {
 			t.Fatalf("sessions: %v, %v", list, err)
 		}
@@ -54,7 +54,7 @@ func TestLoginAskedAgainMakesTheSameSession(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		list, err := f.Sessions(t.Context(), uid)
+		list, _, err := f.Sessions(t.Context(), uid, "", 100)
 		if err != nil || len(list) != 1 {
 			t.Fatalf("sessions: %v, %v; want one", list, err)
 		}
@@ -253,7 +253,7 @@ func TestRevokeEndsTheSession(t *testing.T) {
 				if bearer {
 					near(t, "TTL of the token's denial", f.ttl(s.key("deny", s.jtis[1])), 15*time.Minute+10*time.Second, 5*time.Second)
 				}
-				list, err := f.Sessions(t.Context(), s.uid)
+				list, _, err := f.Sessions(t.Context(), s.uid, "", 100)
 				if err != nil || len(list) != 1 || list[0].SID != other.sid {
 					t.Errorf("sessions left: %v, %v", list, err)
 				}
@@ -372,7 +372,7 @@ func TestRevokeUserEndsEverySession(t *testing.T) {
 			}
 		}
 		is(t, "another user", bystander.verify(0), nil)
-		list, err := f.Sessions(t.Context(), a.uid)
+		list, _, err := f.Sessions(t.Context(), a.uid, "", 100)
 		if err != nil || len(list) != 0 {
 			t.Errorf("sessions left: %v, %v", list, err)
 		}
@@ -399,7 +399,7 @@ func TestRevokeUserKeepsTheExceptedSession(t *testing.T) {
 		if err != nil || g.UserEpoch != 1 {
 			t.Fatalf("refresh: %+v, %v", g, err)
 		}
-		list, err := f.Sessions(t.Context(), kept.uid)
+		list, _, err := f.Sessions(t.Context(), kept.uid, "", 100)
 		if err != nil || len(list) != 1 || list[0].SID != kept.sid {
 			t.Errorf("sessions left: %v, %v", list, err)
 		}
@@ -624,7 +624,7 @@ func exercise(t *testing.T, f *fixture) {
 	must(err)
 	_, err = c.show(1)
 	is(t, "ended session", err, tokenstore.ErrSuperseded)
-	_, err = f.Sessions(ctx, b.uid)
+	_, _, err = f.Sessions(ctx, b.uid, "", 100)
 	must(err)
 	_, err = f.Session(ctx, b.sid)
 	must(err)
