@@ -79,6 +79,8 @@ type Config struct {
 	SessionMax   time.Duration `env:"LATCHKEY_SESSION_MAX" envDefault:"720h" min:"2s" max:"8760h" unit:"s" doc:"How long a session may last however often it is refreshed; then the user logs in again."`
 	RefreshGrace time.Duration `env:"LATCHKEY_REFRESH_GRACE" envDefault:"10s" min:"2s" max:"60s" doc:"How long after a rotation the replaced refresh token still yields the same successor, for tabs that race and answers that were lost. Below 2s a request that the network repeats would look like theft and end the session."`
 
+	SessionsPerUser int `env:"LATCHKEY_SESSIONS_PER_USER" envDefault:"100" min:"1" max:"1000" doc:"How many sessions a user may have. One login more ends the session that has been unused for longest, to the hour, or that is about to end by LATCHKEY_SESSION_MAX. After lowering it, each login ends up to four."`
+
 	CookieSecure   bool           `env:"LATCHKEY_COOKIE_SECURE" envDefault:"true" doc:"Send the refresh cookie over HTTPS only. false is for development without TLS."`
 	CookieDomain   string         `env:"LATCHKEY_COOKIE_DOMAIN" kind:"domain" doc:"The Domain of the refresh cookie, such as example.com. Empty: the host that set it and no other, which is the safest."`
 	CookiePath     string         `env:"LATCHKEY_COOKIE_PATH" envDefault:"/auth" kind:"path" doc:"The Path of the refresh cookie, as browsers see it: change it when a proxy serves Latchkey below another path."`

@@ -189,7 +189,7 @@ func measureOperations(b *testing.B) string {
 	copied := redistest.Start(b, "--replicaof", host+" "+port)
 	bin := stacktest.Build(b, "..")
 	start := func(settings ...string) *stacktest.Replica {
-		return stacktest.NewFleet(b, bin, 1, server.URL(), append(settings, "LATCHKEY_LOG_LEVEL=warn")...).Replicas[0]
+		return stacktest.NewFleet(b, bin, 1, server.URL(), append(settings, "LATCHKEY_LOG_LEVEL=warn", "LATCHKEY_SESSIONS_PER_USER=1000")...).Replicas[0]
 	}
 	cheap := []string{"LATCHKEY_PASSWORD_MEMORY=7168", "LATCHKEY_PASSWORD_ITERATIONS=1"} // for sessions that others use
 	hasher := start()
@@ -340,7 +340,7 @@ func measureFollowers(b *testing.B) string {
 		}
 		bin := stacktest.Build(b, "..")
 		settings := []string{
-			"LATCHKEY_PASSWORD_MEMORY=7168", "LATCHKEY_PASSWORD_ITERATIONS=1", "LATCHKEY_LOG_LEVEL=error",
+			"LATCHKEY_PASSWORD_MEMORY=7168", "LATCHKEY_PASSWORD_ITERATIONS=1", "LATCHKEY_LOG_LEVEL=error", "LATCHKEY_SESSIONS_PER_USER=1000",
 			"LATCHKEY_REDIS_TIMEOUT=1s", // so many followers share this machine
 		}
 		fleet := stacktest.NewFleet(b, bin, 1, redisURL, settings...) // the first follower

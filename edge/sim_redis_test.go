@@ -47,18 +47,14 @@ type effect struct {
 	due     time.Duration // when the replica has it; never if the link is cut
 }
 
-// denial is what the key of a denied session holds.
-type denial struct {
-	mark    tokenstore.Mark
-	expires time.Duration
-}
+// denial is the key of a denied session.
+type denial struct{ expires time.Duration }
 
 // userState is what the key of a user's epoch holds.
 type userState struct {
 	epoch  uint64
 	except tokenstore.ID
 	nonce  uint64
-	mark   tokenstore.Mark
 }
 
 // sessionState is what matters here of a refresh key.
@@ -152,9 +148,9 @@ func (k *keyspace) append(e *effect) {
 	switch e.entry.Kind {
 	case tokenstore.KindSession:
 		delete(k.sessions, e.entry.ID)
-		k.denied[e.entry.ID] = denial{mark: k.head, expires: now + keep}
+		k.denied[e.entry.ID] = denial{expires: now + keep}
 	case tokenstore.KindUser:
-		k.users[e.entry.ID] = userState{epoch: e.entry.Epoch, except: e.entry.Except, nonce: e.nonce, mark: k.head}
+		k.users[e.entry.ID] = userState{epoch: e.entry.Epoch, except: e.entry.Except, nonce: e.nonce}
 	}
 }
 
@@ -392,7 +388,7 @@ func (s *server) revoke(sid tokenstore.ID, access time.Duration) *answer {
 	s.openHead(access)
 	if d, ok := s.space.denied[sid]; ok && s.time() < d.expires {
 		s.write(effect{kind: wroteTouch, sid: sid, expires: s.time() + s.space.longest + simPad})
-		return s.revocation(d.mark)
+		return s.revocation(s.space.head)
 	}
 	return s.revocation(s.log(tokenstore.Entry{Kind: tokenstore.KindSession, ID: sid}, 0))
 }
@@ -403,7 +399,7 @@ func (s *server) revokeUser(uid, except tokenstore.ID, nonce uint64, access time
 	u := s.space.users[uid]
 	if u.nonce == nonce {
 		s.write(effect{kind: wroteTouch})
-		a := s.revocation(u.mark)
+		a := s.revocation(s.space.head)
 		a.epoch = u.epoch
 		return a
 	}

@@ -22,7 +22,7 @@ const (
 	EventRefreshRefused  Event = "refresh_refused"  // reason: invalid, expired, revoked, superseded, foreign, key
 	EventLogout          Event = "logout"
 	EventLogoutAll       Event = "logout_all"
-	EventSessionEnded    Event = "session_ended" // by its user, from another session
+	EventSessionEnded    Event = "session_ended" // by its user, from another session; reason limit: by a login, there were too many
 	EventPasswordChanged Event = "password_changed"
 	EventPasswordRefused Event = "password_refused"
 	EventCrossSite       Event = "cross_site_refused"

@@ -80,6 +80,8 @@ type setup struct {
 	memoryKiB uint32 // of a password hash; 0 is 64
 	noKey     bool   // nobody has made a signing key yet
 	refetch   func(context.Context) error
+	// sessions is how many a user may have; 0 is any number.
+	sessions int
 	// statusLists publishes them, to be kept for 30 s.
 	statusLists bool
 	// dependencies, if set, has the last word on what a replica is made of.
@@ -195,7 +197,7 @@ func (f *fleet) replica(s setup, redisURL string) *replica {
 
 	metrics := handlers.NewMetrics("test", "go", f.hasher.Depth)
 	r.store, err = tokenstore.New(rdb, tokenstore.Options{
-		Shards: shards, Lifetimes: f.life, Timeout: 3 * timeout, Observe: metrics.StoreCall, StatusLists: s.statusLists,
+		Shards: shards, Lifetimes: f.life, Timeout: 3 * timeout, Observe: metrics.StoreCall, SessionsPerUser: s.sessions, StatusLists: s.statusLists,
 	})
 	f.check(err)
 	f.check(r.store.Open(f.Context()))

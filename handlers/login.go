@@ -257,6 +257,9 @@ func (a *api) openSession(c *gin.Context, found tokenstore.Lookup, client tokens
 		Subject: account.Subject, Username: account.Username, Scope: scope, Claims: account.Claims, ClientID: m.grant.ClientID,
 		Device: device(c.Request.UserAgent()), Address: c.ClientIP(), ReadAt: found.ReadAt, JKT: jkt,
 	})
+	for _, ended := range m.grant.Ended {
+		a.note(c, EventSessionEnded, slog.String("sub", account.Subject), slog.String("sid", ended.String()), slog.String("reason", "limit"))
+	}
 	return token, m, err
 }
 

@@ -1,6 +1,7 @@
 package handlers
 
 import (
+	"cmp"
 	"errors"
 	"maps"
 	"regexp"
@@ -62,7 +63,7 @@ func NewMetrics(version, goVersion string, queue func() int) *Metrics {
 		}, []string{"operation", "outcome"}),
 		logins:    counter("latchkey_logins_total", "Password logins by outcome: ok, failed, throttled.", "outcome"),
 		refreshes: counter("latchkey_refreshes_total", "Refreshes by outcome: rotated, same, reuse, rollback, invalid, expired, revoked, superseded, foreign, key.", "outcome"),
-		logouts:   counter("latchkey_logouts_total", "Logouts by kind: session, all, other.", "kind"),
+		logouts:   counter("latchkey_logouts_total", "Ended sessions by kind: session, all, other (by its user, from another session), limit (by a login, there were too many).", "kind"),
 		events:    counter("latchkey_security_events_total", "Security events, as in the log.", "event"),
 		confirms: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "latchkey_confirmation_duration_seconds", Help: "How long it took until no replica accepted what was revoked, by outcome (ok, unavailable).",
@@ -330,6 +331,6 @@ func (m *Metrics) event(e Event, reason string) {
 	case EventLogoutAll:
 		m.logouts.WithLabelValues("all").Inc()
 	case EventSessionEnded:
-		m.logouts.WithLabelValues("other").Inc()
+		m.logouts.WithLabelValues(cmp.Or(reason, "other")).Inc()
 	}
 }

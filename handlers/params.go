@@ -124,3 +124,14 @@ func (p params) flag(name string) (bool, error) {
 	}
 	return false, badRequest("%s is neither true nor false", name)
 }
+
+// queryParam reads a parameter of the URL that is no secret; absent is "".
+func queryParam(c *gin.Context, name string) (string, error) {
+	switch values := c.QueryArray(name); len(values) {
+	case 0:
+		return "", nil
+	case 1:
+		return values[0], nil
+	}
+	return "", badRequest("A parameter was sent twice")
+}

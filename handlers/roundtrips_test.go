@@ -22,6 +22,7 @@ func TestRoundTrips(t *testing.T) {
 		s := f.login(0)
 		f.post(0, "/auth/token", fail)
 		f.get(0, "/users/me", bearer(s.access))
+		f.get(0, "/auth/sessions", bearer(s.access))
 		s = f.refresh(0, s)
 		f.post(0, "/auth/logout-all", bearer(s.access))
 		f.post(0, "/auth/logout", bearer(s.access))

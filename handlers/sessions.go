@@ -4,6 +4,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
+	"strconv"
 	"time"
 
 	"github.com/gin-gonic/gin"
@@ -23,13 +24,30 @@ type sessionResponse struct {
 	Current   bool      `json:"current"`
 }
 
+// sessionsResponse is one page of them.
+type sessionsResponse struct {
+	Sessions []sessionResponse `json:"sessions"`
+	Next     string            `json:"next,omitempty"` // the parameter after of the next page
+}
+
 // listSessions is GET /auth/sessions.
 func (a *api) listSessions(c *gin.Context) error {
+	after, err := queryParam(c, "after")
+	if err != nil {
+		return err
+	}
+	limit, err := pageLimit(c)
+	if err != nil {
+		return err
+	}
 	caller, err := a.caller(c)
 	if err != nil {
 		return err
 	}
-	list, err := a.Store.Sessions(c.Request.Context(), caller.uid)
+	list, next, err := a.Store.Sessions(c.Request.Context(), caller.uid, after, limit)
+	if errors.Is(err, tokenstore.ErrCursor) {
+		return badRequest("after is the next of the page before")
+	}
 	if err != nil {
 		return err
 	}
@@ -40,8 +58,21 @@ func (a *api) listSessions(c *gin.Context) error {
 			Device: s.Device, Address: s.Address, ClientID: s.ClientID, Current: s.SID == caller.sid,
 		}
 	}
-	c.JSON(http.StatusOK, gin.H{"sessions": answer})
+	c.JSON(http.StatusOK, sessionsResponse{Sessions: answer, Next: next})
 	return nil
+}
+
+// pageLimit is how many sessions the caller wants to see at once.
+func pageLimit(c *gin.Context) (int, error) {
+	text, err := queryParam(c, "limit")
+	if err != nil || text == "" {
+		return tokenstore.MaxSessionPage, err
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil || n < 1 || n > tokenstore.MaxSessionPage {
+		return 0, badRequest("limit is a number from 1 to %d", tokenstore.MaxSessionPage)
+	}
+	return n, nil
 }
 
 // endSession is DELETE /auth/sessions/{sid}: 204, or 404 if the caller has no

@@ -15,17 +15,17 @@
 // again. Absence is never reported as unavailability, nor the reverse.
 //
 //   - Login makes one session. Asked again with the same ids it makes the same
-//     session. It refuses with [ErrSuperseded] when the user's credentials were
+//     session. It ends those that are more than [Options.SessionsPerUser] now. It refuses with [ErrSuperseded] when the user's credentials were
 //     changed after the caller read them.
 //   - Rotate makes the successor the current refresh token. The parent of the
 //     current token yields the same successor for the grace period and changes
 //     nothing. Anything older, or with a wrong secret, ends the session.
 //   - Revoke deletes the refresh key, denies the session's access tokens until
 //     the last of them has expired, and appends one log entry. Asked again it
-//     returns the same sequence number.
+//     appends none and returns the head of the log, which comes after that entry.
 //   - RevokeUser ends all sessions of a user by raising the user's epoch, in one
 //     write however many there are; with status lists, one more for each that got an
-//     access token within its lifetime. One session may be excepted.
+//     access token within its lifetime, at most twice as many as a user may have. One session may be excepted.
 //   - DenyKey denies every token that a signing key has signed, for ever, on every
 //     shard. The signing keys themselves change by SyncSigningKeys, OfferSigningKey
 //     and RevokeSigningKey: a key is published for a while before it signs, and is

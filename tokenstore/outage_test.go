@@ -33,7 +33,7 @@ func operations(s *family) map[string]func() error {
 		"verify":      func() error { return s.verify(0) },
 		"lookup":      func() error { _, err := s.f.Lookup(ctx, attempt("alice", "192.0.2.1")); return err },
 		"failed":      func() error { return s.f.Failed(ctx, attempt("alice", "192.0.2.1")) },
-		"sessions":    func() error { _, err := s.f.Sessions(ctx, s.uid); return err },
+		"sessions":    func() error { _, _, err := s.f.Sessions(ctx, s.uid, "", 100); return err },
 		"session":     func() error { _, err := s.f.Session(ctx, s.sid); return err },
 		"keys":        func() error { _, err := s.f.SigningKeys(ctx); return err },
 		"keys_sync":   func() error { _, err := s.f.SyncSigningKeys(ctx, keySettings()); return err },

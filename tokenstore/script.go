@@ -32,7 +32,7 @@ type scripts struct {
 	probe                                       *script
 	clientCreate, clientRotate, clientCheck     *script
 	peek, firstUse                              *script
-	statusView                                  *script
+	statusView, sessionPage                     *script
 }
 
 // loadScripts reads the embedded files. Each script is its own file; the parts
@@ -78,6 +78,7 @@ func loadScripts() (scripts, error) {
 		peek:          load("peek", "head"),
 		firstUse:      load("first_use", "head"),
 		statusView:    load("status_view", "head"),
+		sessionPage:   load("session_page", "head"),
 	}
 	sc.rotate.hot, sc.verify.hot = true, true
 	return sc, errors.Join(errs...)

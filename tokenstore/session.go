@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -73,9 +76,13 @@ type Grant struct {
 	// Same is set when the shown token was the parent of the current one within
 	// the grace: nothing changed.
 	Same bool
+	// Ended are the user's sessions that a login has ended because there were too many.
+	Ended []ID
 }
 
-// Login makes a session. Errors: [ErrSuperseded], [ErrUnavailable].
+// Login makes a session. If the user has more than [Options.SessionsPerUser] then, it
+// ends those that would expire first, four at most, in a second round trip. Should that
+// not succeed, a later login ends them. Errors: [ErrSuperseded], [ErrUnavailable].
 func (s *Store) Login(ctx context.Context, n NewSession) (Grant, error) {
 	if !s.together(n.SID, n.UID) {
 		return Grant{}, errNotTogether
@@ -96,7 +103,7 @@ func (s *Store) Login(ctx context.Context, n NewSession) (Grant, error) {
 	r, err := s.run(ctx, s.scripts.login, keys,
 		epoch, n.SID.String(), n.Hash[:], n.Subject, username, n.Scope, n.ClientID, n.Device, n.Address,
 		milliseconds(s.life.Refresh), milliseconds(s.life.Session), milliseconds(s.life.Access), milliseconds(skewPad),
-		n.ReadAt.UnixMilli(), n.Claims, n.JKT)
+		n.ReadAt.UnixMilli(), n.Claims, n.JKT, s.perUser)
 	if err != nil {
 		return Grant{}, err
 	}
@@ -109,8 +116,29 @@ func (s *Store) Login(ctx context.Context, n NewSession) (Grant, error) {
 		Now: now, RefreshExpiry: r.time(2), AuthTime: now,
 		UserEpoch: uint64(r.int(3)), LogEpoch: r.string(4), //nolint:gosec // an epoch counts up from 0
 		Subject: n.Subject, Username: n.Username, Scope: n.Scope, ClientID: n.ClientID,
-		Claims: n.Claims, JKT: n.JKT, Place: r.place(5, 4),
+		Claims: n.Claims, JKT: n.JKT, Place: r.place(5, 4), Ended: s.endSurplus(ctx, n.UID, r.ids(6)),
 	}, nil
+}
+
+// endSurplus ends sessions of a user and returns them, or none if they may not have
+// ended. Nobody is told that they have, so it waits neither for replicas of Redis nor for
+// followers.
+func (s *Store) endSurplus(ctx context.Context, uid ID, sids []ID) []ID {
+	calls := make([]call, 0, len(sids))
+	for _, sid := range sids {
+		c, err := s.revokeCall(SessionEnd{SID: sid, UID: uid})
+		if err != nil {
+			return nil
+		}
+		calls = append(calls, c)
+	}
+	if len(calls) == 0 {
+		return nil
+	}
+	if _, err := s.runAll(ctx, calls, 0); err != nil {
+		return nil
+	}
+	return sids
 }
 
 // Rotation is one refresh token shown, and the one that would follow it.
@@ -212,7 +240,7 @@ func (s *Store) Rotate(ctx context.Context, t Rotation) (Grant, Revocation, erro
 	}
 }
 
-// endFamily returns the revocation that a rotation made, and first makes sure
+// endFamily returns the revocation that a rotation made or found, and first makes sure
 // of it where replicas have to have it.
 func (s *Store) endFamily(ctx context.Context, t Rotation, r reply, why error) (Grant, Revocation, error) {
 	if s.waitReplicas == 0 {
@@ -225,11 +253,11 @@ func (s *Store) endFamily(ctx context.Context, t Rotation, r reply, why error) (
 	return Grant{}, rev, why
 }
 
-// Revocation names one entry of a shard's log, and the followers that have to
-// apply it before every replica is known to refuse what it revokes.
+// Revocation is a place in a shard's log, and the followers that have to apply the
+// log up to it before every replica is known to refuse what was revoked.
 type Revocation struct {
 	Shard   int
-	Mark    Mark
+	Mark    Mark     // of its entry; of the head if it was asked for again
 	Members []Member // as the revoking script saw them; none: nobody follows
 	Server  Server   // that has them
 }
@@ -266,21 +294,11 @@ func (s *Store) Revoke(ctx context.Context, e SessionEnd) (Revocation, error) {
 	if !s.together(e.SID, e.UID) || (!e.Expires.IsZero() && !s.together(e.SID, e.JTI)) {
 		return Revocation{}, ErrNoSession
 	}
-	epoch, err := s.freshEpoch()
+	c, err := s.revokeCall(e)
 	if err != nil {
 		return Revocation{}, err
 	}
-	shard := e.SID[0]
-	keys := []string{s.rtKey(e.SID), s.userKey(e.UID), s.denyKey(e.SID), s.headKey(shard), s.logKey(shard), s.membersKey(shard), s.invalidKey(shard), s.livingKey(e.UID)}
-	args := []any{epoch, e.SID.String(), milliseconds(s.life.Access), milliseconds(skewPad), e.Owner, "", "", e.Place.String()}
-	if e.IssuedTo != nil {
-		args[5], args[6] = "1", *e.IssuedTo
-	}
-	if !e.Expires.IsZero() {
-		keys = append(keys, s.denyKey(e.JTI))
-		args = append(args, e.Expires.UnixMilli())
-	}
-	r, err := s.runDurably(ctx, s.scripts.revoke, keys, args...)
+	r, err := s.runDurably(ctx, c.script, c.keys, c.args...)
 	if err != nil {
 		return Revocation{}, err
 	}
@@ -292,6 +310,24 @@ func (s *Store) Revoke(ctx context.Context, e SessionEnd) (Revocation, error) {
 		return Revocation{}, ErrForeign
 	}
 	return r.revocation(e.SID), nil
+}
+
+func (s *Store) revokeCall(e SessionEnd) (call, error) {
+	epoch, err := s.freshEpoch()
+	if err != nil {
+		return call{}, err
+	}
+	shard := e.SID[0]
+	keys := []string{s.rtKey(e.SID), s.userKey(e.UID), s.denyKey(e.SID), s.headKey(shard), s.logKey(shard), s.membersKey(shard), s.invalidKey(shard), s.livingKey(e.UID)}
+	args := []any{epoch, e.SID.String(), milliseconds(s.life.Access), milliseconds(skewPad), e.Owner, "", "", e.Place.String()}
+	if e.IssuedTo != nil {
+		args[5], args[6] = "1", *e.IssuedTo
+	}
+	if !e.Expires.IsZero() {
+		keys = append(keys, s.denyKey(e.JTI))
+		args = append(args, e.Expires.UnixMilli())
+	}
+	return call{script: s.scripts.revoke, keys: keys, args: args}, nil
 }
 
 // UserEnd names the user whose sessions end.
@@ -367,7 +403,7 @@ func sessionFields() []string {
 
 // Session reads one session. Errors: [ErrNoSession], [ErrUnavailable].
 func (s *Store) Session(ctx context.Context, sid ID) (Session, error) {
-	list, err := s.readSessions(ctx, []redis.Z{{Member: sid.String()}}, 0, "")
+	list, err := s.readSessions(ctx, []ID{sid}, 0, "")
 	if err != nil {
 		return Session{}, err
 	}
@@ -377,54 +413,71 @@ func (s *Store) Session(ctx context.Context, sid ID) (Session, error) {
 	return list[0], nil
 }
 
-// maxSessions is how many sessions Sessions returns at most.
-const maxSessions = 1000
+// MaxSessionPage is how many sessions [Store.Sessions] returns at most.
+const MaxSessionPage = 100
 
-// Sessions lists a user's live sessions, those that expire last first, at most
-// 1000. It reads in two round trips and is no decision: a session may end
-// before the caller sees it.
-func (s *Store) Sessions(ctx context.Context, uid ID) ([]Session, error) {
-	ctx, cancel := context.WithTimeout(ctx, s.timeout)
-	defer cancel()
-	start := time.Now()
-	pipe := s.rdb.Pipeline()
-	members := pipe.ZRevRangeWithScores(ctx, s.userKey(uid), 0, maxSessions-1)
-	user := pipe.HMGet(ctx, s.epochKey(uid), "e", "x")
-	_, err := pipe.Exec(ctx)
-	err = unavailable("sessions", err)
-	s.observe("sessions", time.Since(start), err)
+// ErrCursor says that a cursor is none that [Store.Sessions] returned.
+var ErrCursor = errors.New("not a cursor of a list of sessions")
+
+// Sessions lists a user's live sessions, those that expire last first: at most limit of
+// them, 1 to [MaxSessionPage]. It begins after the cursor, "" for the beginning, and
+// returns the cursor to go on from, "" at the end. There may be more to come after a page
+// of less than limit, or of none.
+//
+// It reads in two round trips and is no decision: a session may end before the caller
+// sees it, and one that is refreshed between two pages moves to the front. Errors:
+// [ErrCursor], [ErrUnavailable].
+func (s *Store) Sessions(ctx context.Context, uid ID, cursor string, limit int) (list []Session, next string, err error) {
+	limit = max(1, min(limit, MaxSessionPage))
+	score, after, _ := strings.Cut(cursor, ".")
+	if cursor != "" {
+		sid, err := ParseID(after)
+		if _, err2 := strconv.ParseUint(score, 10, 63); err != nil || err2 != nil || !s.together(uid, sid) {
+			return nil, "", ErrCursor
+		}
+	}
+	// One more than is wanted tells whether there are more.
+	r, err := s.run(ctx, s.scripts.sessionPage, []string{s.userKey(uid), s.epochKey(uid)}, limit+1, after, score)
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
-	u := reply(user.Val())
-	return s.readSessions(ctx, members.Val(), u.int(0), u.string(1))
-}
-
-// readSessions reads the refresh keys that members name, leaving out those that
-// are gone, or of an epoch before the user's.
-func (s *Store) readSessions(ctx context.Context, members []redis.Z, epoch int64, except string) ([]Session, error) {
-	if len(members) == 0 {
-		return nil, nil
-	}
-	ctx, cancel := context.WithTimeout(ctx, s.timeout)
-	defer cancel()
-	start := time.Now()
-	pipe := s.rdb.Pipeline()
-	sids := make([]ID, 0, len(members))
-	hashes := make([]*redis.SliceCmd, 0, len(members))
-	ttls := make([]*redis.DurationCmd, 0, len(members))
-	for _, m := range members {
-		text, _ := m.Member.(string)
-		sid, err := ParseID(text)
-		if err != nil || !s.together(sid) {
-			continue
+	s.observeTime(r.time(0))
+	members, _ := r[3].([]any)
+	sids := make([]ID, 0, limit)
+	for i := 0; i+1 < len(members); i += 2 {
+		if len(sids) == limit {
+			next = reply(members).string(i-1) + "." + reply(members).string(i-2)
+			break
+		}
+		sid, err := ParseID(reply(members).string(i))
+		if err != nil {
+			return nil, "", fmt.Errorf("%w: session_page: %w", ErrUnavailable, err)
 		}
 		sids = append(sids, sid)
-		hashes = append(hashes, pipe.HMGet(ctx, s.rtKey(sid), sessionFields()...))
-		ttls = append(ttls, pipe.PTTL(ctx, s.rtKey(sid)))
 	}
+	list, err = s.readSessions(ctx, sids, r.int(1), r.string(2))
+	if err != nil {
+		return nil, "", err
+	}
+	return list, next, nil
+}
+
+// readSessions reads the refresh keys of sessions, leaving out those that are gone, or of
+// an epoch before the user's.
+func (s *Store) readSessions(ctx context.Context, sids []ID, epoch int64, except string) ([]Session, error) {
+	sids = slices.DeleteFunc(sids, func(sid ID) bool { return !s.together(sid) })
 	if len(sids) == 0 {
 		return nil, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, s.timeout)
+	defer cancel()
+	start := time.Now()
+	pipe := s.rdb.Pipeline()
+	hashes := make([]*redis.SliceCmd, 0, len(sids))
+	ttls := make([]*redis.DurationCmd, 0, len(sids))
+	for _, sid := range sids {
+		hashes = append(hashes, pipe.HMGet(ctx, s.rtKey(sid), sessionFields()...))
+		ttls = append(ttls, pipe.PTTL(ctx, s.rtKey(sid)))
 	}
 	_, err := pipe.Exec(ctx)
 	err = unavailable("session", err)

@@ -48,6 +48,9 @@ type Options struct {
 	// WaitReplicas is how many replicas of Redis must have a revocation before it
 	// counts: WAIT on the same connection. 0 waits for none.
 	WaitReplicas int
+	// SessionsPerUser is how many sessions a user may have: one login more ends the one
+	// that would expire first. 0 means any number.
+	SessionsPerUser int
 	// StatusLists gives sessions and clients' own tokens places in status lists. That
 	// they show what is revoked does not depend on it.
 	StatusLists bool
@@ -70,6 +73,7 @@ type Store struct {
 	life         Lifetimes
 	timeout      time.Duration
 	waitReplicas int
+	perUser      int // sessions; 0: any number
 	statusLists  bool
 	observe      func(string, time.Duration, error)
 	trace        func(context.Context, string) (context.Context, func(error))
@@ -113,7 +117,7 @@ func New(rdb redis.UniversalClient, o Options) (*Store, error) {
 	}
 	s := &Store{
 		rdb: rdb, batches: batches, shards: o.Shards, life: o.Lifetimes, timeout: o.Timeout,
-		waitReplicas: o.WaitReplicas, statusLists: o.StatusLists, observe: o.Observe, trace: o.Trace, rand: o.Rand, scripts: sc,
+		waitReplicas: o.WaitReplicas, perUser: o.SessionsPerUser, statusLists: o.StatusLists, observe: o.Observe, trace: o.Trace, rand: o.Rand, scripts: sc,
 	}
 	for i := range o.Shards {
 		s.prefix = append(s.prefix, "lk:{"+strconv.Itoa(i)+"}:")

@@ -44,7 +44,8 @@ URLs are those of replicas or of a balancer, such as https://auth.example.com. U
 made for this come from a file, --users, or from standard input if that is -: one on a
 line, username:password, where the first colon ends the username. Each logs in once, or
 in turn as often as --sessions says. With --username instead, all sessions are of that
-one account, whose password is asked for, or read from standard input.
+one account, whose password is asked for, or read from standard input. A user who gets
+more than LATCHKEY_SESSIONS_PER_USER (100) loses the first ones while they are in use.
 
 Without a URL, three replicas are started on an embedded Redis, which is slower than a
 real one, and as many users are made as there are sessions.

@@ -255,11 +255,12 @@ func openStore(cfg *config.Config, observe storeObserver) (redis.UniversalClient
 		Lifetimes: tokenstore.Lifetimes{
 			Access: cfg.AccessTTL, Refresh: cfg.RefreshTTL, Session: cfg.SessionMax, Grace: cfg.RefreshGrace,
 		},
-		Timeout:      3 * cfg.RedisTimeout,
-		WaitReplicas: cfg.RevokeWaitReplicas,
-		StatusLists:  cfg.StatusList,
-		Observe:      observe.call,
-		Trace:        observe.trace,
+		Timeout:         3 * cfg.RedisTimeout,
+		WaitReplicas:    cfg.RevokeWaitReplicas,
+		SessionsPerUser: cfg.SessionsPerUser,
+		StatusLists:     cfg.StatusList,
+		Observe:         observe.call,
+		Trace:           observe.trace,
 	})
 	if err != nil {
 		return nil, nil, errors.Join(err, rdb.Close())

@@ -21,8 +21,8 @@ func newSessionList() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "list USER",
 		Short: "List a user's sessions",
-		Long: `List a user's sessions, those that expire last first, at most 1000. Times are UTC. A
-session expires at the time shown unless it is refreshed before.`,
+		Long: `List a user's sessions, those that expire last first. Times are UTC. A session expires
+at the time shown unless it is refreshed before.`,
 		Args: oneUsername(nil),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return operate(cmd, func(ctx context.Context, op operator) error {
@@ -30,7 +30,7 @@ session expires at the time shown unless it is refreshed before.`,
 				if err != nil {
 					return err
 				}
-				list, err := op.Sessions(ctx, op.UserID(account.Subject))
+				list, err := op.allSessions(ctx, account)
 				if err != nil {
 					return err
 				}
@@ -43,6 +43,22 @@ session expires at the time shown unless it is refreshed before.`,
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "write a JSON array")
 	return cmd
+}
+
+// allSessions reads the list of a user's sessions page by page. One that is refreshed
+// meanwhile is shown once, or not at all.
+func (op operator) allSessions(ctx context.Context, a tokenstore.Account) ([]tokenstore.Session, error) {
+	var all []tokenstore.Session
+	for cursor := ""; ; {
+		page, next, err := op.Sessions(ctx, op.UserID(a.Subject), cursor, tokenstore.MaxSessionPage)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, page...)
+		if cursor = next; cursor == "" {
+			return all, nil
+		}
+	}
 }
 
 // sessionView has the names of GET /auth/sessions.

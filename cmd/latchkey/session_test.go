@@ -51,6 +51,31 @@ func TestSessionList(t *testing.T) {
 	}
 }
 
+// A list that takes more than one request is shown whole.
+func TestSessionListOfManyPages(t *testing.T) {
+	c := newConsole(t)
+	c.add("alice")
+	want := map[string]bool{}
+	for range 205 {
+		o, err := c.begin("alice")()
+		if err != nil {
+			t.Fatal(err)
+		}
+		want[o.access.SID.String()] = true
+	}
+	var list []sessionView
+	if err := json.Unmarshal([]byte(c.works("", "session", "list", "alice", "--json")), &list); err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]bool{}
+	for _, s := range list {
+		got[s.ID] = true
+	}
+	if diff := cmp.Diff(want, got); diff != "" || len(list) != 205 {
+		t.Errorf("%d sessions are listed, want 205 (-want +got):\n%s", len(list), diff)
+	}
+}
+
 func TestSessionRevokeOne(t *testing.T) {
 	c := newConsole(t)
 	c.add("alice", "--sub", "u-1")

@@ -164,8 +164,8 @@ func post(path, token string, form url.Values) string {
 		"Content-Type: application/x-www-form-urlencoded\r\nContent-Length: " + strconv.Itoa(len(body)) + "\r\n\r\n" + body
 }
 
-func loginRequest() string {
-	return post("/auth/token", "", url.Values{"username": {user}, "password": {password}, "refresh_delivery": {"body"}})
+func loginRequest(username string) string {
+	return post("/auth/token", "", url.Values{"username": {username}, "password": {password}, "refresh_delivery": {"body"}})
 }
 
 // session is what a login or a refresh answers.
@@ -191,7 +191,7 @@ func (s session) refresh() string {
 func (c *client) login(t testing.TB) session {
 	t.Helper()
 	for deadline := time.Now().Add(time.Minute); ; {
-		a, err := c.ask(loginRequest())
+		a, err := c.ask(loginRequest(user))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -220,7 +220,7 @@ func (ch *churn) session() error {
 		}
 		return a, true, nil
 	}
-	a, ok, err := ask(loginRequest(), 200)
+	a, ok, err := ask(loginRequest(crowd), 200)
 	if !ok {
 		return err
 	}

@@ -146,7 +146,7 @@ func (o *offer) recovers(unloaded time.Duration, b bounds) {
 	begun := time.Now()
 	for {
 		s := o.run(250*time.Millisecond, 300, func(int) kind { return verify })[verify]
-		logged, err := o.client.ask(loginRequest())
+		logged, err := o.client.ask(loginRequest(crowd))
 		took := time.Since(begun)
 		if err == nil && logged.status == 200 && s.quantile(.99) <= max(2*unloaded, b.floor) {
 			o.t.Logf("as before after %v", took.Round(time.Millisecond))
@@ -244,7 +244,7 @@ func (o *offer) run(length time.Duration, rate float64, next func(int) kind) [ki
 }
 
 func (o *offer) one(k kind, s *seen) {
-	request, wanted := loginRequest(), 200
+	request, wanted := loginRequest(crowd), 200
 	var mine session
 	switch k {
 	case verify:
@@ -286,7 +286,7 @@ func (o *offer) capacity(length time.Duration) float64 {
 	for range 4 {
 		wg.Go(func() {
 			for ctx.Err() == nil {
-				if a, err := o.client.ask(loginRequest()); err == nil && a.status == 200 {
+				if a, err := o.client.ask(loginRequest(crowd)); err == nil && a.status == 200 {
 					done.Add(1)
 				}
 			}

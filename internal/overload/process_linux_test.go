@@ -22,17 +22,20 @@ import (
 const (
 	password = "correct horse battery staple"
 	user     = "alice"
+	// crowd logs in without end, so that its sessions end by its own logins.
+	crowd = "bob"
 	// streaming is the token of GET /revocations.
 	streaming = "overload-test-revocations-token-of-32-bytes-and-more"
 )
 
-// start starts one replica with a user, and returns it with its folder's program.
+// start starts one replica with two users, and returns it with its folder's program.
 func start(t *testing.T, redisURL string, settings ...string) *stacktest.Replica {
 	t.Helper()
 	f := stacktest.NewFleet(t, stacktest.Build(t, "../.."), 1, redisURL, append([]string{
 		"LATCHKEY_PPROF=true", "LATCHKEY_LOG_LEVEL=warn", "LATCHKEY_REVOCATIONS_TOKEN=" + streaming,
 	}, settings...)...)
 	f.Command(t, password+"\n", "user", "add", user)
+	f.Command(t, password+"\n", "user", "add", crowd)
 	return f.Replicas[0]
 }
 

@@ -43,9 +43,18 @@ local function outlive(key, now, at)
   end
 end
 
--- listed_until is how long a session that ends at expiry stays in its user's
--- list: an eighth of its idle time longer than need be, so that few of its
--- refreshes have to move it.
+-- drop_expired removes members of a zset whose score, a time, has passed: up to a hundred
+-- at a call, so that no call pays for all of them.
+local function drop_expired(key, now)
+  local old = redis.call('ZRANGEBYSCORE', key, '-inf', now, 'LIMIT', 0, 100)
+  if #old > 0 then
+    redis.call('ZREM', key, unpack(old))
+  end
+end
+
+-- listed_until is how long a session that ends at expiry stays in its user's list: an
+-- eighth of its idle time longer than need be, one hour at most, so that few of its
+-- refreshes have to move it. The list's order is that of last use to the hour.
 local function listed_until(expiry, idle, abs)
-  return math.min(expiry + math.floor(idle / 8), abs)
+  return math.min(expiry + math.min(math.floor(idle / 8), 3600000), abs)
 end

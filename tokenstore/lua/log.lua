@@ -41,3 +41,12 @@ local function append_log(head, log, now, keep, kind, id, epoch, except)
   redis.call('PEXPIRE', log, keep)
   return seq, chain
 end
+
+-- head_mark returns seq and chain of the last entry. A revocation that is asked for
+-- again is answered with it: it was logged before, in this history, so whoever has
+-- applied the log up to this mark has applied its entry too. The mark of its own entry
+-- would do as well, but could only be confirmed by reading the log from there on.
+local function head_mark(head)
+  local m = redis.call('HMGET', head, 'seq', 'chain')
+  return tonumber(m[1]), m[2]
+end

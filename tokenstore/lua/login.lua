@@ -9,13 +9,35 @@
 --      14 time (ms) at which the credentials were read
 --      15 claims of the account
 --      16 thumbprint of the key that the tokens are bound to, or ''
+--      17 how many sessions the user may have, or 0 for any number
 -- With KEYS 6 the session gets a place in a status list.
--- Returns {0, now, refresh expiry, user epoch, log epoch, [place]}
+-- Returns {0, now, refresh expiry, user epoch, log epoch, place or 0, surplus}
+--           surplus are sids of the user's sessions that are too many now: the caller
+--           ends them
 --         {1}: the credentials were changed or disabled after they were read
 --
 -- Sent twice it writes the same session twice.
 local now = now_ms()
 local h = open_head(KEYS[4], KEYS[5], ARGV[1], now)
+
+-- surplus returns what of a user's sessions is too many: all that expire before the last
+-- ones that the limit allows. A login gets the four next to those at most, so that it
+-- stays cheap after the limit was lowered; the one that it has itself made too many is
+-- among them. So logins at one moment each get another, and later ones the rest.
+local function surplus(list, limit, sid, now)
+  local sids = {}
+  local expired = redis.call('ZCOUNT', list, '-inf', now)
+  local over = redis.call('ZCARD', list) - expired - limit
+  if limit > 0 and over > 0 then
+    local most = math.min(over, 4)
+    for _, other in ipairs(redis.call('ZRANGE', list, expired + over - most, expired + over)) do
+      if other ~= sid and #sids < most then
+        sids[#sids + 1] = other
+      end
+    end
+  end
+  return sids
+end
 
 local ue = redis.call('HMGET', KEYS[3], 'e', 'c')
 if ue[2] and tonumber(ARGV[14]) <= tonumber(ue[2]) then
@@ -39,7 +61,7 @@ end
 redis.call('HSET', KEYS[1], unpack(f))
 redis.call('PEXPIREAT', KEYS[1], expiry)
 
-redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now)
+drop_expired(KEYS[2], now)
 redis.call('ZADD', KEYS[2], listed, ARGV[2])
 outlive(KEYS[2], now, listed)
 
@@ -49,5 +71,5 @@ if ue[1] then
   outlive(KEYS[3], now, all_dead)
 end
 outlive(KEYS[4], now, all_dead)
-local place = KEYS[6] and status_lists().place_of_session(KEYS[1], KEYS[6], KEYS[4], h, ARGV[2], now, pad) or nil
-return {0, now, expiry, epoch, h[1], place}
+local place = KEYS[6] and status_lists().place_of_session(KEYS[1], KEYS[6], KEYS[4], h, ARGV[2], now, pad) or 0
+return {0, now, expiry, epoch, h[1], place, surplus(KEYS[2], tonumber(ARGV[17]), ARGV[2], now)}

@@ -21,12 +21,12 @@ end
 if known > 0 and u[2] ~= except then
   epoch, except = epoch + 1, ''
 end
-redis.call('DEL', KEYS[2])
+redis.call('UNLINK', KEYS[2])
 stretch(KEYS[3], h, tonumber(ARGV[6]), tonumber(ARGV[5]))
 local pad = tonumber(ARGV[7])
 local keep = h[2] + pad
-local seq, chain = append_log(KEYS[3], KEYS[4], now, keep, 'user', ARGV[2], epoch, except)
-redis.call('HSET', KEYS[1], 'e', epoch, 'x', except, 's', string.format('%.0f:%s', seq, chain))
+append_log(KEYS[3], KEYS[4], now, keep, 'user', ARGV[2], epoch, except)
+redis.call('HSET', KEYS[1], 'e', epoch, 'x', except)
 outlive(KEYS[1], now, now + h[3] + h[2] + pad)
 if h[4] then
   status_lists().mark_user(KEYS[5], KEYS[6], h, except, now)

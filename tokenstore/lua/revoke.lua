@@ -9,21 +9,23 @@
 --      7 that client, as issued_to takes it
 --      8 the place that an access token names which was shown, or ''
 --      9 expiry (ms) of the access token jti, if KEYS 9 is given
--- Returns {0, now, seq, chain, members, epoch, primary_id}: revoked; seq and chain
---           name its log entry, the same when asked again; members is the table of
+-- Returns {0, now, seq, chain, members, epoch, primary_id}: revoked; whoever has applied
+--           the log up to seq and chain has applied it. They name its own entry, or
+--           when it is asked for again the head of the log; members is the table of
 --           followers, of this primary and history
 --         {1, now}: that user has no such session
 --         {2, now}: it is another client's
+--
+-- deny:<sid> and deny:<jti> hold the uid.
 local now = now_ms()
 local h = open_head(KEYS[4], KEYS[5], ARGV[1], now)
 
 local uid = string.match(KEYS[2], '([^:]+)$')
-local entry = redis.call('GET', KEYS[3])
+local denied = redis.call('GET', KEYS[3])
 if ARGV[5] ~= '' then
   -- A session that is over has no sub any more; its denial tells whose it was.
   local sub = redis.call('HGET', KEYS[1], 'sub')
-  local was = entry and string.match(entry, '([^:]*)$')
-  if sub ~= ARGV[5] and (sub or was ~= uid) then
+  if sub ~= ARGV[5] and (sub or denied ~= uid) then
     return {1, now}
   end
 end
@@ -37,22 +39,20 @@ end
 
 -- The DEL goes first: a Redis out of memory then lets the rest through.
 local lists = h[4] and status_lists()
-local places = lists and lists.places_of(KEYS[1], KEYS[8], h, ARGV[2], ARGV[8])
+local places = lists and lists.places_of(KEYS[1], KEYS[8], h, ARGV[2], ARGV[8], denied)
 redis.call('DEL', KEYS[1])
 redis.call('ZREM', KEYS[2], ARGV[2])
 stretch(KEYS[4], h, tonumber(ARGV[3]), 0)
 local keep = h[2] + tonumber(ARGV[4])
 
 local seq, chain
-if entry then
-  seq, chain = string.match(entry, '^(%d+):(%x*)')
-  seq = tonumber(seq)
+if denied then
   -- A write of its own: a WAIT behind it then waits for the first one too.
   redis.call('PEXPIRE', KEYS[3], keep)
+  seq, chain = head_mark(KEYS[4])
 else
   seq, chain = append_log(KEYS[4], KEYS[5], now, keep, 'sid', ARGV[2])
-  entry = string.format('%.0f:%s:%s', seq, chain, uid)
-  redis.call('SET', KEYS[3], entry, 'PX', keep)
+  redis.call('SET', KEYS[3], uid, 'PX', keep)
 end
 if lists then
   lists.mark_session(KEYS[7], KEYS[8], places, ARGV[2], now, now + keep)
@@ -60,7 +60,7 @@ end
 if KEYS[9] then
   local till = tonumber(ARGV[9]) + tonumber(ARGV[4])
   if till > now then
-    redis.call('SET', KEYS[9], entry, 'PXAT', till)
+    redis.call('SET', KEYS[9], uid, 'PXAT', till)
   end
 end
 return {0, now, seq, chain, redis.call('HGETALL', KEYS[6]), h[1], primary_id()}

@@ -5,18 +5,18 @@
 -- ARGV 1 epoch for a new head  2 id of the key  3 access ms  4 pad ms
 -- Returns {0, now, seq, chain, members, epoch, primary_id}, as revoke returns them
 --
--- The hash has a field for each key: "epoch:seq:chain" of its log entry.
+-- The hash has a field for each key: the epoch of the history whose log has its entry.
 local now = now_ms()
 local h = open_head(KEYS[2], KEYS[3], ARGV[1], now)
 stretch(KEYS[2], h, tonumber(ARGV[3]), 0)
-local epoch, seq, chain = string.match(redis.call('HGET', KEYS[1], ARGV[2]) or '', '^([^:]*):(%d+):(%x+)$')
-if epoch == h[1] then
-  seq = tonumber(seq)
+local seq, chain
+if redis.call('HGET', KEYS[1], ARGV[2]) == h[1] then
+  seq, chain = head_mark(KEYS[2])
 else
   local keep = h[2] + tonumber(ARGV[4])
   seq, chain = append_log(KEYS[2], KEYS[3], now, keep, 'key', ARGV[2])
 end
 outlive(KEYS[2], now, now + h[3] + h[2] + tonumber(ARGV[4]))
 -- A write in any case: a WAIT behind it then waits for the first one too.
-redis.call('HSET', KEYS[1], ARGV[2], string.format('%s:%.0f:%s', h[1], seq, chain))
+redis.call('HSET', KEYS[1], ARGV[2], h[1])
 return {0, now, seq, chain, redis.call('HGETALL', KEYS[4]), h[1], primary_id()}

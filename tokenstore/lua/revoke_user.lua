@@ -1,5 +1,6 @@
 -- revoke_user: ends every session of a user by one write, however many there
--- are: the user's epoch goes up, and tokens of an older epoch are dead.
+-- are: the user's epoch goes up, and tokens of an older epoch are dead. With status lists
+-- it is one more for each session that got an access token within the last lifetime.
 --
 -- KEYS 1 ue:<uid>  2 us:<uid>  3 head  4 log  5 members
 --      6 invalid  7 idx:<uid>  [8 rt:<excepted sid>]
@@ -10,18 +11,17 @@
 -- Returns {0, now, seq, chain, members, epoch, primary_id}, as revoke returns them
 --         {1, now}: the excepted session is not alive
 --
--- ue is a hash: e epoch, x excepted sid, c credentials' cut-off, n nonce,
--- s seq and chain of its log entry.
+-- ue is a hash: e epoch, x excepted sid, c credentials' cut-off, n nonce.
 -- The nonce makes a re-sent request the same request.
 local now = now_ms()
 local h = open_head(KEYS[3], KEYS[4], ARGV[1], now)
 
-local u = redis.call('HMGET', KEYS[1], 'e', 'x', 'c', 'n', 's')
+local u = redis.call('HMGET', KEYS[1], 'e', 'x', 'c', 'n')
 if u[4] == ARGV[3] then
   -- A write of its own: a WAIT behind it then waits for the first one too.
   redis.call('HSET', KEYS[1], 'n', ARGV[3])
-  local seq, chain = string.match(u[5], '^(%d+):(%x*)')
-  return {0, now, tonumber(seq), chain, redis.call('HGETALL', KEYS[5]), h[1], primary_id()}
+  local seq, chain = head_mark(KEYS[3])
+  return {0, now, seq, chain, redis.call('HGETALL', KEYS[5]), h[1], primary_id()}
 end
 local epoch = tonumber(u[1]) or 0
 
@@ -37,13 +37,13 @@ if KEYS[8] then
 end
 epoch = epoch + 1
 
-redis.call('DEL', KEYS[2])
+redis.call('UNLINK', KEYS[2])
 stretch(KEYS[3], h, tonumber(ARGV[5]), tonumber(ARGV[4]))
 local pad = tonumber(ARGV[6])
 local keep = h[2] + pad
 local seq, chain = append_log(KEYS[3], KEYS[4], now, keep, 'user', ARGV[2], epoch, except)
 local cut = math.max(tonumber(u[3]) or 0, tonumber(ARGV[7]))
-redis.call('HSET', KEYS[1], 'e', epoch, 'x', except, 'c', cut, 'n', ARGV[3], 's', string.format('%.0f:%s', seq, chain))
+redis.call('HSET', KEYS[1], 'e', epoch, 'x', except, 'c', cut, 'n', ARGV[3])
 outlive(KEYS[1], now, now + h[3] + h[2] + pad)
 outlive(KEYS[3], now, now + h[3] + h[2] + pad)
 if h[4] then

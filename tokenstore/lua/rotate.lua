@@ -39,10 +39,9 @@ local h = open_head(KEYS[5], KEYS[6], ARGV[1], now)
 
 local s = redis.call('HMGET', KEYS[1], 'gen', 'hash', 'prev', 'rot', 'abs', 'ue', 'cre', 'sub', 'user', 'scope', 'client', 'lst', 'claims', 'jkt')
 if not s[1] then
-  local entry = redis.call('GET', KEYS[4])
-  if entry then
-    local seq, chain = string.match(entry, '^(%d+):(%x*)')
-    return {3, now, tonumber(seq), chain, redis.call('HGETALL', KEYS[7]), h[1], primary_id()}
+  if redis.call('EXISTS', KEYS[4]) == 1 then
+    local seq, chain = head_mark(KEYS[5])
+    return {3, now, seq, chain, redis.call('HGETALL', KEYS[7]), h[1], primary_id()}
   end
   -- A write that changes nothing: what is missing here may be on the server that
   -- has taken this one's place. A replica refuses it, and with
@@ -113,14 +112,13 @@ end
 -- The DEL goes first: a Redis out of memory then lets the rest through, and a
 -- theft is never left unanswered for want of memory.
 local lists = h[4] and status_lists()
-local places = lists and lists.places_of(KEYS[1], KEYS[9], h, ARGV[2], '')
+local places = lists and lists.places_of(KEYS[1], KEYS[9], h, ARGV[2], '', false)
 redis.call('DEL', KEYS[1])
 redis.call('ZREM', KEYS[2], ARGV[2])
 stretch(KEYS[5], h, tonumber(ARGV[7]), 0)
 local keep = h[2] + tonumber(ARGV[9])
 local seq, chain = append_log(KEYS[5], KEYS[6], now, keep, 'sid', ARGV[2])
-local uid = string.match(KEYS[2], '([^:]+)$')
-redis.call('SET', KEYS[4], string.format('%.0f:%s:%s', seq, chain, uid), 'PX', keep)
+redis.call('SET', KEYS[4], string.match(KEYS[2], '([^:]+)$'), 'PX', keep)
 if lists then
   lists.mark_session(KEYS[8], KEYS[9], places, ARGV[2], now, now + keep)
 end
