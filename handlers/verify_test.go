@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -324,7 +325,7 @@ func TestAWebSocketFromAnotherOriginIsRefused(t *testing.T) {
 			if c.site != "" {
 				options = append(options, header("Sec-Fetch-Site", c.site))
 			}
-			cookie := append(options[:len(options):len(options)], byCookie(s.access))
+			cookie := slices.Concat(options, []option{byCookie(s.access)})
 			f.get(0, "/auth/verify", append(cookie, header("X-Forwarded-Method", "GET"))...).is(c.want)
 			f.get(0, "/auth/verify/chat", cookie...).is(c.want) // as Envoy asks over HTTP
 			f.get(0, "/auth/verify", append(options, bearer(s.access))...).is(204)
