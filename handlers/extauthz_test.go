@@ -264,6 +264,14 @@ func TestExtAuthzAccessCookie(t *testing.T) {
 	e.refused(e.check(asks("POST", with("origin", "https://evil.example"))), 403, "access_denied")
 	e.refused(e.check(asks("POST", with("origin", "https://evil.example", "x-forwarded-method", "GET"))), 403, "access_denied")
 	e.refused(e.check(asks("GET", with("authorization", "Bearer x"))), 401, "invalid_token")
+	for _, mark := range webSocketHeaders() {
+		name := strings.ToLower(mark[0])
+		e.accepted(e.check(asks("GET", with(name, mark[1]))), s.access)
+		e.accepted(e.check(asks("GET", with(name, mark[1], "origin", "https://shop.example.com"))), s.access)
+		e.refused(e.check(asks("GET", with(name, mark[1], "origin", "https://evil.example"))), 403, "access_denied")
+		e.refused(e.check(asks("GET", with(name, mark[1], "sec-fetch-site", "same-site"))), 403, "access_denied")
+	}
+	e.refused(e.check(asks("CONNECT", with("origin", "https://evil.example"))), 403, "access_denied")
 }
 
 // Nobody can tell: that is a refusal, and no error that Envoy might let through.

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -284,4 +285,64 @@ func TestAccessCookieAcrossSites(t *testing.T) {
 	cross := []option{header("Sec-Fetch-Site", "cross-site"), header("X-Forwarded-Method", "GET"), byCookie(s.access)}
 	f.post(0, "/auth/logout-all", cross...).fails(403, "access_denied", "")
 	f.alive(s.access)
+}
+
+// webSocketHeaders are what tells a WebSocket handshake from another GET, each on its
+// own: proxies drop some of them.
+func webSocketHeaders() [][2]string {
+	return [][2]string{
+		{"Sec-WebSocket-Version", "13"}, {"Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="}, {"Sec-Fetch-Mode", "websocket"}, {"Upgrade", "websocket"},
+	}
+}
+
+// A page of any origin may open a WebSocket and read what it brings: for that, a cookie
+// counts only when the page is our own.
+func TestAWebSocketFromAnotherOriginIsRefused(t *testing.T) {
+	t.Parallel()
+	f := start(t, setup{replicas: 1, settings: func(s *handlers.Settings) {
+		s.AccessCookie, s.AllowedOrigins = accessCookie, []string{"https://app.example.com"}
+	}})
+	s := f.login(0)
+	refused := 0
+	for _, mark := range webSocketHeaders() {
+		for _, c := range []struct {
+			origin, site string
+			want         int
+		}{
+			{"", "", 204}, // no browser
+			{"https://shop.example.com", "same-origin", 204},
+			{"https://shop.example.com", "", 204}, // Safari before 16.4 sends no Sec-Fetch-Site
+			{"https://app.example.com", "same-site", 204},
+			{"https://evil.example", "cross-site", 403},
+			{"https://evil.example", "", 403},
+			{"https://blog.example.com", "same-site", 403}, // SameSite=Lax sends the cookie there
+			{"null", "", 403},
+		} {
+			options := []option{header("X-Forwarded-Host", "shop.example.com"), header(mark[0], mark[1])}
+			if c.origin != "" {
+				options = append(options, header("Origin", c.origin))
+			}
+			if c.site != "" {
+				options = append(options, header("Sec-Fetch-Site", c.site))
+			}
+			cookie := slices.Concat(options, []option{byCookie(s.access)})
+			f.get(0, "/auth/verify", append(cookie, header("X-Forwarded-Method", "GET"))...).is(c.want)
+			f.get(0, "/auth/verify/chat", cookie...).is(c.want) // as Envoy asks over HTTP
+			f.get(0, "/auth/verify", append(options, bearer(s.access))...).is(204)
+			if c.want == 403 {
+				refused += 2
+			}
+		}
+		// The API itself has no WebSocket, and takes no such request either.
+		f.get(0, "/users/me", header(mark[0], mark[1]), header("Origin", "https://evil.example"), byCookie(s.access)).fails(403, "access_denied", "")
+		f.get(0, "/users/me", header(mark[0], mark[1]), byCookie(s.access)).is(200)
+		refused++
+	}
+	// HTTP/2 and 3 open one by CONNECT (RFC 8441 section 4).
+	f.get(0, "/auth/verify", header("X-Forwarded-Method", "CONNECT"), header("X-Forwarded-Host", "shop.example.com"),
+		header("Origin", "https://evil.example"), byCookie(s.access)).is(403)
+	refused++
+	if n := f.events()["cross_site_refused"]; n != refused {
+		t.Errorf("%d events, want %d", n, refused)
+	}
 }

@@ -96,7 +96,7 @@ func TestGatewaysSendWhatIsAsked(t *testing.T) {
 		for _, list := range regexp.MustCompile(`(?:headersToExtAuth|allowedHeaders): \[(.*)\]`).FindAllStringSubmatch(string(manifests), -1) {
 			lists++
 			headers := strings.Split(list[1], ", ")
-			for _, h := range []string{"authorization", "dpop", "cookie", "origin", "sec-fetch-site"} {
+			for _, h := range []string{"authorization", "dpop", "cookie", "origin", "sec-fetch-site", "sec-fetch-mode", "sec-websocket-version"} {
 				if !slices.Contains(headers, h) {
 					t.Errorf("%s: %s is not sent", name, h)
 				}

@@ -47,9 +47,12 @@ core.register_action("latchkey", { "http-req" }, function(txn, url, scope)
 		["authorization"] = values(sent, "authorization"),
 		["cookie"] = values(sent, "cookie"),
 		-- With LATCHKEY_ACCESS_COOKIE these tell Latchkey what the browser asked
-		-- for, to refuse what another site's page had it send.
+		-- for, to refuse what another site's page had it send. A WebSocket is known by
+		-- the last two.
 		["origin"] = values(sent, "origin"),
 		["sec-fetch-site"] = values(sent, "sec-fetch-site"),
+		["sec-fetch-mode"] = values(sent, "sec-fetch-mode"),
+		["sec-websocket-version"] = values(sent, "sec-websocket-version"),
 		-- For tokens that are bound to a key: the proof, and of what request it must be.
 		["dpop"] = values(sent, "dpop"),
 		["x-forwarded-proto"] = { (tls == true or tls == 1) and "https" or "http" },

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -27,8 +28,9 @@ import (
 const (
 	accessCookie = "access_token"
 	username     = "johndoe"
+	admin        = "root"
 	password     = "secret"
-	scope        = "read write"
+	scope        = "read write" // johndoe's; root has admin, too
 	issuer       = "http://auth.example.com"
 )
 
@@ -39,7 +41,7 @@ type world struct {
 	latchkey *stacktest.Process
 	api      string // host:port
 	grpc     string
-	service  *httptest.Server
+	service  string       // host:port
 	served   atomic.Int64 // requests that reached the service
 	front    string       // the proxy, host:port
 }
@@ -53,9 +55,9 @@ type echo struct {
 func newWorld(t *testing.T, latchkey string) *world {
 	t.Helper()
 	w := &world{T: t, redis: redistest.Start(t)}
-	w.service = httptest.NewServer(http.HandlerFunc(w.serve))
-	t.Cleanup(w.service.Close)
-	w.account()
+	w.startService()
+	w.account(username, scope)
+	w.account(admin, scope+" admin")
 	w.latchkey = stacktest.Launch(t, []string{
 		"LATCHKEY_SECRET=the proxies' tests' own secret of 32 bytes and more", "LATCHKEY_REDIS_URL=" + w.redis.URL(),
 		"LATCHKEY_ADDR=127.0.0.1:0", "LATCHKEY_ADMIN_ADDR=127.0.0.1:0", "LATCHKEY_EXTAUTHZ_ADDR=127.0.0.1:0",
@@ -76,25 +78,88 @@ func newWorld(t *testing.T, latchkey string) *world {
 	return w
 }
 
-// serve is the service: it tells what it got, or answers as its path says.
-func (w *world) serve(rw http.ResponseWriter, r *http.Request) {
-	w.served.Add(1)
-	body, err := io.ReadAll(r.Body)
+// startService starts the service. It is lenient: it takes request targets that Go's
+// server refuses. A connection serves one request.
+func (w *world) startService() {
+	l, err := (&net.ListenConfig{}).Listen(w.Context(), "tcp", "127.0.0.1:0")
+	w.check(err)
+	w.Cleanup(func() { _ = l.Close() })
+	w.service = l.Addr().String()
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go w.serve(conn)
+		}
+	}()
+}
+
+// serve reads a request and tells what it got, answers as its path says, or opens a
+// WebSocket. It never lets anybody into /admin whose token lacks that scope.
+func (w *world) serve(conn net.Conn) {
+	defer func() { _ = conn.Close() }()
+	// Proxies may keep a connection that they never use.
+	line, err := bufio.NewReaderSize(oneByte{conn}, 16).ReadString('\n')
 	if err != nil {
 		return
 	}
-	status := http.StatusOK
-	if text, ok := strings.CutPrefix(r.URL.Path, "/status/"); ok {
-		status, _ = strconv.Atoi(text)
-		rw.Header().Set("Retry-After", "7")
+	method, rest, _ := strings.Cut(line, " ")
+	cut := strings.LastIndexByte(rest, ' ')
+	if cut < 0 {
+		return
 	}
-	rw.Header().Set("X-Service", "yes")
-	rw.WriteHeader(status)
-	_ = json.NewEncoder(rw).Encode(echo{r.Method, r.URL.RequestURI(), string(body), r.Header}) // the client may be gone
+	target, proto := rest[:cut], rest[cut+1:]
+	in := bufio.NewReader(io.MultiReader(strings.NewReader(method+" / "+proto), conn))
+	r, err := http.ReadRequest(in)
+	if err != nil {
+		w.Errorf("the service cannot read %q: %v", line, err)
+		return
+	}
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		return // the proxy may have given up
+	}
+	w.served.Add(1)
+	if inAdmin(lenient(target)) && !slices.Contains(strings.Fields(r.Header.Get("X-Auth-Scope")), "admin") {
+		w.Errorf("%q reached /admin with the scope %q", target, r.Header.Get("X-Auth-Scope"))
+	}
+	// Headers that Connection names are the proxy's alone: a server behind it drops them.
+	if hop := strings.ToLower(strings.Join(r.Header["Connection"], ",")); r.Header.Get("X-Auth-Subject") == "" || strings.Contains(hop, "x-auth") {
+		w.Errorf("%s: the service got Connection: %s and X-Auth-Subject: %q", target, hop, r.Header["X-Auth-Subject"])
+	}
+	if upgrade := r.Header.Get("Upgrade"); upgrade != "" {
+		if !strings.EqualFold(upgrade, "websocket") {
+			w.Errorf("the service was asked for %q, which goes past the proxy", upgrade)
+		}
+		_, _ = io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nX-Service: yes\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"+
+			"Sec-WebSocket-Accept: "+r.Header.Get("Sec-WebSocket-Key")+"\r\n\r\n")
+		_, _ = io.Copy(conn, in)
+		return
+	}
+	rec := httptest.NewRecorder()
+	status := http.StatusOK
+	if text, ok := strings.CutPrefix(target, "/status/"); ok {
+		status, _ = strconv.Atoi(text)
+		rec.Header().Set("Retry-After", "7")
+	}
+	rec.Header().Set("X-Service", "yes")
+	rec.WriteHeader(status)
+	_ = json.NewEncoder(rec).Encode(echo{r.Method, target, string(body), r.Header}) // strings
+	answer := rec.Result()
+	answer.Request, answer.Close = r, true
+	answer.ContentLength = int64(rec.Body.Len())
+	_ = answer.Write(conn) // the proxy may have given up
 }
 
-// account makes johndoe.
-func (w *world) account() {
+// oneByte reads byte by byte, so that nothing beyond a line is taken.
+type oneByte struct{ io.Reader }
+
+func (r oneByte) Read(p []byte) (int, error) { return r.Reader.Read(p[:1]) }
+
+// account makes an account.
+func (w *world) account(name, scopes string) {
 	w.Helper()
 	rdb, err := tokenstore.Dial(tokenstore.DialOptions{URL: w.redis.URL(), Timeout: 5 * time.Second})
 	w.check(err)
@@ -109,7 +174,7 @@ func (w *world) account() {
 	w.check(err)
 	hash, err := hasher.Hash(w.Context(), password)
 	w.check(err)
-	w.check(store.CreateAccount(w.Context(), tokenstore.Account{Username: username, Hash: hash, Scopes: scope}))
+	w.check(store.CreateAccount(w.Context(), tokenstore.Account{Username: name, Hash: hash, Scopes: scopes}))
 }
 
 func (w *world) check(err error) {
@@ -128,7 +193,18 @@ func (w *world) eventually(what string, done func() bool) {
 // login returns an access token.
 func (w *world) login(headers ...string) string {
 	w.Helper()
-	a := w.tryLogin(headers...)
+	return w.access(w.tryLogin(headers...))
+}
+
+// loginAs returns another account's.
+func (w *world) loginAs(name string) string {
+	w.Helper()
+	form := url.Values{"username": {name}, "password": {password}}.Encode()
+	return w.access(w.at(w.api, "POST", "/auth/token", form, "Content-Type: application/x-www-form-urlencoded"))
+}
+
+func (w *world) access(a answer) string {
+	w.Helper()
 	var t struct {
 		Access string `json:"access_token"`
 	}
@@ -170,6 +246,10 @@ func (w *world) ask(method, path, body string, headers ...string) answer {
 }
 
 func send(addr, method, path, body string, headers ...string) (answer, error) {
+	return sendVersion("1.1", addr, method, path, body, headers...)
+}
+
+func sendVersion(version, addr, method, path, body string, headers ...string) (answer, error) {
 	conn, err := net.Dial("tcp", addr)
 	if err != nil {
 		return answer{}, err
@@ -178,7 +258,7 @@ func send(addr, method, path, body string, headers ...string) (answer, error) {
 	if err := conn.SetDeadline(time.Now().Add(20 * time.Second)); err != nil {
 		return answer{}, err
 	}
-	text := fmt.Sprintf("%s %s HTTP/1.1\r\nHost: shop.example.com\r\n", method, path)
+	text := fmt.Sprintf("%s %s HTTP/%s\r\nHost: shop.example.com\r\n", method, path, version)
 	for _, h := range headers {
 		text += h + "\r\n"
 	}
