@@ -89,7 +89,7 @@ func (s *Store) Login(ctx context.Context, n NewSession) (Grant, error) {
 		username = ""
 	}
 	shard := n.SID[0]
-	keys := []string{s.rtKey(n.SID), s.userKey(n.UID), s.epochKey(n.UID), s.headKey(shard), s.logKey(shard)}
+	keys := []string{s.rtKey(n.SID), s.userKey(n.UID), s.epochKey(n.UID), s.headKey(shard), s.logKey(shard), s.denyKey(n.SID)}
 	if s.statusLists {
 		keys = append(keys, s.livingKey(n.UID))
 	}
@@ -106,10 +106,10 @@ func (s *Store) Login(ctx context.Context, n NewSession) (Grant, error) {
 	now := r.time(1)
 	s.observeTime(now)
 	return Grant{
-		Now: now, RefreshExpiry: r.time(2), AuthTime: now,
+		Now: now, RefreshExpiry: r.time(2), AuthTime: r.time(5),
 		UserEpoch: uint64(r.int(3)), LogEpoch: r.string(4), //nolint:gosec // an epoch counts up from 0
 		Subject: n.Subject, Username: n.Username, Scope: n.Scope, ClientID: n.ClientID,
-		Claims: n.Claims, JKT: n.JKT, Place: r.place(5, 4),
+		Claims: n.Claims, JKT: n.JKT, Place: r.place(6, 4),
 	}, nil
 }
 
@@ -132,12 +132,8 @@ type Rotation struct {
 	JKT string
 }
 
-const (
-	// none is what rotate answers when there is no such session.
-	none = 2
-	// late is what it answers when it reached Redis after its caller had gone.
-	late = 7
-)
+// none is what rotate answers when there is no such session.
+const none = 2
 
 // Rotate makes the successor current. Errors: [ErrNoSession], [ErrRevoked],
 // [ErrSuperseded], [ErrReuse] and [ErrRollback], after which the session is
@@ -159,16 +155,13 @@ func (s *Store) Rotate(ctx context.Context, t Rotation) (Grant, Revocation, erro
 			[]string{s.rtKey(t.SID), s.userKey(t.UID), s.epochKey(t.UID), s.denyKey(t.SID), s.headKey(shard), s.logKey(shard), s.membersKey(shard), s.invalidKey(shard), s.livingKey(t.UID)},
 			epoch, t.SID.String(), t.Gen, t.Hash[:], t.Next[:],
 			milliseconds(s.life.Refresh), milliseconds(s.life.Access), milliseconds(s.life.Grace), milliseconds(skewPad),
-			s.Now().Add(s.timeout).UnixMilli(), t.IssuedTo, t.Scope, t.JKT, flag(s.statusLists))
+			flag(s.statusLists), t.IssuedTo, t.Scope, t.JKT)
 		if err == nil {
 			s.observeTime(r.time(1))
 		}
 		return r, err
 	}
 	r, err := rotate(s.run)
-	if err == nil && r.int(0) == late {
-		r, err = rotate(s.run) // the estimate of Redis time was off, and is not any more
-	}
 	if err == nil && r.int(0) == none && s.waitReplicas > 0 {
 		// One primary's word is not enough to end a session either: it may have been
 		// deposed before the session began, and not know yet.
@@ -199,8 +192,6 @@ func (s *Store) Rotate(ctx context.Context, t Rotation) (Grant, Revocation, erro
 		return s.endFamily(ctx, t, r, ErrReuse)
 	case 6:
 		return s.endFamily(ctx, t, r, ErrRollback)
-	case late:
-		return Grant{}, Revocation{}, fmt.Errorf("%w: rotate: it reached Redis too late", ErrUnavailable)
 	case 8:
 		return Grant{}, Revocation{}, ErrForeign
 	case 9:
@@ -314,10 +305,6 @@ func (s *Store) RevokeUser(ctx context.Context, e UserEnd) (Revocation, error) {
 	if err != nil {
 		return Revocation{}, err
 	}
-	nonce, err := s.freshEpoch()
-	if err != nil {
-		return Revocation{}, err
-	}
 	shard := e.UID[0]
 	keys := []string{
 		s.epochKey(e.UID), s.userKey(e.UID), s.headKey(shard), s.logKey(shard), s.membersKey(shard),
@@ -328,8 +315,7 @@ func (s *Store) RevokeUser(ctx context.Context, e UserEnd) (Revocation, error) {
 		changed = e.ChangedAt.UnixMilli()
 	}
 	args := []any{
-		epoch, e.UID.String(), nonce,
-		milliseconds(s.life.Session), milliseconds(s.life.Access), milliseconds(skewPad), changed,
+		epoch, e.UID.String(), milliseconds(s.life.Session), milliseconds(s.life.Access), milliseconds(skewPad), changed,
 	}
 	if e.Except != nil {
 		keys = append(keys, s.rtKey(*e.Except))

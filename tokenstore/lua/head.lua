@@ -1,4 +1,4 @@
--- Shared by every script that touches a shard: Redis time and the shard's head.
+-- In front of every script: Redis time and the shard's head.
 --
 -- The head is a hash: epoch (random, names one history of the shard), seq and
 -- chain (of the last log entry), born (ms), access and session (the longest
@@ -6,22 +6,26 @@
 -- for; kept so that shortening a setting cannot shorten a denial), idx (the last
 -- place given out in a status list, if any was).
 
+-- now_ms returns Redis time in ms: one moment for the whole of a script.
+local began = redis.call('TIME')
+began = tonumber(began[1]) * 1000 + math.floor(tonumber(began[2]) / 1000)
 local function now_ms()
-  local t = redis.call('TIME')
-  return tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)
+  return began
 end
 
 -- open_head returns {epoch, access, session, idx}. Where there is no head, this
 -- Redis is new or has lost its data: a head with a new epoch is made, and with
--- it every token of an earlier history is dead.
+-- it every token of an earlier history is dead. The time is part of the epoch: a copy
+-- of the request that makes a head once more, after another loss, makes another epoch.
 local function open_head(head, log, candidate, now)
   local h = redis.call('HMGET', head, 'epoch', 'access', 'session', 'idx')
   if h[1] then
     return {h[1], tonumber(h[2]) or 0, tonumber(h[3]) or 0, h[4]}
   end
-  redis.call('HSET', head, 'epoch', candidate, 'seq', 0, 'chain', candidate, 'born', now)
+  local epoch = string.sub(redis.sha1hex(string.format('%s %.0f', candidate, now)), 1, 16)
+  redis.call('HSET', head, 'epoch', epoch, 'seq', 0, 'chain', epoch, 'born', now)
   redis.call('DEL', log)
-  return {candidate, 0, 0}
+  return {epoch, 0, 0}
 end
 
 -- stretch raises the recorded lifetimes to the caller's and returns them.

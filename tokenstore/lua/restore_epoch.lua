@@ -25,8 +25,8 @@ redis.call('DEL', KEYS[2])
 stretch(KEYS[3], h, tonumber(ARGV[6]), tonumber(ARGV[5]))
 local pad = tonumber(ARGV[7])
 local keep = h[2] + pad
-local seq, chain = append_log(KEYS[3], KEYS[4], now, keep, 'user', ARGV[2], now + keep, epoch, except)
-redis.call('HSET', KEYS[1], 'e', epoch, 'x', except, 's', string.format('%.0f:%s', seq, chain))
+append_log(KEYS[3], KEYS[4], now, keep, 'user', ARGV[2], now + keep, epoch, except)
+redis.call('HSET', KEYS[1], 'e', epoch, 'x', except)
 outlive(KEYS[1], now, now + h[3] + h[2] + pad)
 if h[4] then
   status_lists().mark_user(KEYS[5], KEYS[6], h, except, now)
