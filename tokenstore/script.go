@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -119,7 +118,7 @@ func loadScripts() (scripts, error) {
 
 // run calls one script: one round trip, or two the first time that a Redis
 // sees it. Any error is an [ErrUnavailable].
-func (s *Store) run(ctx context.Context, sc *script, keys []string, args ...any) (reply, error) {
+func (s *Store) run(ctx context.Context, sc *script, keys []string, args ...any) (*reply, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
 	ctx, end := s.trace(ctx, sc.name)
@@ -131,7 +130,7 @@ func (s *Store) run(ctx context.Context, sc *script, keys []string, args ...any)
 	if err != nil {
 		return nil, err
 	}
-	return values, nil
+	return newReply(sc.name, values), nil
 }
 
 // send sends a script with what its effect demands. What Redis calls late because the
@@ -198,7 +197,7 @@ func late(values []any) (now time.Time, ok bool) {
 
 // runDurably calls a script and returns when the number of replicas that the
 // store was made for has its writes too. Without one it is run.
-func (s *Store) runDurably(ctx context.Context, sc *script, keys []string, args ...any) (reply, error) {
+func (s *Store) runDurably(ctx context.Context, sc *script, keys []string, args ...any) (*reply, error) {
 	if s.waitReplicas == 0 {
 		return s.run(ctx, sc, keys, args...)
 	}
@@ -243,7 +242,7 @@ func (c call) argsBy(deadline int64) []any {
 // together, and may live in different slots. waitReplicas > 0 adds a WAIT on the
 // same connection, and fewer replicas than that is an [ErrUnavailable]; on a
 // Cluster each node then gets a round trip of its own.
-func (s *Store) runAll(ctx context.Context, calls []call, waitReplicas int) ([]reply, error) {
+func (s *Store) runAll(ctx context.Context, calls []call, waitReplicas int) ([]*reply, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
 	calls = slices.Clone(calls)
@@ -301,7 +300,7 @@ func elsewhere(err error) bool {
 
 // onNodes sends scripts to the nodes of a Cluster that own their slots, one
 // after the other.
-func (s *Store) onNodes(ctx context.Context, cluster *redis.ClusterClient, calls []call, waitReplicas int) ([]reply, error) {
+func (s *Store) onNodes(ctx context.Context, cluster *redis.ClusterClient, calls []call, waitReplicas int) ([]*reply, error) {
 	byNode := map[*redis.Client][]int{}
 	for i, c := range calls {
 		node, err := cluster.MasterForKey(ctx, c.keys[0])
@@ -310,7 +309,7 @@ func (s *Store) onNodes(ctx context.Context, cluster *redis.ClusterClient, calls
 		}
 		byNode[node] = append(byNode[node], i)
 	}
-	replies := make([]reply, len(calls))
+	replies := make([]*reply, len(calls))
 	for node, indexes := range byNode {
 		part := make([]call, len(indexes))
 		for j, i := range indexes {
@@ -332,10 +331,10 @@ func (s *Store) onNodes(ctx context.Context, cluster *redis.ClusterClient, calls
 // last one still runs last. So they are from the first that came late, with a deadline by
 // the time that its answer tells. On a Cluster, where the nodes have seen different
 // scripts and there is no order, only those are sent again that did not run.
-func (s *Store) pipeline(ctx context.Context, rdb redis.Cmdable, calls []call, waitReplicas int) ([]reply, error) {
+func (s *Store) pipeline(ctx context.Context, rdb redis.Cmdable, calls []call, waitReplicas int) ([]*reply, error) {
 	ctx, end := s.trace(ctx, calls[0].script.name)
 	start := time.Now()
-	replies := make([]reply, len(calls))
+	replies := make([]*reply, len(calls))
 	errs := make([]error, len(calls))
 	deadlines := slices.Repeat([]int64{s.deadline(ctx)}, len(calls))
 	send := func(indexes []int, load bool) (wait error) {
@@ -360,7 +359,7 @@ func (s *Store) pipeline(ctx context.Context, rdb redis.Cmdable, calls []call, w
 			if errs[i] != nil && cmds[j].Err() == nil && exec != nil {
 				errs[i] = exec // no connection was had, and the command does not know
 			}
-			replies[i] = values
+			replies[i] = newReply(calls[i].script.name, values)
 		}
 		if waited == nil {
 			return nil
@@ -384,7 +383,7 @@ func (s *Store) pipeline(ctx context.Context, rdb redis.Cmdable, calls []call, w
 		unseen := load
 		var again []int
 		for _, i := range indexes {
-			now, isLate := late(replies[i])
+			now, isLate := late(replies[i].values)
 			switch {
 			case !load && redis.HasErrorPrefix(errs[i], "NOSCRIPT"):
 				unseen = true
@@ -427,31 +426,3 @@ func unavailable(operation string, err error) error {
 	}
 	return fmt.Errorf("%w: %s: %w", ErrUnavailable, operation, err)
 }
-
-// reply is a script's answer: integers, and strings where the script says so.
-// Numbers that came out of a hash arrive as strings.
-type reply []any
-
-func (r reply) int(i int) int64 {
-	if i >= len(r) {
-		return 0
-	}
-	switch v := r[i].(type) {
-	case int64:
-		return v
-	case string:
-		n, _ := strconv.ParseInt(v, 10, 64)
-		return n
-	}
-	return 0
-}
-
-func (r reply) string(i int) string {
-	if i >= len(r) {
-		return ""
-	}
-	v, _ := r[i].(string)
-	return v
-}
-
-func (r reply) time(i int) time.Time { return time.UnixMilli(r.int(i)) }

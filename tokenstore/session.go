@@ -3,7 +3,6 @@ package tokenstore
 import (
 	"context"
 	"errors"
-	"fmt"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -100,17 +99,21 @@ func (s *Store) Login(ctx context.Context, n NewSession) (Grant, error) {
 	if err != nil {
 		return Grant{}, err
 	}
-	if r.int(0) == 1 {
-		return Grant{}, ErrSuperseded
-	}
 	now := r.time(1)
-	s.observeTime(now)
-	return Grant{
+	if r.code() == 1 {
+		return Grant{}, r.verdict(ErrSuperseded)
+	}
+	g := Grant{
 		Now: now, RefreshExpiry: r.time(2), AuthTime: r.time(5),
-		UserEpoch: uint64(r.int(3)), LogEpoch: r.string(4), //nolint:gosec // an epoch counts up from 0
+		UserEpoch: r.count(3), LogEpoch: r.string(4),
 		Subject: n.Subject, Username: n.Username, Scope: n.Scope, ClientID: n.ClientID,
-		Claims: n.Claims, JKT: n.JKT, Place: r.place(6, 4),
-	}, nil
+		Claims: n.Claims, JKT: n.JKT, Place: s.place(r, 6, 4),
+	}
+	s.observeTime(g.Now)
+	if err := r.oneOf(0); err != nil {
+		return Grant{}, err
+	}
+	return g, nil
 }
 
 // Rotation is one refresh token shown, and the one that would follow it.
@@ -150,7 +153,7 @@ func (s *Store) Rotate(ctx context.Context, t Rotation) (Grant, Revocation, erro
 		return Grant{}, Revocation{}, err
 	}
 	shard := t.SID[0]
-	rotate := func(run func(context.Context, *script, []string, ...any) (reply, error)) (reply, error) {
+	rotate := func(run func(context.Context, *script, []string, ...any) (*reply, error)) (*reply, error) {
 		r, err := run(ctx, s.scripts.rotate,
 			[]string{s.rtKey(t.SID), s.userKey(t.UID), s.epochKey(t.UID), s.denyKey(t.SID), s.headKey(shard), s.logKey(shard), s.membersKey(shard), s.invalidKey(shard), s.livingKey(t.UID)},
 			epoch, t.SID.String(), t.Gen, t.Hash[:], t.Next[:],
@@ -162,7 +165,7 @@ func (s *Store) Rotate(ctx context.Context, t Rotation) (Grant, Revocation, erro
 		return r, err
 	}
 	r, err := rotate(s.run)
-	if err == nil && r.int(0) == none && s.waitReplicas > 0 {
+	if err == nil && r.code() == none && s.waitReplicas > 0 {
 		// One primary's word is not enough to end a session either: it may have been
 		// deposed before the session began, and not know yet.
 		r, err = rotate(s.runDurably)
@@ -170,46 +173,49 @@ func (s *Store) Rotate(ctx context.Context, t Rotation) (Grant, Revocation, erro
 	if err != nil {
 		return Grant{}, Revocation{}, err
 	}
-	switch code := r.int(0); code {
+	switch code := r.code(); code {
 	case 0, 1:
 		g := Grant{
-			Now: r.time(1), RefreshExpiry: r.time(2), UserEpoch: uint64(r.int(3)), //nolint:gosec // an epoch counts up from 0
+			Now: r.time(1), RefreshExpiry: r.time(2), UserEpoch: r.count(3),
 			LogEpoch: r.string(4), AuthTime: r.time(5),
 			Subject: r.string(6), Username: r.string(7), Scope: r.string(8), ClientID: r.string(9), Claims: r.string(10),
-			JKT: t.JKT, Place: r.place(11, 4), Same: code == 1,
+			JKT: t.JKT, Place: s.place(r, 11, 4), Same: code == 1,
+		}
+		if err := r.err(); err != nil {
+			return Grant{}, Revocation{}, err
 		}
 		if g.Username == "" {
 			g.Username = g.Subject
 		}
 		return g, Revocation{}, nil
 	case none:
-		return Grant{}, Revocation{}, ErrNoSession
+		return Grant{}, Revocation{}, r.verdict(ErrNoSession)
 	case 3:
 		return s.endFamily(ctx, t, r, ErrRevoked)
 	case 4:
-		return Grant{}, Revocation{}, ErrSuperseded
+		return Grant{}, Revocation{}, r.verdict(ErrSuperseded)
 	case 5:
 		return s.endFamily(ctx, t, r, ErrReuse)
 	case 6:
 		return s.endFamily(ctx, t, r, ErrRollback)
 	case 8:
-		return Grant{}, Revocation{}, ErrForeign
+		return Grant{}, Revocation{}, r.verdict(ErrForeign)
 	case 9:
-		return Grant{}, Revocation{}, ErrScope
+		return Grant{}, Revocation{}, r.verdict(ErrScope)
 	case 10:
-		return Grant{}, Revocation{}, ErrKeyBinding
+		return Grant{}, Revocation{}, r.verdict(ErrKeyBinding)
 	default:
-		return Grant{}, Revocation{}, fmt.Errorf("rotate: unknown reply %d", code)
+		return Grant{}, Revocation{}, r.unknown()
 	}
 }
 
 // endFamily returns the revocation that a rotation made, and first makes sure
 // of it where replicas have to have it.
-func (s *Store) endFamily(ctx context.Context, t Rotation, r reply, why error) (Grant, Revocation, error) {
-	if s.waitReplicas == 0 {
-		return Grant{}, r.revocation(t.SID), why
+func (s *Store) endFamily(ctx context.Context, t Rotation, r *reply, why error) (Grant, Revocation, error) {
+	rev, err := r.revocation(t.SID)
+	if err == nil && s.waitReplicas > 0 {
+		rev, err = s.Revoke(ctx, SessionEnd{SID: t.SID, UID: t.UID})
 	}
-	rev, err := s.Revoke(ctx, SessionEnd{SID: t.SID, UID: t.UID})
 	if err != nil {
 		return Grant{}, Revocation{}, err
 	}
@@ -225,12 +231,20 @@ type Revocation struct {
 	Server  Server   // that has them
 }
 
-// revocation reads seq, chain, members and server from where revoke returns them.
-func (r reply) revocation(id ID) Revocation {
-	return Revocation{
-		Shard: id.Shard(), Mark: Mark{Seq: uint64(r.int(2)), Chain: r.string(3)}, //nolint:gosec // a sequence number counts up from 1
+// revocation reads seq, chain, members and server from where revoke returns them. The
+// caller has looked at the code.
+func (r *reply) revocation(id ID) (Revocation, error) {
+	rev := Revocation{
+		Shard: id.Shard(), Mark: Mark{Seq: r.count(2), Chain: r.string(3)},
 		Members: r.members(4), Server: Server{Epoch: r.string(5), Primary: r.string(6)},
 	}
+	if rev.Mark.Seq == 0 {
+		r.failed(2, "a sequence number")
+	}
+	if err := r.err(); err != nil {
+		return Revocation{}, err
+	}
+	return rev, nil
 }
 
 // SessionEnd names the session to revoke and what is known of it.
@@ -276,13 +290,16 @@ func (s *Store) Revoke(ctx context.Context, e SessionEnd) (Revocation, error) {
 		return Revocation{}, err
 	}
 	s.observeTime(r.time(1))
-	switch r.int(0) {
+	switch r.code() {
+	case 0:
+		return r.revocation(e.SID)
 	case 1:
-		return Revocation{}, ErrNoSession
+		return Revocation{}, r.verdict(ErrNoSession)
 	case 2:
-		return Revocation{}, ErrForeign
+		return Revocation{}, r.verdict(ErrForeign)
+	default:
+		return Revocation{}, r.unknown()
 	}
-	return r.revocation(e.SID), nil
 }
 
 // UserEnd names the user whose sessions end.
@@ -326,10 +343,14 @@ func (s *Store) RevokeUser(ctx context.Context, e UserEnd) (Revocation, error) {
 		return Revocation{}, err
 	}
 	s.observeTime(r.time(1))
-	if r.int(0) == 1 {
-		return Revocation{}, ErrNoSession
+	switch r.code() {
+	case 0:
+		return r.revocation(e.UID)
+	case 1:
+		return Revocation{}, r.verdict(ErrNoSession)
+	default:
+		return Revocation{}, r.unknown()
 	}
-	return r.revocation(e.UID), nil
 }
 
 // Session is what a user may see of one of the sessions.
@@ -382,13 +403,20 @@ func (s *Store) Sessions(ctx context.Context, uid ID) ([]Session, error) {
 	if err != nil {
 		return nil, err
 	}
-	u := reply(user.Val())
-	return s.readSessions(ctx, members.Val(), u.int(0), u.string(1))
+	u := newReply("sessions", user.Val())
+	epoch, except := uint64(0), u.optional(1)
+	if u.optional(0) != "" {
+		epoch = u.count(0)
+	}
+	if err := u.err(); err != nil {
+		return nil, err
+	}
+	return s.readSessions(ctx, members.Val(), epoch, except)
 }
 
 // readSessions reads the refresh keys that members name, leaving out those that
 // are gone, or of an epoch before the user's.
-func (s *Store) readSessions(ctx context.Context, members []redis.Z, epoch int64, except string) ([]Session, error) {
+func (s *Store) readSessions(ctx context.Context, members []redis.Z, epoch uint64, except string) ([]Session, error) {
 	if len(members) == 0 {
 		return nil, nil
 	}
@@ -421,13 +449,20 @@ func (s *Store) readSessions(ctx context.Context, members []redis.Z, epoch int64
 	now := s.Now()
 	list := make([]Session, 0, len(sids))
 	for i, sid := range sids {
-		f := reply(hashes[i].Val())
-		if f.string(0) == "" || (f.int(8) < epoch && sid.String() != except) {
-			continue
+		f := newReply("session", hashes[i].Val())
+		if f.optional(0) == "" && f.err() == nil {
+			continue // it has ended
 		}
 		v := Session{
-			SID: sid, Subject: f.string(0), Username: f.string(1), ClientID: f.string(2), Scope: f.string(3),
-			Device: f.string(4), Address: f.string(5), Created: f.time(6), LastUsed: f.time(7), Expires: now.Add(ttls[i].Val()),
+			SID: sid, Subject: f.string(0), Username: f.optional(1), ClientID: f.optional(2), Scope: f.optional(3),
+			Device: f.optional(4), Address: f.optional(5), Created: f.time(6), LastUsed: f.time(7), Expires: now.Add(ttls[i].Val()),
+		}
+		superseded := f.count(8) < epoch && sid.String() != except
+		if err := f.err(); err != nil {
+			return nil, err
+		}
+		if superseded {
+			continue
 		}
 		if v.Username == "" {
 			v.Username = v.Subject
