@@ -152,13 +152,14 @@ func (s *Store) Client(ctx context.Context, id string) (Client, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
 	start := time.Now()
-	values, err := s.rdb.HMGet(ctx, s.clientKey(id), "hash", "grants", "scopes", "aud", "claims", "intro", "cre").Result()
+	fields := []string{"hash", "grants", "scopes", "aud", "claims", "intro", "cre"}
+	values, err := s.rdb.HMGet(ctx, s.clientKey(id), fields...).Result()
 	err = unavailable("client", err)
 	s.observe("client", time.Since(start), err)
 	if err != nil {
 		return Client{}, err
 	}
-	r := newReply("client", values)
+	r := newHash("client", values, len(fields))
 	if r.optional(0) == "" && r.err() == nil {
 		return Client{}, ErrNoClient
 	}
@@ -210,7 +211,7 @@ func (s *Store) ClientSessions(ctx context.Context, id string, fn func(SessionEn
 			return unavailable("walk", err)
 		}
 		for sid, cmd := range found {
-			r := newReply("walk", cmd.Val())
+			r := newHash("walk", cmd.Val(), 2)
 			client, sub := r.optional(0), r.optional(1)
 			if err := r.err(); err != nil {
 				return err

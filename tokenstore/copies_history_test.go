@@ -295,9 +295,7 @@ func TestAnEstimateThatIsBehindCostsOneRoundTrip(t *testing.T) {
 	var count trips
 	f.store.AddHook(&count)
 	mini.SetTime(now.Add(time.Hour))
-	if err := f.RotateClientSecret(t.Context(), client, [32]byte{}, 0); !errors.Is(err, tokenstore.ErrNoClient) {
-		t.Errorf("got %v", err)
-	}
+	is(t, "late once", f.RotateClientSecret(t.Context(), "lkc_none", [32]byte{}, 0), tokenstore.ErrNoClient)
 	if got := count.n.Load(); got != 2 {
 		t.Errorf("%d round trips, want 2", got)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
+	"fmt"
 	"strconv"
 	"strings"
 	"time"
@@ -92,7 +93,8 @@ func (s *Store) SigningKeys(ctx context.Context) (KeyRing, error) {
 	if err != nil {
 		return KeyRing{}, err
 	}
-	return keyRing(fields), nil
+	ring, err := keyRing(fields)
+	return ring, unavailable("keys", err)
 }
 
 // SyncSigningKeys does what is due among the signing keys: the next one becomes
@@ -213,7 +215,10 @@ func (s *Store) keys(ctx context.Context, sc *script, o KeySettings, args ...any
 	for _, p := range pairs {
 		fields[p[0]] = p[1]
 	}
-	ring = keyRing(fields)
+	ring, err = keyRing(fields)
+	if err != nil {
+		return KeyRing{}, false, unavailable(sc.name, err)
+	}
 	ring.Now, ring.Wanted = r.time(1), r.count(2) == 1
 	if at := r.count(3); at > 0 {
 		ring.Rotates = time.UnixMilli(int64(at)) //nolint:gosec // was an int64
@@ -229,33 +234,45 @@ func (s *Store) keys(ctx context.Context, sc *script, o KeySettings, args ...any
 	return ring, r.code() == 1, nil
 }
 
-func keyRing(fields map[string]string) KeyRing {
+// keyRing reads the hash that lua/keyring.lua describes.
+func keyRing(fields map[string]string) (KeyRing, error) {
 	r := KeyRing{Active: fields["active"], Next: fields["next"], Keys: map[string]SealedKey{}, Gone: map[string]bool{}}
-	if ms, err := strconv.ParseInt(fields["access"], 10, 64); err == nil {
-		r.Longest = time.Duration(ms) * time.Millisecond
+	if text, ok := fields["access"]; ok {
+		ms, err := strconv.ParseUint(text, 10, 63)
+		if err != nil {
+			return KeyRing{}, fmt.Errorf("%w: access is %q", errReply, text)
+		}
+		r.Longest = time.Duration(ms) * time.Millisecond //nolint:gosec // of 63 bits
 	}
 	for name, value := range fields {
 		if kid, ok := strings.CutPrefix(name, "k:"); ok {
 			k := SealedKey{ID: kid, Sealed: []byte(value)}
-			k.note(fields["m:"+kid])
+			if err := k.note(fields["m:"+kid]); err != nil {
+				return KeyRing{}, err
+			}
 			r.Keys[kid] = k
 		} else if kid, ok := strings.CutPrefix(name, "d:"); ok {
 			r.Gone[kid] = strings.HasPrefix(value, "revoked")
 		}
 	}
-	return r
+	return r, nil
 }
 
 // note reads what the scripts note of a key.
-func (k *SealedKey) note(text string) {
+func (k *SealedKey) note(text string) error {
 	f := strings.Fields(text)
 	if len(f) != 5 {
-		return
+		return fmt.Errorf("%w: of the key %s is noted %q", errReply, k.ID, text)
 	}
 	k.Algorithm = f[0]
 	for i, t := range []*time.Time{&k.Published, &k.Signs, &k.Activated, &k.Retired} {
-		if ms, err := strconv.ParseInt(f[i+1], 10, 64); err == nil && ms > 0 {
+		ms, err := strconv.ParseInt(f[i+1], 10, 64)
+		if err != nil || ms < 0 {
+			return fmt.Errorf("%w: of the key %s is noted %q", errReply, k.ID, text)
+		}
+		if ms > 0 { // 0 is not yet
 			*t = time.UnixMilli(ms)
 		}
 	}
+	return nil
 }

@@ -233,7 +233,11 @@ func (s *Store) Restore(ctx context.Context, e Entry) error {
 			return err
 		}
 		s.observeTime(r.time(1))
-		return r.oneOf(0)
+		if err := r.oneOf(0); err != nil {
+			return err
+		}
+		_, err = r.revocation(e.ID)
+		return err
 	}
 	epoch, err := s.freshEpoch()
 	if err != nil {

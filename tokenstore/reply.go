@@ -26,6 +26,15 @@ func newReply(operation string, values []any) *reply {
 // errReply says that an answer does not have the shape that its script's header promises.
 var errReply = errors.New("the reply cannot be read")
 
+// newHash is what HMGET answers for a number of fields: nil for each that is not there.
+func newHash(operation string, values []any, fields int) *reply {
+	r := newReply(operation, values)
+	if len(values) != fields {
+		r.failed(min(len(values), fields), "one of as many as were asked for")
+	}
+	return r
+}
+
 func (r *reply) failed(i int, wanted string) {
 	if *r.fault == nil {
 		*r.fault = fmt.Errorf("%w: element %d is not %s", errReply, i, wanted)
@@ -119,9 +128,9 @@ func (r *reply) string(i int) string {
 	return v
 }
 
-// optional reads a string that a hash may not have.
+// optional reads a field that a hash may not have.
 func (r *reply) optional(i int) string {
-	if i < len(r.values) && r.values[i] == nil {
+	if r.at(i) == nil {
 		return ""
 	}
 	return r.string(i)

@@ -403,7 +403,7 @@ func (s *Store) Sessions(ctx context.Context, uid ID) ([]Session, error) {
 	if err != nil {
 		return nil, err
 	}
-	u := newReply("sessions", user.Val())
+	u := newHash("sessions", user.Val(), 2)
 	epoch, except := uint64(0), u.optional(1)
 	if u.optional(0) != "" {
 		epoch = u.count(0)
@@ -449,7 +449,7 @@ func (s *Store) readSessions(ctx context.Context, members []redis.Z, epoch uint6
 	now := s.Now()
 	list := make([]Session, 0, len(sids))
 	for i, sid := range sids {
-		f := newReply("session", hashes[i].Val())
+		f := newHash("session", hashes[i].Val(), len(sessionFields()))
 		if f.optional(0) == "" && f.err() == nil {
 			continue // it has ended
 		}
