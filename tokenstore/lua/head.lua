@@ -15,17 +15,17 @@ end
 
 -- open_head returns {epoch, access, session, idx}. Where there is no head, this
 -- Redis is new or has lost its data: a head with a new epoch is made, and with
--- it every token of an earlier history is dead. The time is part of the epoch: a copy
--- of the request that makes a head once more, after another loss, makes another epoch.
+-- it every token of an earlier history is dead. candidate is made for one request: a
+-- copy that makes a head once more, after another loss, would bring the history back, so
+-- every script that may make one carries a deadline (late.lua).
 local function open_head(head, log, candidate, now)
   local h = redis.call('HMGET', head, 'epoch', 'access', 'session', 'idx')
   if h[1] then
     return {h[1], tonumber(h[2]) or 0, tonumber(h[3]) or 0, h[4]}
   end
-  local epoch = string.sub(redis.sha1hex(string.format('%s %.0f', candidate, now)), 1, 16)
-  redis.call('HSET', head, 'epoch', epoch, 'seq', 0, 'chain', epoch, 'born', now)
+  redis.call('HSET', head, 'epoch', candidate, 'seq', 0, 'chain', candidate, 'born', now)
   redis.call('DEL', log)
-  return {epoch, 0, 0}
+  return {candidate, 0, 0}
 end
 
 -- stretch raises the recorded lifetimes to the caller's and returns them.
