@@ -80,10 +80,9 @@ func (s *Store) Lookup(ctx context.Context, a Attempt) (Lookup, error) {
 		return Lookup{}, err
 	}
 	r := replies[0]
-	s.observeTime(r.time(0))
 	l := Lookup{
 		ReadAt: r.time(0),
-		Wait:   time.Duration(r.int(1)) * time.Millisecond,
+		Wait:   r.milliseconds(1),
 		Account: Account{
 			Username: a.Username, Subject: r.string(2), Hash: r.string(3),
 			Disabled: r.string(4) == "1", Scopes: r.string(5), Claims: r.string(6),
@@ -91,8 +90,17 @@ func (s *Store) Lookup(ctx context.Context, a Attempt) (Lookup, error) {
 	}
 	l.Found = l.Account.Hash != ""
 	if len(replies) > 1 {
-		l.Wait = max(l.Wait, time.Duration(replies[1].int(1))*time.Millisecond)
+		peeked := replies[1]
+		s.observeTime(peeked.time(0))
+		l.Wait = max(l.Wait, peeked.milliseconds(1))
+		if err := peeked.err(); err != nil {
+			return Lookup{}, err
+		}
 	}
+	if err := r.err(); err != nil {
+		return Lookup{}, err
+	}
+	s.observeTime(l.ReadAt)
 	return l, nil
 }
 
@@ -108,8 +116,17 @@ func (s *Store) Failed(ctx context.Context, a Attempt) error {
 	if len(calls) == 0 {
 		return nil
 	}
-	_, err := s.runAll(ctx, calls, 0)
-	return err
+	replies, err := s.runAll(ctx, calls, 0)
+	if err != nil {
+		return err
+	}
+	for _, r := range replies {
+		s.observeTime(r.time(0))
+		if err := r.err(); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // throttle is a set of budgets that live in one slot.
@@ -164,10 +181,11 @@ func (s *Store) CreateAccount(ctx context.Context, a Account) error {
 	if err != nil {
 		return err
 	}
-	if r.int(0) == 1 {
-		return fmt.Errorf("%w: %q", ErrAccountExists, a.Username)
+	s.observeTime(r.time(1))
+	if r.code() == 1 {
+		return r.verdict(fmt.Errorf("%w: %q", ErrAccountExists, a.Username))
 	}
-	return nil
+	return r.oneOf(0)
 }
 
 // SetPassword stores a new password hash. If old is set, it must be the hash in
@@ -188,13 +206,18 @@ func (s *Store) updateAccount(ctx context.Context, username, old, field, value s
 	if err != nil {
 		return time.Time{}, err
 	}
-	switch r.int(0) {
+	at := r.time(1)
+	s.observeTime(at)
+	switch r.code() {
+	case 0:
+		return at, r.err()
 	case 1:
-		return time.Time{}, ErrNoAccount
+		return time.Time{}, r.verdict(ErrNoAccount)
 	case 2:
-		return time.Time{}, ErrConflict
+		return time.Time{}, r.verdict(ErrConflict)
+	default:
+		return time.Time{}, r.unknown()
 	}
-	return r.time(1), nil
 }
 
 // DeleteAccount removes an account, if there is one, and returns when, for
@@ -204,7 +227,8 @@ func (s *Store) DeleteAccount(ctx context.Context, username string) (time.Time, 
 	if err != nil {
 		return time.Time{}, err
 	}
-	return r.time(0), nil
+	at := r.time(0)
+	return at, r.err()
 }
 
 // Usernames calls fn with every account's username, in no order, each at least

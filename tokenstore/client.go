@@ -58,10 +58,11 @@ func (s *Store) CreateClient(ctx context.Context, c Client, secret [32]byte) err
 	if err != nil {
 		return err
 	}
-	if r.int(0) == 1 {
-		return fmt.Errorf("%w: %q", ErrClientExists, c.ID)
+	s.observeTime(r.time(1))
+	if r.code() == 1 {
+		return r.verdict(fmt.Errorf("%w: %q", ErrClientExists, c.ID))
 	}
-	return nil
+	return r.oneOf(0)
 }
 
 // RotateClientSecret gives a client a new secret. The one before is accepted for
@@ -71,17 +72,22 @@ func (s *Store) RotateClientSecret(ctx context.Context, id string, secret [32]by
 	if err != nil {
 		return err
 	}
-	if r.int(0) == 1 {
-		return ErrNoClient
+	s.observeTime(r.time(1))
+	if r.code() == 1 {
+		return r.verdict(ErrNoClient)
 	}
-	return nil
+	return r.oneOf(0)
 }
 
 // DeleteClient removes a client, if there is one. Its tokens are not ended by it:
 // see [Store.RevokeUser] and [Store.ClientSessions]. Errors: [ErrUnavailable].
 func (s *Store) DeleteClient(ctx context.Context, id string) error {
-	_, err := s.run(ctx, s.scripts.accountDelete, []string{s.clientKey(id)})
-	return err
+	r, err := s.run(ctx, s.scripts.accountDelete, []string{s.clientKey(id)})
+	if err != nil {
+		return err
+	}
+	s.observeTime(r.time(0))
+	return r.err()
 }
 
 // AuthenticateClient checks a client's secret by its SHA-256, and reads what the
@@ -115,22 +121,30 @@ func (s *Store) checkClient(ctx context.Context, id string, secret [32]byte, iss
 	if err != nil {
 		return ClientGrant{}, err
 	}
-	s.observeTime(r.time(1))
-	switch r.int(0) {
+	now := r.time(1)
+	s.observeTime(now)
+	switch r.code() {
+	case 0:
 	case 1:
-		return ClientGrant{}, ErrNoClient
+		return ClientGrant{}, r.verdict(ErrNoClient)
 	case 2:
-		return ClientGrant{}, ErrClientSecret
+		return ClientGrant{}, r.verdict(ErrClientSecret)
+	default:
+		return ClientGrant{}, r.unknown()
 	}
-	return ClientGrant{
+	g := ClientGrant{
 		Client: Client{
 			ID: id, Grants: r.string(2), Scopes: r.string(3), Audiences: r.string(4), Claims: r.string(5), Introspect: r.string(6) == "1",
 		},
-		Grant: Grant{
-			Now: r.time(1), UserEpoch: uint64(r.int(7)), LogEpoch: r.string(8), //nolint:gosec // an epoch counts up from 0
-			Subject: id, ClientID: id, Place: r.place(9, 8),
-		},
-	}, nil
+		Grant: Grant{Now: now, Subject: id, ClientID: id},
+	}
+	if issue {
+		g.UserEpoch, g.LogEpoch, g.Place = r.count(7), r.string(8), s.place(r, 9, 8)
+	}
+	if err := r.err(); err != nil {
+		return ClientGrant{}, err
+	}
+	return g, nil
 }
 
 // Client reads one client. Errors: [ErrNoClient], [ErrUnavailable].
@@ -138,20 +152,25 @@ func (s *Store) Client(ctx context.Context, id string) (Client, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
 	start := time.Now()
-	values, err := s.rdb.HMGet(ctx, s.clientKey(id), "hash", "grants", "scopes", "aud", "claims", "intro", "cre").Result()
+	fields := []string{"hash", "grants", "scopes", "aud", "claims", "intro", "cre"}
+	values, err := s.rdb.HMGet(ctx, s.clientKey(id), fields...).Result()
 	err = unavailable("client", err)
 	s.observe("client", time.Since(start), err)
 	if err != nil {
 		return Client{}, err
 	}
-	r := reply(values)
-	if r.string(0) == "" {
+	r := newHash("client", values, len(fields))
+	if r.optional(0) == "" && r.err() == nil {
 		return Client{}, ErrNoClient
 	}
-	return Client{
+	c := Client{
 		ID: id, Grants: r.string(1), Scopes: r.string(2), Audiences: r.string(3), Claims: r.string(4),
 		Introspect: r.string(5) == "1", Created: r.time(6),
-	}, nil
+	}
+	if err := r.err(); err != nil {
+		return Client{}, err
+	}
+	return c, nil
 }
 
 // ClientIDs returns the id of every client, in no order. It walks all keys: for an
@@ -192,8 +211,13 @@ func (s *Store) ClientSessions(ctx context.Context, id string, fn func(SessionEn
 			return unavailable("walk", err)
 		}
 		for sid, cmd := range found {
-			if r := reply(cmd.Val()); r.string(0) == id {
-				if err := fn(SessionEnd{SID: sid, UID: s.UserID(r.string(1))}); err != nil {
+			r := newHash("walk", cmd.Val(), 2)
+			client, sub := r.optional(0), r.optional(1)
+			if err := r.err(); err != nil {
+				return err
+			}
+			if client == id && sub != "" { // else it is another's, or has just ended
+				if err := fn(SessionEnd{SID: sid, UID: s.UserID(sub)}); err != nil {
 					return err
 				}
 			}

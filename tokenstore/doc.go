@@ -12,11 +12,24 @@
 //
 // An operation that returns [ErrUnavailable] may or may not have happened: the
 // reply is unknown, nothing may be concluded from it, and it is safe to ask
-// again. Absence is never reported as unavailability, nor the reverse.
+// again. Absence is never reported as unavailability, nor the reverse. A reply that
+// lacks an element, or has one of the wrong type or an unknown code, is unknown too.
 //
-//   - Login makes one session. Asked again with the same ids it makes the same
-//     session. It ends those that are more than [Options.SessionsPerUser] now. It refuses with [ErrSuperseded] when the user's credentials were
-//     changed after the caller read them.
+// go-redis sends a script again when the answer is late, and the first copy may reach
+// Redis after the second was answered. So every script that writes carries a deadline in
+// Redis time, until which its caller waits at most: after it, a copy changes nothing.
+// Before it, a copy changes nothing that others have changed since, by what the script
+// does (a session's generation, a log entry that is there) or, for accounts, clients and
+// RevokeUser, by a key that keeps the answer until the deadline. The exceptions: a copy
+// of Failed charges the attempt twice, one of IssueToClient takes a second place in a
+// status list, one of Renew puts a follower back that was struck or has left, and one of
+// the rotation before the last is taken for theft.
+//
+//   - Login makes one session. Asked again with the same ids and secret it returns that
+//     session and changes nothing. It ends those that are more than
+//     [Options.SessionsPerUser] now. It refuses with [ErrSuperseded] when the user's
+//     credentials were changed after the caller read them, and when the session has ended
+//     or was refreshed since.
 //   - Rotate makes the successor the current refresh token. The parent of the
 //     current token yields the same successor for the grace period and changes
 //     nothing. Anything older, or with a wrong secret, ends the session.

@@ -23,5 +23,8 @@ func (s *Store) FirstUse(ctx context.Context, id [sha256.Size]byte, until time.T
 		return false, err
 	}
 	s.observeTime(r.time(1))
-	return r.int(0) == 1, nil
+	if err := r.oneOf(0, 1); err != nil {
+		return false, err
+	}
+	return r.code() == 1, nil
 }

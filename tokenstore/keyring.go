@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
+	"fmt"
 	"strconv"
 	"strings"
 	"time"
@@ -92,7 +93,8 @@ func (s *Store) SigningKeys(ctx context.Context) (KeyRing, error) {
 	if err != nil {
 		return KeyRing{}, err
 	}
-	return keyRing(fields), nil
+	ring, err := keyRing(fields)
+	return ring, unavailable("keys", err)
 }
 
 // SyncSigningKeys does what is due among the signing keys: the next one becomes
@@ -128,8 +130,8 @@ func (s *Store) OfferSigningKey(ctx context.Context, o KeySettings, k SealedKey,
 // dead only once [Store.DenyKey] has told every shard. Errors: [ErrKeyActive] if
 // there is nothing to sign with instead, [ErrUnavailable].
 func (s *Store) RevokeSigningKey(ctx context.Context, o KeySettings, kid string, replacement SealedKey) (KeyRing, error) {
-	ring, code, err := s.keys(ctx, s.scripts.keysRevoke, o, kid, replacement.ID, replacement.Sealed, replacement.Algorithm)
-	if err == nil && code == 1 {
+	ring, active, err := s.keys(ctx, s.scripts.keysRevoke, o, kid, replacement.ID, replacement.Sealed, replacement.Algorithm)
+	if err == nil && active {
 		err = ErrKeyActive
 	}
 	return ring, err
@@ -138,8 +140,11 @@ func (s *Store) RevokeSigningKey(ctx context.Context, o KeySettings, kid string,
 // ResealSigningKey replaces a sealed key by the same key sealed anew, if nobody
 // has done so yet. Errors: [ErrUnavailable].
 func (s *Store) ResealSigningKey(ctx context.Context, kid string, before, anew []byte) error {
-	_, err := s.runDurably(ctx, s.scripts.keysReseal, []string{keysKey}, kid, before, anew)
-	return err
+	r, err := s.runDurably(ctx, s.scripts.keysReseal, []string{keysKey}, kid, before, anew)
+	if err != nil {
+		return err
+	}
+	return r.oneOf(0, 1)
 }
 
 // DenyKey denies every token that was signed with a key, on all shards, for ever.
@@ -161,7 +166,12 @@ func (s *Store) DenyKey(ctx context.Context, kid string) ([]Revocation, error) {
 	list := make([]Revocation, len(replies))
 	for i, r := range replies {
 		s.observeTime(r.time(1))
-		list[i] = r.revocation(s.KeyID(kid, i))
+		if err := r.oneOf(0); err != nil {
+			return nil, err
+		}
+		if list[i], err = r.revocation(s.KeyID(kid, i)); err != nil {
+			return nil, err
+		}
 	}
 	return list, nil
 }
@@ -186,8 +196,9 @@ func (s *Store) KeyID(kid string, shard int) ID {
 	return id
 }
 
-// keys runs one of the scripts that share lua/keyring.lua.
-func (s *Store) keys(ctx context.Context, sc *script, o KeySettings, args ...any) (KeyRing, int64, error) {
+// keys runs one of the scripts that share lua/keyring.lua. active is set where code 1 says
+// that a key was not revoked, since it signs.
+func (s *Store) keys(ctx context.Context, sc *script, o KeySettings, args ...any) (ring KeyRing, active bool, err error) {
 	args = append([]any{
 		milliseconds(s.life.Access), milliseconds(o.Publish), milliseconds(o.Rotation), o.Algorithm, milliseconds(skewPad),
 	}, args...)
@@ -197,49 +208,71 @@ func (s *Store) keys(ctx context.Context, sc *script, o KeySettings, args ...any
 	}
 	r, err := run(ctx, sc, []string{keysKey}, args...)
 	if err != nil {
-		return KeyRing{}, 0, err
+		return KeyRing{}, false, err
 	}
-	hash, _ := r[4].([]any)
-	fields := make(map[string]string, len(hash)/2)
-	for i := 0; i+1 < len(hash); i += 2 {
-		fields[reply(hash).string(i)] = reply(hash).string(i + 1)
+	pairs := r.pairs(4)
+	fields := make(map[string]string, len(pairs))
+	for _, p := range pairs {
+		fields[p[0]] = p[1]
 	}
-	ring := keyRing(fields)
-	ring.Now, ring.Wanted = r.time(1), r.int(2) == 1
-	if at := r.int(3); at > 0 {
-		ring.Rotates = time.UnixMilli(at)
+	ring, err = keyRing(fields)
+	if err != nil {
+		return KeyRing{}, false, unavailable(sc.name, err)
+	}
+	ring.Now, ring.Wanted = r.time(1), r.count(2) == 1
+	if at := r.count(3); at > 0 {
+		ring.Rotates = time.UnixMilli(int64(at)) //nolint:gosec // was an int64
 	}
 	s.observeTime(ring.Now)
-	return ring, r.int(0), nil
+	known := []int64{0}
+	if sc == s.scripts.keysRevoke {
+		known = []int64{0, 1}
+	}
+	if err := r.oneOf(known...); err != nil {
+		return KeyRing{}, false, err
+	}
+	return ring, r.code() == 1, nil
 }
 
-func keyRing(fields map[string]string) KeyRing {
+// keyRing reads the hash that lua/keyring.lua describes.
+func keyRing(fields map[string]string) (KeyRing, error) {
 	r := KeyRing{Active: fields["active"], Next: fields["next"], Keys: map[string]SealedKey{}, Gone: map[string]bool{}}
-	if ms, err := strconv.ParseInt(fields["access"], 10, 64); err == nil {
-		r.Longest = time.Duration(ms) * time.Millisecond
+	if text, ok := fields["access"]; ok {
+		ms, err := strconv.ParseUint(text, 10, 63)
+		if err != nil {
+			return KeyRing{}, fmt.Errorf("%w: access is %q", errReply, text)
+		}
+		r.Longest = time.Duration(ms) * time.Millisecond //nolint:gosec // of 63 bits
 	}
 	for name, value := range fields {
 		if kid, ok := strings.CutPrefix(name, "k:"); ok {
 			k := SealedKey{ID: kid, Sealed: []byte(value)}
-			k.note(fields["m:"+kid])
+			if err := k.note(fields["m:"+kid]); err != nil {
+				return KeyRing{}, err
+			}
 			r.Keys[kid] = k
 		} else if kid, ok := strings.CutPrefix(name, "d:"); ok {
 			r.Gone[kid] = strings.HasPrefix(value, "revoked")
 		}
 	}
-	return r
+	return r, nil
 }
 
 // note reads what the scripts note of a key.
-func (k *SealedKey) note(text string) {
+func (k *SealedKey) note(text string) error {
 	f := strings.Fields(text)
 	if len(f) != 5 {
-		return
+		return fmt.Errorf("%w: of the key %s is noted %q", errReply, k.ID, text)
 	}
 	k.Algorithm = f[0]
 	for i, t := range []*time.Time{&k.Published, &k.Signs, &k.Activated, &k.Retired} {
-		if ms, err := strconv.ParseInt(f[i+1], 10, 64); err == nil && ms > 0 {
+		ms, err := strconv.ParseInt(f[i+1], 10, 64)
+		if err != nil || ms < 0 {
+			return fmt.Errorf("%w: of the key %s is noted %q", errReply, k.ID, text)
+		}
+		if ms > 0 { // 0 is not yet
 			*t = time.UnixMilli(ms)
 		}
 	}
+	return nil
 }

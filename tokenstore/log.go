@@ -151,20 +151,19 @@ func (s *Store) Renew(ctx context.Context, renewals []Renewal) ([]View, error) {
 	}
 	views := make([]View, len(replies))
 	for i, r := range replies {
-		entries, err := r.entries(5)
-		if err != nil {
-			return nil, err
-		}
 		views[i] = View{
 			Now:     r.time(0),
-			Head:    Mark{Epoch: r.string(1), Seq: uint64(r.int(2)), Chain: r.string(3)}, //nolint:gosec // counts up from 0
-			Longest: time.Duration(r.int(4))*time.Millisecond + skewPad,
-			Entries: entries, Members: r.members(6), Dead: r.ids(7),
+			Head:    Mark{Epoch: r.string(1), Seq: r.count(2), Chain: r.string(3)},
+			Longest: r.milliseconds(4) + skewPad,
+			Entries: r.entries(5), Members: r.members(6), Dead: r.ids(7),
 		}
 		if !cluster {
 			r = replies[len(replies)-1]
 		}
 		views[i].Server = Server{Epoch: views[i].Head.Epoch, Primary: r.string(8)}
+		if err := errors.Join(replies[i].err(), r.err()); err != nil {
+			return nil, err
+		}
 		s.observeTime(views[i].Now)
 	}
 	return views, nil
@@ -248,8 +247,11 @@ func (s *Store) TailsTogether() bool {
 // Strike takes a follower out of a shard's table if it has shown no life since.
 // Errors: [ErrUnavailable].
 func (s *Store) Strike(ctx context.Context, shard int, m Member) error {
-	_, err := s.run(ctx, s.scripts.strike, []string{s.membersKey(byte(shard))}, m.Name, m.line) //nolint:gosec // at most 255
-	return err
+	r, err := s.run(ctx, s.scripts.strike, []string{s.membersKey(byte(shard))}, m.Name, m.line) //nolint:gosec // at most 255
+	if err != nil {
+		return err
+	}
+	return r.oneOf(0, 1)
 }
 
 // Leave takes a follower that has ended out of every shard's table. Errors:
@@ -278,9 +280,18 @@ func (s *Store) Restore(ctx context.Context, e Entry) error {
 	}
 	if e.Kind == KindKey {
 		c, err := s.denyKeyCall(e.ID)
-		if err == nil {
-			_, err = s.runDurably(ctx, c.script, c.keys, c.args...)
+		if err != nil {
+			return err
 		}
+		r, err := s.runDurably(ctx, c.script, c.keys, c.args...)
+		if err != nil {
+			return err
+		}
+		s.observeTime(r.time(1))
+		if err := r.oneOf(0); err != nil {
+			return err
+		}
+		_, err = r.revocation(e.ID)
 		return err
 	}
 	epoch, err := s.freshEpoch()
@@ -292,11 +303,15 @@ func (s *Store) Restore(ctx context.Context, e Entry) error {
 		except = e.Except.String()
 	}
 	shard := e.ID[0]
-	_, err = s.run(ctx, s.scripts.restoreEpoch,
+	r, err := s.run(ctx, s.scripts.restoreEpoch,
 		[]string{s.epochKey(e.ID), s.userKey(e.ID), s.headKey(shard), s.logKey(shard), s.invalidKey(shard), s.livingKey(e.ID)},
 		epoch, e.ID.String(), e.Epoch, except,
 		milliseconds(s.life.Session), milliseconds(s.life.Access), milliseconds(skewPad))
-	return err
+	if err != nil {
+		return err
+	}
+	s.observeTime(r.time(1))
+	return r.oneOf(0, 1)
 }
 
 var errLog = errors.New("the log holds what no script of this version writes")
@@ -371,59 +386,50 @@ func NewEntry(before Mark, e Entry) Entry {
 }
 
 // entries reads an XRANGE reply.
-func (r reply) entries(i int) ([]Entry, error) {
-	raw, _ := r[i].([]any)
-	list := make([]Entry, 0, len(raw))
-	for _, v := range raw {
-		pair, _ := v.([]any)
-		if len(pair) != 2 {
-			return nil, errLog
+func (r *reply) entries(i int) []Entry {
+	raw := r.list(i)
+	list := make([]Entry, len(raw.values))
+	for j := range list {
+		pair := raw.list(j)
+		fields := pair.list(1)
+		e, ok := parseEntry(pair.string(0), fields.string(1))
+		if (!ok || fields.string(0) != entryField) && *r.fault == nil {
+			*r.fault = errLog
 		}
-		fields, _ := pair[1].([]any)
-		e, ok := parseEntry(reply(pair).string(0), reply(fields).string(1))
-		if !ok {
-			return nil, errLog
-		}
-		list = append(list, e)
+		list[j] = e
 	}
-	return list, nil
+	return list
 }
 
-// ids reads a list of ids; what is none is passed over.
-func (r reply) ids(i int) []ID {
-	if i >= len(r) {
-		return nil
-	}
-	raw, _ := r[i].([]any)
-	var list []ID
-	for j := range raw {
-		if id, err := ParseID(reply(raw).string(j)); err == nil {
-			list = append(list, id)
+// ids reads a list of ids.
+func (r *reply) ids(i int) []ID {
+	raw := r.list(i)
+	list := make([]ID, len(raw.values))
+	for j := range list {
+		id, err := ParseID(raw.string(j))
+		if err != nil {
+			r.failed(i, "a list of ids")
 		}
+		list[j] = id
 	}
 	return list
 }
 
 // members reads a table of followers. A line that cannot be read counts as a
 // follower that has applied nothing: it is waited for until it is silent.
-func (r reply) members(i int) []Member {
-	if i >= len(r) {
-		return nil
-	}
-	raw, _ := r[i].([]any)
-	list := make([]Member, 0, len(raw)/2)
-	for j := 0; j+1 < len(raw); j += 2 {
-		name, _ := raw[j].(string)
-		line, _ := raw[j+1].(string)
-		m := Member{Name: name, line: line}
-		if f := strings.Split(line, ":"); len(f) == 3 {
+func (r *reply) members(i int) []Member {
+	pairs := r.pairs(i)
+	list := make([]Member, len(pairs))
+	for j, p := range pairs {
+		m := Member{Name: p[0], line: p[1]}
+		if f := strings.Split(m.line, ":"); len(f) == 3 {
 			seq, err := strconv.ParseUint(f[0], 10, 64)
 			beat, err2 := strconv.ParseUint(f[2], 10, 64)
 			if err == nil && err2 == nil {
 				m.Mark, m.Beat = Mark{Seq: seq, Chain: f[1]}, beat
 			}
 		}
-		list = append(list, m)
+		list[j] = m
 	}
 	return list
 }

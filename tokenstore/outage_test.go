@@ -238,7 +238,7 @@ func TestNothingListens(t *testing.T) {
 }
 
 // eventually waits for Redis to answer again.
-func eventually(t *testing.T, ready func() error) {
+func eventually(t testing.TB, ready func() error) {
 	t.Helper()
 	deadline := time.Now().Add(20 * time.Second)
 	for {

@@ -16,15 +16,23 @@ func (s *Store) Peek(ctx context.Context, t Rotation) (Grant, error) {
 	if err != nil {
 		return Grant{}, err
 	}
-	s.observeTime(r.time(1))
-	code := r.int(0)
-	if code == 2 {
-		return Grant{}, ErrNoSession
+	now := r.time(1)
+	s.observeTime(now)
+	code := r.code()
+	switch code {
+	case 0, 1:
+	case 2:
+		return Grant{}, r.verdict(ErrNoSession)
+	default:
+		return Grant{}, r.unknown()
 	}
 	p := Grant{
-		Now: r.time(1), RefreshExpiry: r.time(2), AuthTime: r.time(3),
+		Now: now, RefreshExpiry: r.time(2), AuthTime: r.time(3),
 		Subject: r.string(4), Username: r.string(5), Scope: r.string(6), ClientID: r.string(7), Claims: r.string(8),
 		Same: code == 1,
+	}
+	if err := r.err(); err != nil {
+		return Grant{}, err
 	}
 	if p.Username == "" {
 		p.Username = p.Subject

@@ -128,7 +128,7 @@ func (p *preflight) write(ctx context.Context) error {
 	for i := range calls {
 		calls[i] = call{script: s.scripts.probe, keys: []string{s.prefix[i] + "probe"}}
 	}
-	var replies []reply
+	var replies []*reply
 	var err error
 	var began time.Time
 	var took time.Duration
@@ -150,7 +150,14 @@ func (p *preflight) write(ctx context.Context) error {
 	}
 	p.add(checkWrite, "", Fine, "scripts may write lk:{0} to lk:{%d}", s.shards-1)
 
-	unnamed := slices.ContainsFunc(replies, func(r reply) bool { return r.string(1) == "" })
+	unnamed := slices.ContainsFunc(replies, func(r *reply) bool { return r.string(1) == "" })
+	times := make([]time.Time, len(replies))
+	for i, r := range replies {
+		times[i] = r.time(0)
+		if err := r.err(); err != nil {
+			return err
+		}
+	}
 	if unnamed {
 		p.add(checkPrimary, "", Unknown, "scripts cannot ask INFO replication for master_replid: a failover that loses a follower's last renewal is not noticed, and a logout just after it may be answered up to one lease too early. Allow +info")
 	} else {
@@ -159,8 +166,8 @@ func (p *preflight) write(ctx context.Context) error {
 
 	var worst time.Duration
 	middle := began.Add(took / 2)
-	for _, r := range replies {
-		if skew := r.time(0).Sub(middle); skew.Abs() > worst.Abs() {
+	for _, now := range times {
+		if skew := now.Sub(middle); skew.Abs() > worst.Abs() {
 			worst = skew
 		}
 	}

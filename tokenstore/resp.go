@@ -1,13 +1,9 @@
 package tokenstore
 
 import (
-	"errors"
 	"fmt"
 	"strconv"
 )
-
-// errReply says that a reply of Redis is not of the form that it should be.
-var errReply = errors.New("the reply of Redis cannot be read")
 
 // parseStreams reads the reply to an XREAD (RESP 2 or 3), whose streams are known by name.
 func parseStreams(reply []byte, shards map[string]int) (map[int][]Entry, error) {

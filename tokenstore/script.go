@@ -5,7 +5,7 @@ import (
 	"embed"
 	"errors"
 	"fmt"
-	"strconv"
+	"slices"
 	"strings"
 	"time"
 
@@ -15,11 +15,33 @@ import (
 //go:embed lua/*.lua
 var luaFiles embed.FS
 
+// effect is what a script may do to Redis. It decides what [Store.prepare] and
+// [Store.deadline] add to what the script's caller passes.
+//
+// go-redis sends a script again when the answer is late, while the first copy may still
+// sit in a socket or a proxy. A copy that runs later must not undo what happened in
+// between.
+type effect int
+
+const (
+	// reads calls no command that writes. A copy is harmless.
+	reads effect = iota + 1
+	// writes may change something. It carries a deadline in Redis time: after it nobody
+	// waits for the answer, and the script changes nothing (lua/late.lua). Before it, a
+	// copy must be harmless by what the script itself does.
+	writes
+	// writesOnce sets what another request may set differently. It carries a deadline, and
+	// until then a key that keeps its answer: a copy returns that answer and changes
+	// nothing (lua/once.lua).
+	writesOnce
+)
+
 // script is one operation: its name in metrics and errors, and its Lua.
 type script struct {
-	name string
-	lua  *redis.Script
-	hot  bool // called so often that it is worth sending in batches
+	name   string
+	effect effect
+	lua    *redis.Script
+	hot    bool // called so often that it is worth sending in batches
 }
 
 type scripts struct {
@@ -35,50 +57,61 @@ type scripts struct {
 	statusView, sessionPage                     *script
 }
 
-// loadScripts reads the embedded files. Each script is its own file; the parts
-// that several share are put in front of it.
+// loadScripts reads the embedded files. Each script is its own file. In front of it come
+// head.lua, what its effect demands, and the parts that it shares with others.
 func loadScripts() (scripts, error) {
 	var errs []error
-	load := func(name string, shared ...string) *script {
-		var src strings.Builder
-		for _, part := range append(shared, name) {
-			text, err := luaFiles.ReadFile("lua/" + part + ".lua")
+	load := func(e effect, name string, shared ...string) *script {
+		part := func(name string) string {
+			text, err := luaFiles.ReadFile("lua/" + name + ".lua")
 			if err != nil {
 				errs = append(errs, fmt.Errorf("script %s: %w", name, err))
 			}
-			src.Write(text)
+			return string(text)
 		}
-		return &script{name: name, lua: redis.NewScript(src.String())}
+		src := part("head")
+		if e != reads {
+			src += part("late")
+		}
+		for _, name := range shared {
+			src += part(name)
+		}
+		if body := part(name); e == writesOnce {
+			src += part("once") + "return once(function()\n" + body + "end)\n"
+		} else {
+			src += body
+		}
+		return &script{name: name, effect: e, lua: redis.NewScript(src)}
 	}
 	sc := scripts{
-		login:         load("login", "head", "status"),
-		rotate:        load("rotate", "head", "log", "issued", "status", "primary"),
-		revoke:        load("revoke", "head", "log", "issued", "status", "primary"),
-		revokeUser:    load("revoke_user", "head", "log", "status", "primary"),
-		verify:        load("verify", "head"),
-		lookup:        load("lookup", "head", "gcra"),
-		throttlePeek:  load("throttle_peek", "head", "gcra"),
-		throttleSpend: load("throttle_spend", "head", "gcra"),
-		accountCreate: load("account_create", "head"),
-		accountUpdate: load("account_update", "head"),
-		accountDelete: load("account_delete", "head"),
-		meta:          load("meta", "head"),
-		keysSync:      load("keys_sync", "head", "keyring"),
-		keysPut:       load("keys_put", "head", "keyring"),
-		keysRevoke:    load("keys_revoke", "head", "keyring"),
-		keysReseal:    load("keys_reseal"),
-		revokeKey:     load("revoke_key", "head", "log", "primary"),
-		renew:         load("renew", "head", "primary"),
-		strike:        load("strike"),
-		restoreEpoch:  load("restore_epoch", "head", "log", "status"),
-		probe:         load("probe", "head", "primary"),
-		clientCreate:  load("client_create", "head"),
-		clientRotate:  load("client_rotate", "head"),
-		clientCheck:   load("client_check", "head", "status"),
-		peek:          load("peek", "head"),
-		firstUse:      load("first_use", "head"),
-		statusView:    load("status_view", "head"),
-		sessionPage:   load("session_page", "head"),
+		login:         load(writes, "login", "status"),
+		rotate:        load(writes, "rotate", "log", "issued", "status", "primary"),
+		revoke:        load(writes, "revoke", "log", "issued", "status", "primary"),
+		revokeUser:    load(writesOnce, "revoke_user", "log", "status", "primary"),
+		verify:        load(writes, "verify"),
+		lookup:        load(reads, "lookup", "gcra"),
+		throttlePeek:  load(reads, "throttle_peek", "gcra"),
+		throttleSpend: load(writes, "throttle_spend", "gcra"),
+		accountCreate: load(writesOnce, "account_create"),
+		accountUpdate: load(writesOnce, "account_update"),
+		accountDelete: load(writesOnce, "account_delete"),
+		meta:          load(writes, "meta"),
+		keysSync:      load(writes, "keys_sync", "keyring"),
+		keysPut:       load(writes, "keys_put", "keyring"),
+		keysRevoke:    load(writes, "keys_revoke", "keyring"),
+		keysReseal:    load(writes, "keys_reseal"),
+		revokeKey:     load(writes, "revoke_key", "log", "primary"),
+		renew:         load(writes, "renew", "primary"),
+		strike:        load(writes, "strike"),
+		restoreEpoch:  load(writes, "restore_epoch", "log", "status"),
+		probe:         load(writes, "probe", "primary"),
+		clientCreate:  load(writesOnce, "client_create"),
+		clientRotate:  load(writesOnce, "client_rotate"),
+		clientCheck:   load(writes, "client_check", "status"),
+		peek:          load(reads, "peek"),
+		firstUse:      load(writes, "first_use"),
+		statusView:    load(writes, "status_view"),
+		sessionPage:   load(reads, "session_page"),
 	}
 	sc.rotate.hot, sc.verify.hot = true, true
 	return sc, errors.Join(errs...)
@@ -86,36 +119,86 @@ func loadScripts() (scripts, error) {
 
 // run calls one script: one round trip, or two the first time that a Redis
 // sees it. Any error is an [ErrUnavailable].
-func (s *Store) run(ctx context.Context, sc *script, keys []string, args ...any) (reply, error) {
+func (s *Store) run(ctx context.Context, sc *script, keys []string, args ...any) (*reply, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
 	ctx, end := s.trace(ctx, sc.name)
 	start := time.Now()
-	values, err := s.send(ctx, sc, keys, args)
+	values, err := s.send(ctx, call{script: sc, keys: keys, args: args})
 	err = unavailable(sc.name, err)
 	s.observe(sc.name, time.Since(start), err)
 	end(err)
 	if err != nil {
 		return nil, err
 	}
-	return values, nil
+	return newReply(sc.name, values), nil
 }
 
-// send sends a script, the hot ones in batches. What went wrong with a batch says
+// send sends a script with what its effect demands. What Redis calls late because the
+// estimate of its time was off is sent once more: it has changed nothing, and its answer
+// tells the time.
+func (s *Store) send(ctx context.Context, c call) ([]any, error) {
+	c, err := s.prepare(c)
+	if err != nil {
+		return nil, err
+	}
+	values, err := s.sendOnce(ctx, c, s.deadline(ctx))
+	if now, ok := late(values); ok {
+		s.observeTime(now)
+		if values, err = s.sendOnce(ctx, c, deadlineFrom(ctx, now)); err == nil {
+			if _, ok := late(values); ok {
+				return nil, errLate
+			}
+		}
+	}
+	return values, err
+}
+
+// sendOnce sends a script, the hot ones in batches. What went wrong with a batch says
 // little of one script of it: that is sent once more, by itself.
-func (s *Store) send(ctx context.Context, sc *script, keys []string, args []any) ([]any, error) {
-	if sc.hot && s.batches != nil {
-		values, err := s.batches.run(ctx, sc, keys, args)
+func (s *Store) sendOnce(ctx context.Context, c call, deadline int64) ([]any, error) {
+	args := c.argsBy(deadline)
+	if c.script.hot && s.batches != nil {
+		values, err := s.batches.run(ctx, c.script, c.keys, args)
 		if err == nil || ctx.Err() != nil {
 			return values, err
 		}
 	}
-	return sc.lua.Run(ctx, s.rdb, keys, args...).Slice()
+	return c.script.lua.Run(ctx, s.rdb, c.keys, args...).Slice()
+}
+
+// errLate says that a script reached Redis when nobody waited for it any more.
+var errLate = errors.New("it reached Redis too late")
+
+// deadline returns the Redis time (ms) until which ctx waits for an answer. A store that
+// does not know Redis time yet returns 0, which is always late: the answer tells the time.
+func (s *Store) deadline(ctx context.Context) int64 {
+	if s.observed.Load() == nil {
+		return 0
+	}
+	return deadlineFrom(ctx, s.Now())
+}
+
+// deadlineFrom is deadline where the Redis time is known. ctx must have a deadline. No
+// copy runs later than skewPad after it was sent: every denial lasts longer than that, so
+// whatever a copy could revive is still denied.
+func deadlineFrom(ctx context.Context, now time.Time) int64 {
+	end, _ := ctx.Deadline()
+	return now.Add(min(time.Until(end), skewPad)).UnixMilli()
+}
+
+// late reports whether values is what lua/late.lua answers, and the Redis time in it.
+func late(values []any) (now time.Time, ok bool) {
+	if len(values) != 2 || values[0] != "LATE" {
+		return time.Time{}, false
+	}
+	ms, ok := values[1].(int64)
+	return time.UnixMilli(ms), ok
 }
 
 // runDurably calls a script and returns when the number of replicas that the
 // store was made for has its writes too. Without one it is run.
-func (s *Store) runDurably(ctx context.Context, sc *script, keys []string, args ...any) (reply, error) {
+func (s *Store) runDurably(ctx context.Context, sc *script, keys []string, args ...any) (*reply, error) {
 	if s.waitReplicas == 0 {
 		return s.run(ctx, sc, keys, args...)
 	}
@@ -133,13 +216,43 @@ type call struct {
 	args   []any
 }
 
+// prepare adds the key that keeps the answer of a script that writes once. It is named
+// by a nonce, the same in every copy of the request.
+func (s *Store) prepare(c call) (call, error) {
+	if c.script.effect != writesOnce {
+		return c, nil
+	}
+	nonce, err := s.freshEpoch()
+	if err != nil {
+		return call{}, err
+	}
+	slot, _, _ := strings.Cut(c.keys[0], "}")
+	c.keys = append(slices.Clip(c.keys), slot+"}:once:"+nonce)
+	return c, nil
+}
+
+// argsBy returns the arguments as they are sent: the deadline is the last one.
+func (c call) argsBy(deadline int64) []any {
+	if c.script.effect == reads {
+		return c.args
+	}
+	return append(slices.Clip(c.args), deadline)
+}
+
 // runAll sends several scripts in one round trip. They are atomic each, not
 // together, and may live in different slots. waitReplicas > 0 adds a WAIT on the
 // same connection, and fewer replicas than that is an [ErrUnavailable]; on a
 // Cluster each node then gets a round trip of its own.
-func (s *Store) runAll(ctx context.Context, calls []call, waitReplicas int) ([]reply, error) {
+func (s *Store) runAll(ctx context.Context, calls []call, waitReplicas int) ([]*reply, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
+	calls = slices.Clone(calls)
+	for i, c := range calls {
+		var err error
+		if calls[i], err = s.prepare(c); err != nil {
+			return nil, unavailable(c.script.name, err)
+		}
+	}
 	if waitReplicas == 0 {
 		return s.pipeline(ctx, s.rdb, calls, 0)
 	}
@@ -188,7 +301,7 @@ func elsewhere(err error) bool {
 
 // onNodes sends scripts to the nodes of a Cluster that own their slots, one
 // after the other.
-func (s *Store) onNodes(ctx context.Context, cluster *redis.ClusterClient, calls []call, waitReplicas int) ([]reply, error) {
+func (s *Store) onNodes(ctx context.Context, cluster *redis.ClusterClient, calls []call, waitReplicas int) ([]*reply, error) {
 	byNode := map[*redis.Client][]int{}
 	for i, c := range calls {
 		node, err := cluster.MasterForKey(ctx, c.keys[0])
@@ -197,7 +310,7 @@ func (s *Store) onNodes(ctx context.Context, cluster *redis.ClusterClient, calls
 		}
 		byNode[node] = append(byNode[node], i)
 	}
-	replies := make([]reply, len(calls))
+	replies := make([]*reply, len(calls))
 	for node, indexes := range byNode {
 		part := make([]call, len(indexes))
 		for j, i := range indexes {
@@ -216,21 +329,24 @@ func (s *Store) onNodes(ctx context.Context, cluster *redis.ClusterClient, calls
 
 // pipeline sends scripts on one connection, in their order. From the first that this
 // Redis has not seen they are sent once more, as text, on another connection maybe: the
-// last one still runs last. On a Cluster, where the nodes have seen different ones and
-// there is no order, only those are that did not run.
-func (s *Store) pipeline(ctx context.Context, rdb redis.Cmdable, calls []call, waitReplicas int) ([]reply, error) {
+// last one still runs last. So they are from the first that came late, with a deadline by
+// the time that its answer tells. On a Cluster, where the nodes have seen different
+// scripts and there is no order, only those are sent again that did not run.
+func (s *Store) pipeline(ctx context.Context, rdb redis.Cmdable, calls []call, waitReplicas int) ([]*reply, error) {
 	ctx, end := s.trace(ctx, calls[0].script.name)
 	start := time.Now()
-	replies := make([]reply, len(calls))
+	replies := make([]*reply, len(calls))
 	errs := make([]error, len(calls))
-	send := func(indexes []int, load bool) (unseen []int, wait error) {
+	deadlines := slices.Repeat([]int64{s.deadline(ctx)}, len(calls))
+	send := func(indexes []int, load bool) (wait error) {
 		pipe := rdb.Pipeline()
 		cmds := make([]*redis.Cmd, len(indexes))
 		for j, i := range indexes {
-			if c := calls[i]; load {
-				cmds[j] = c.script.lua.Eval(ctx, pipe, c.keys, c.args...)
+			c := calls[i]
+			if args := c.argsBy(deadlines[i]); load {
+				cmds[j] = c.script.lua.Eval(ctx, pipe, c.keys, args...)
 			} else {
-				cmds[j] = c.script.lua.EvalSha(ctx, pipe, c.keys, c.args...)
+				cmds[j] = c.script.lua.EvalSha(ctx, pipe, c.keys, args...)
 			}
 		}
 		var waited *redis.Cmd
@@ -244,31 +360,49 @@ func (s *Store) pipeline(ctx context.Context, rdb redis.Cmdable, calls []call, w
 			if errs[i] != nil && cmds[j].Err() == nil && exec != nil {
 				errs[i] = exec // no connection was had, and the command does not know
 			}
-			replies[i] = values
-			if redis.HasErrorPrefix(errs[i], "NOSCRIPT") && !load {
-				unseen = append(unseen, i)
-			}
+			replies[i] = newReply(calls[i].script.name, values)
 		}
-		if waited != nil {
-			n, err := waited.Int()
-			if err == nil && n < waitReplicas {
-				err = fmt.Errorf("%w: %d of %d", errFewReplicas, n, waitReplicas)
-			}
-			wait = err
+		if waited == nil {
+			return nil
 		}
-		return unseen, wait
+		n, err := waited.Int()
+		if err == nil && n < waitReplicas {
+			err = fmt.Errorf("%w: %d of %d", errFewReplicas, n, waitReplicas)
+		}
+		return err
 	}
-	all := make([]int, len(calls))
-	for i := range all {
-		all[i] = i
+	_, cluster := rdb.(*redis.ClusterClient)
+	indexes := make([]int, len(calls))
+	for i := range indexes {
+		indexes[i] = i
 	}
-	unseen, wait := send(all, false)
-	if len(unseen) > 0 {
-		if _, cluster := rdb.(*redis.ClusterClient); !cluster {
-			unseen = all[unseen[0]:]
+	load := false                       // send them as text
+	delayed := make([]bool, len(calls)) // was late once
+	var wait error
+	for len(indexes) > 0 {
+		wait = errors.Join(wait, send(indexes, load))
+		unseen := load
+		var again []int
+		for _, i := range indexes {
+			now, isLate := late(replies[i].values)
+			switch {
+			case !load && redis.HasErrorPrefix(errs[i], "NOSCRIPT"):
+				unseen = true
+			case isLate && !delayed[i]:
+				delayed[i] = true
+				s.observeTime(now)
+				for j := i; j < len(calls) && (j == i || !cluster); j++ {
+					deadlines[j] = deadlineFrom(ctx, now)
+				}
+			case isLate:
+				errs[i] = errLate
+				continue
+			case cluster || len(again) == 0:
+				continue
+			}
+			again = append(again, i)
 		}
-		_, again := send(unseen, true)
-		wait = errors.Join(wait, again)
+		indexes, load = again, unseen
 	}
 	var first error
 	for i, c := range calls {
@@ -293,31 +427,3 @@ func unavailable(operation string, err error) error {
 	}
 	return fmt.Errorf("%w: %s: %w", ErrUnavailable, operation, err)
 }
-
-// reply is a script's answer: integers, and strings where the script says so.
-// Numbers that came out of a hash arrive as strings.
-type reply []any
-
-func (r reply) int(i int) int64 {
-	if i >= len(r) {
-		return 0
-	}
-	switch v := r[i].(type) {
-	case int64:
-		return v
-	case string:
-		n, _ := strconv.ParseInt(v, 10, 64)
-		return n
-	}
-	return 0
-}
-
-func (r reply) string(i int) string {
-	if i >= len(r) {
-		return ""
-	}
-	v, _ := r[i].(string)
-	return v
-}
-
-func (r reply) time(i int) time.Time { return time.UnixMilli(r.int(i)) }

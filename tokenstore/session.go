@@ -3,7 +3,6 @@ package tokenstore
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 	"strconv"
 	"strings"
@@ -96,7 +95,7 @@ func (s *Store) Login(ctx context.Context, n NewSession) (Grant, error) {
 		username = ""
 	}
 	shard := n.SID[0]
-	keys := []string{s.rtKey(n.SID), s.userKey(n.UID), s.epochKey(n.UID), s.headKey(shard), s.logKey(shard)}
+	keys := []string{s.rtKey(n.SID), s.userKey(n.UID), s.epochKey(n.UID), s.headKey(shard), s.logKey(shard), s.denyKey(n.SID)}
 	if s.statusLists {
 		keys = append(keys, s.livingKey(n.UID))
 	}
@@ -107,17 +106,23 @@ func (s *Store) Login(ctx context.Context, n NewSession) (Grant, error) {
 	if err != nil {
 		return Grant{}, err
 	}
-	if r.int(0) == 1 {
-		return Grant{}, ErrSuperseded
-	}
 	now := r.time(1)
-	s.observeTime(now)
-	return Grant{
-		Now: now, RefreshExpiry: r.time(2), AuthTime: now,
-		UserEpoch: uint64(r.int(3)), LogEpoch: r.string(4), //nolint:gosec // an epoch counts up from 0
+	if r.code() == 1 {
+		return Grant{}, r.verdict(ErrSuperseded)
+	}
+	g := Grant{
+		Now: now, RefreshExpiry: r.time(2), AuthTime: r.time(5),
+		UserEpoch: r.count(3), LogEpoch: r.string(4),
 		Subject: n.Subject, Username: n.Username, Scope: n.Scope, ClientID: n.ClientID,
-		Claims: n.Claims, JKT: n.JKT, Place: r.place(5, 4), Ended: s.endSurplus(ctx, n.UID, r.ids(6)),
-	}, nil
+		Claims: n.Claims, JKT: n.JKT, Place: s.place(r, 6, 4),
+	}
+	surplus := r.ids(7)
+	s.observeTime(g.Now)
+	if err := r.oneOf(0); err != nil {
+		return Grant{}, err
+	}
+	g.Ended = s.endSurplus(ctx, n.UID, surplus)
+	return g, nil
 }
 
 // endSurplus ends sessions of a user and returns them, or none if they may not have
@@ -160,12 +165,8 @@ type Rotation struct {
 	JKT string
 }
 
-const (
-	// none is what rotate answers when there is no such session.
-	none = 2
-	// late is what it answers when it reached Redis after its caller had gone.
-	late = 7
-)
+// none is what rotate answers when there is no such session.
+const none = 2
 
 // Rotate makes the successor current. Errors: [ErrNoSession], [ErrRevoked],
 // [ErrSuperseded], [ErrReuse] and [ErrRollback], after which the session is
@@ -182,22 +183,19 @@ func (s *Store) Rotate(ctx context.Context, t Rotation) (Grant, Revocation, erro
 		return Grant{}, Revocation{}, err
 	}
 	shard := t.SID[0]
-	rotate := func(run func(context.Context, *script, []string, ...any) (reply, error)) (reply, error) {
+	rotate := func(run func(context.Context, *script, []string, ...any) (*reply, error)) (*reply, error) {
 		r, err := run(ctx, s.scripts.rotate,
 			[]string{s.rtKey(t.SID), s.userKey(t.UID), s.epochKey(t.UID), s.denyKey(t.SID), s.headKey(shard), s.logKey(shard), s.membersKey(shard), s.invalidKey(shard), s.livingKey(t.UID)},
 			epoch, t.SID.String(), t.Gen, t.Hash[:], t.Next[:],
 			milliseconds(s.life.Refresh), milliseconds(s.life.Access), milliseconds(s.life.Grace), milliseconds(skewPad),
-			s.Now().Add(s.timeout).UnixMilli(), t.IssuedTo, t.Scope, t.JKT, flag(s.statusLists))
+			flag(s.statusLists), t.IssuedTo, t.Scope, t.JKT)
 		if err == nil {
 			s.observeTime(r.time(1))
 		}
 		return r, err
 	}
 	r, err := rotate(s.run)
-	if err == nil && r.int(0) == late {
-		r, err = rotate(s.run) // the estimate of Redis time was off, and is not any more
-	}
-	if err == nil && r.int(0) == none && s.waitReplicas > 0 {
+	if err == nil && r.code() == none && s.waitReplicas > 0 {
 		// One primary's word is not enough to end a session either: it may have been
 		// deposed before the session began, and not know yet.
 		r, err = rotate(s.runDurably)
@@ -205,48 +203,49 @@ func (s *Store) Rotate(ctx context.Context, t Rotation) (Grant, Revocation, erro
 	if err != nil {
 		return Grant{}, Revocation{}, err
 	}
-	switch code := r.int(0); code {
+	switch code := r.code(); code {
 	case 0, 1:
 		g := Grant{
-			Now: r.time(1), RefreshExpiry: r.time(2), UserEpoch: uint64(r.int(3)), //nolint:gosec // an epoch counts up from 0
+			Now: r.time(1), RefreshExpiry: r.time(2), UserEpoch: r.count(3),
 			LogEpoch: r.string(4), AuthTime: r.time(5),
 			Subject: r.string(6), Username: r.string(7), Scope: r.string(8), ClientID: r.string(9), Claims: r.string(10),
-			JKT: t.JKT, Place: r.place(11, 4), Same: code == 1,
+			JKT: t.JKT, Place: s.place(r, 11, 4), Same: code == 1,
+		}
+		if err := r.err(); err != nil {
+			return Grant{}, Revocation{}, err
 		}
 		if g.Username == "" {
 			g.Username = g.Subject
 		}
 		return g, Revocation{}, nil
 	case none:
-		return Grant{}, Revocation{}, ErrNoSession
+		return Grant{}, Revocation{}, r.verdict(ErrNoSession)
 	case 3:
 		return s.endFamily(ctx, t, r, ErrRevoked)
 	case 4:
-		return Grant{}, Revocation{}, ErrSuperseded
+		return Grant{}, Revocation{}, r.verdict(ErrSuperseded)
 	case 5:
 		return s.endFamily(ctx, t, r, ErrReuse)
 	case 6:
 		return s.endFamily(ctx, t, r, ErrRollback)
-	case late:
-		return Grant{}, Revocation{}, fmt.Errorf("%w: rotate: it reached Redis too late", ErrUnavailable)
 	case 8:
-		return Grant{}, Revocation{}, ErrForeign
+		return Grant{}, Revocation{}, r.verdict(ErrForeign)
 	case 9:
-		return Grant{}, Revocation{}, ErrScope
+		return Grant{}, Revocation{}, r.verdict(ErrScope)
 	case 10:
-		return Grant{}, Revocation{}, ErrKeyBinding
+		return Grant{}, Revocation{}, r.verdict(ErrKeyBinding)
 	default:
-		return Grant{}, Revocation{}, fmt.Errorf("rotate: unknown reply %d", code)
+		return Grant{}, Revocation{}, r.unknown()
 	}
 }
 
 // endFamily returns the revocation that a rotation made or found, and first makes sure
 // of it where replicas have to have it.
-func (s *Store) endFamily(ctx context.Context, t Rotation, r reply, why error) (Grant, Revocation, error) {
-	if s.waitReplicas == 0 {
-		return Grant{}, r.revocation(t.SID), why
+func (s *Store) endFamily(ctx context.Context, t Rotation, r *reply, why error) (Grant, Revocation, error) {
+	rev, err := r.revocation(t.SID)
+	if err == nil && s.waitReplicas > 0 {
+		rev, err = s.Revoke(ctx, SessionEnd{SID: t.SID, UID: t.UID})
 	}
-	rev, err := s.Revoke(ctx, SessionEnd{SID: t.SID, UID: t.UID})
 	if err != nil {
 		return Grant{}, Revocation{}, err
 	}
@@ -262,12 +261,20 @@ type Revocation struct {
 	Server  Server   // that has them
 }
 
-// revocation reads seq, chain, members and server from where revoke returns them.
-func (r reply) revocation(id ID) Revocation {
-	return Revocation{
-		Shard: id.Shard(), Mark: Mark{Seq: uint64(r.int(2)), Chain: r.string(3)}, //nolint:gosec // a sequence number counts up from 1
+// revocation reads seq, chain, members and server from where revoke returns them. The
+// caller has looked at the code.
+func (r *reply) revocation(id ID) (Revocation, error) {
+	rev := Revocation{
+		Shard: id.Shard(), Mark: Mark{Seq: r.count(2), Chain: r.string(3)},
 		Members: r.members(4), Server: Server{Epoch: r.string(5), Primary: r.string(6)},
 	}
+	if rev.Mark.Seq == 0 {
+		r.failed(2, "a sequence number")
+	}
+	if err := r.err(); err != nil {
+		return Revocation{}, err
+	}
+	return rev, nil
 }
 
 // SessionEnd names the session to revoke and what is known of it.
@@ -303,13 +310,16 @@ func (s *Store) Revoke(ctx context.Context, e SessionEnd) (Revocation, error) {
 		return Revocation{}, err
 	}
 	s.observeTime(r.time(1))
-	switch r.int(0) {
+	switch r.code() {
+	case 0:
+		return r.revocation(e.SID)
 	case 1:
-		return Revocation{}, ErrNoSession
+		return Revocation{}, r.verdict(ErrNoSession)
 	case 2:
-		return Revocation{}, ErrForeign
+		return Revocation{}, r.verdict(ErrForeign)
+	default:
+		return Revocation{}, r.unknown()
 	}
-	return r.revocation(e.SID), nil
 }
 
 func (s *Store) revokeCall(e SessionEnd) (call, error) {
@@ -350,10 +360,6 @@ func (s *Store) RevokeUser(ctx context.Context, e UserEnd) (Revocation, error) {
 	if err != nil {
 		return Revocation{}, err
 	}
-	nonce, err := s.freshEpoch()
-	if err != nil {
-		return Revocation{}, err
-	}
 	shard := e.UID[0]
 	keys := []string{
 		s.epochKey(e.UID), s.userKey(e.UID), s.headKey(shard), s.logKey(shard), s.membersKey(shard),
@@ -364,8 +370,7 @@ func (s *Store) RevokeUser(ctx context.Context, e UserEnd) (Revocation, error) {
 		changed = e.ChangedAt.UnixMilli()
 	}
 	args := []any{
-		epoch, e.UID.String(), nonce,
-		milliseconds(s.life.Session), milliseconds(s.life.Access), milliseconds(skewPad), changed,
+		epoch, e.UID.String(), milliseconds(s.life.Session), milliseconds(s.life.Access), milliseconds(skewPad), changed,
 	}
 	if e.Except != nil {
 		keys = append(keys, s.rtKey(*e.Except))
@@ -376,10 +381,14 @@ func (s *Store) RevokeUser(ctx context.Context, e UserEnd) (Revocation, error) {
 		return Revocation{}, err
 	}
 	s.observeTime(r.time(1))
-	if r.int(0) == 1 {
-		return Revocation{}, ErrNoSession
+	switch r.code() {
+	case 0:
+		return r.revocation(e.UID)
+	case 1:
+		return Revocation{}, r.verdict(ErrNoSession)
+	default:
+		return Revocation{}, r.unknown()
 	}
-	return r.revocation(e.UID), nil
 }
 
 // Session is what a user may see of one of the sessions.
@@ -442,20 +451,24 @@ func (s *Store) Sessions(ctx context.Context, uid ID, cursor string, limit int) 
 		return nil, "", err
 	}
 	s.observeTime(r.time(0))
-	members, _ := r[3].([]any)
+	members := r.pairs(3)
 	sids := make([]ID, 0, limit)
-	for i := 0; i+1 < len(members); i += 2 {
+	for i, m := range members {
 		if len(sids) == limit {
-			next = reply(members).string(i-1) + "." + reply(members).string(i-2)
+			next = members[i-1][1] + "." + members[i-1][0]
 			break
 		}
-		sid, err := ParseID(reply(members).string(i))
-		if err != nil {
-			return nil, "", fmt.Errorf("%w: session_page: %w", ErrUnavailable, err)
+		sid, err := ParseID(m[0])
+		if _, err2 := strconv.ParseUint(m[1], 10, 63); err != nil || err2 != nil {
+			r.failed(3, "a list of sessions")
 		}
 		sids = append(sids, sid)
 	}
-	list, err = s.readSessions(ctx, sids, r.int(1), r.string(2))
+	epoch, except := r.count(1), r.string(2)
+	if err := r.err(); err != nil {
+		return nil, "", err
+	}
+	list, err = s.readSessions(ctx, sids, epoch, except)
 	if err != nil {
 		return nil, "", err
 	}
@@ -464,7 +477,7 @@ func (s *Store) Sessions(ctx context.Context, uid ID, cursor string, limit int) 
 
 // readSessions reads the refresh keys of sessions, leaving out those that are gone, or of
 // an epoch before the user's.
-func (s *Store) readSessions(ctx context.Context, sids []ID, epoch int64, except string) ([]Session, error) {
+func (s *Store) readSessions(ctx context.Context, sids []ID, epoch uint64, except string) ([]Session, error) {
 	sids = slices.DeleteFunc(sids, func(sid ID) bool { return !s.together(sid) })
 	if len(sids) == 0 {
 		return nil, nil
@@ -488,13 +501,20 @@ func (s *Store) readSessions(ctx context.Context, sids []ID, epoch int64, except
 	now := s.Now()
 	list := make([]Session, 0, len(sids))
 	for i, sid := range sids {
-		f := reply(hashes[i].Val())
-		if f.string(0) == "" || (f.int(8) < epoch && sid.String() != except) {
-			continue
+		f := newHash("session", hashes[i].Val(), len(sessionFields()))
+		if f.optional(0) == "" && f.err() == nil {
+			continue // it has ended
 		}
 		v := Session{
-			SID: sid, Subject: f.string(0), Username: f.string(1), ClientID: f.string(2), Scope: f.string(3),
-			Device: f.string(4), Address: f.string(5), Created: f.time(6), LastUsed: f.time(7), Expires: now.Add(ttls[i].Val()),
+			SID: sid, Subject: f.string(0), Username: f.optional(1), ClientID: f.optional(2), Scope: f.optional(3),
+			Device: f.optional(4), Address: f.optional(5), Created: f.time(6), LastUsed: f.time(7), Expires: now.Add(ttls[i].Val()),
+		}
+		superseded := f.count(8) < epoch && sid.String() != except
+		if err := f.err(); err != nil {
+			return nil, err
+		}
+		if superseded {
+			continue
 		}
 		if v.Username == "" {
 			v.Username = v.Subject

@@ -23,12 +23,17 @@ func (p Place) String() string {
 	return p.History + ":" + strconv.FormatUint(p.N, 10)
 }
 
-// place reads a place whose n and history are at two indexes of a reply.
-func (r reply) place(n, history int) Place {
-	if i := r.int(n); i > 0 {
-		return Place{History: r.string(history), N: uint64(i)}
+// place reads a place whose n and history are at two indexes of a reply. Where the store
+// gives places it must be there, or a token would be in no list.
+func (s *Store) place(r *reply, n, history int) Place {
+	if !s.statusLists {
+		return Place{}
 	}
-	return Place{}
+	p := Place{History: r.string(history), N: r.count(n)}
+	if p.N == 0 {
+		r.failed(n, "a place")
+	}
+	return p
 }
 
 // StatusView is one atomic look at the places of a shard.
@@ -51,21 +56,24 @@ func (s *Store) StatusView(ctx context.Context, shard int) (StatusView, error) {
 	if err != nil {
 		return StatusView{}, err
 	}
-	v := StatusView{Now: r.time(0), History: r.string(1), Last: uint64(r.int(2))} //nolint:gosec // counts up from 0
+	v := StatusView{Now: r.time(0), History: r.string(1), Last: r.count(2)}
 	s.observeTime(v.Now)
-	members, _ := r[3].([]any)
-	v.Revoked = make([]Places, 0, len(members))
-	for j := range members {
-		member := reply(members).string(j)
+	members := r.list(3)
+	v.Revoked = make([]Places, 0, len(members.values))
+	for j := range members.values {
+		member := members.string(j)
 		history, rest, _ := strings.Cut(member, ":")
 		if history != v.History {
 			continue // of a history that Redis has lost: its lists are gone
 		}
 		places, err := parsePlaces(rest)
 		if err != nil {
-			return StatusView{}, fmt.Errorf("status_view: %q: %w", member, err)
+			return StatusView{}, unavailable("status_view", fmt.Errorf("%w: %q: %w", errReply, member, err))
 		}
 		v.Revoked = append(v.Revoked, places)
+	}
+	if err := r.err(); err != nil {
+		return StatusView{}, err
 	}
 	return v, nil
 }

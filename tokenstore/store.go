@@ -130,15 +130,19 @@ func New(rdb redis.UniversalClient, o Options) (*Store, error) {
 // [ErrUnavailable]. It may be called again at any time: it is also how the
 // record is restored after Redis lost its data.
 func (s *Store) Open(ctx context.Context) error {
-	reply, err := s.run(ctx, s.scripts.meta, []string{metaKey}, s.shards)
+	r, err := s.run(ctx, s.scripts.meta, []string{metaKey}, s.shards)
 	if err != nil {
 		return err
 	}
-	if k := reply.int(0); k != int64(s.shards) {
+	k, now := r.count(0), r.time(1)
+	if err := r.err(); err != nil {
+		return err
+	}
+	if k != uint64(s.shards) { //nolint:gosec // at most 256
 		return fmt.Errorf("%w: this Redis has %d, and LATCHKEY_SHARDS is %d; set it to %d, or use an empty Redis",
 			ErrShards, k, s.shards, k)
 	}
-	s.observeTime(reply.time(1))
+	s.observeTime(now)
 	return nil
 }
 
@@ -162,8 +166,12 @@ func (s *Store) Now() time.Time {
 }
 
 // observeTime takes note of a Redis TIME that a reply carried, at most once a
-// second: the two clocks do not drift apart faster than that matters.
+// second: the two clocks do not drift apart faster than that matters. The zero time, of a
+// reply that cannot be read, is ignored.
 func (s *Store) observeTime(t time.Time) {
+	if t.IsZero() {
+		return
+	}
 	o := s.observed.Load()
 	now := time.Now()
 	// One that is ahead of the estimate is always taken: it may be the first after

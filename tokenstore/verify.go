@@ -38,20 +38,20 @@ func (s *Store) Verify(ctx context.Context, t AccessToken) error {
 		return err
 	}
 	s.observeTime(r.time(1))
-	switch code := r.int(0); code {
+	switch r.code() {
 	case 0:
-		return nil
+		return r.err()
 	case 1, 2:
-		return ErrRevoked
+		return r.verdict(ErrRevoked)
 	case 3:
-		return fmt.Errorf("%w: the user logged out everywhere", ErrRevoked)
+		return r.verdict(fmt.Errorf("%w: the user logged out everywhere", ErrRevoked))
 	case 4:
-		return fmt.Errorf("%w: the store lost its data since", ErrRevoked)
+		return r.verdict(fmt.Errorf("%w: the store lost its data since", ErrRevoked))
 	case 5:
-		return ErrExpired
+		return r.verdict(ErrExpired)
 	case 6:
-		return fmt.Errorf("%w: the key that signed it", ErrRevoked)
+		return r.verdict(fmt.Errorf("%w: the key that signed it", ErrRevoked))
 	default:
-		return fmt.Errorf("verify: unknown reply %d", code)
+		return r.unknown()
 	}
 }

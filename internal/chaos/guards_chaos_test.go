@@ -71,7 +71,7 @@ func guards() []guard {
 		},
 		{
 			"late",
-			[]edit{{"tokenstore/lua/rotate.lua", "if now > tonumber(ARGV[10]) then", "if false then"}},
+			[]edit{{"tokenstore/lua/late.lua", "if now_ms() > deadline then", "if false then"}},
 			plan{length: 40 * seconds, topology: "sentinel", durable: true, only: "all of Redis frozen"},
 		},
 	}

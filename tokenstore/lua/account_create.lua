@@ -4,7 +4,7 @@
 -- ARGV 1 sub  2 password hash  3 disabled ('1' or '')  4 scopes  5 claims
 -- Returns {0, now} made   {1, now} the username is taken
 --
--- An account that is there and alike in everything is the same request, sent
+-- An account that is there and alike in everything was made by the same caller, who asks
 -- again: a hash's salt is random. It is left as it is.
 local now = now_ms()
 local have = redis.call('HMGET', KEYS[1], 'sub', 'hash', 'off', 'scopes', 'claims')

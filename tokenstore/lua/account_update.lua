@@ -10,18 +10,8 @@ local hash = redis.call('HGET', KEYS[1], 'hash')
 if not hash then
   return {1, now}
 end
-local fields = {}
-for i = 2, #ARGV do
-  fields[#fields + 1] = ARGV[i]
-end
 if ARGV[1] ~= '' and hash ~= ARGV[1] then
-  for i = 1, #fields, 2 do
-    -- Sent again: what it would set is already there.
-    if fields[i] == 'hash' and fields[i + 1] == hash then
-      return {0, now}
-    end
-  end
   return {2, now}
 end
-redis.call('HSET', KEYS[1], unpack(fields))
+redis.call('HSET', KEYS[1], unpack(ARGV, 2))
 return {0, now}

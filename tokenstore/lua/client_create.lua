@@ -5,8 +5,8 @@
 --      6 introspect ('1' or '')
 -- Returns {0, now} made   {1, now} the id is taken
 --
--- One that is there with the same secret is the same request, sent again: secrets
--- are random.
+-- One that is there with the same secret was made by the same caller, who asks again:
+-- secrets are random.
 local now = now_ms()
 local hash = redis.call('HGET', KEYS[1], 'hash')
 if hash then

@@ -8,7 +8,7 @@ local hash = redis.call('HGET', KEYS[1], 'hash')
 if not hash then
   return {1, now}
 end
-if hash ~= ARGV[1] then -- else it was sent again
+if hash ~= ARGV[1] then -- else the caller asks again, and the one before is known
   redis.call('HSET', KEYS[1], 'hash', ARGV[1], 'old', hash, 'until', now + tonumber(ARGV[2]))
 end
 return {0, now}

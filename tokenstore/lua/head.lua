@@ -1,4 +1,4 @@
--- Shared by every script that touches a shard: Redis time and the shard's head.
+-- In front of every script: Redis time and the shard's head.
 --
 -- The head is a hash: epoch (random, names one history of the shard), seq and
 -- chain (of the last log entry), born (ms), access and session (the longest
@@ -6,14 +6,18 @@
 -- for; kept so that shortening a setting cannot shorten a denial), idx (the last
 -- place given out in a status list, if any was).
 
+-- now_ms returns Redis time in ms: one moment for the whole of a script.
+local began = redis.call('TIME')
+began = tonumber(began[1]) * 1000 + math.floor(tonumber(began[2]) / 1000)
 local function now_ms()
-  local t = redis.call('TIME')
-  return tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)
+  return began
 end
 
 -- open_head returns {epoch, access, session, idx}. Where there is no head, this
 -- Redis is new or has lost its data: a head with a new epoch is made, and with
--- it every token of an earlier history is dead.
+-- it every token of an earlier history is dead. candidate is made for one request: a
+-- copy that makes a head once more, after another loss, would bring the history back, so
+-- every script that may make one carries a deadline (late.lua).
 local function open_head(head, log, candidate, now)
   local h = redis.call('HMGET', head, 'epoch', 'access', 'session', 'idx')
   if h[1] then

@@ -1,10 +1,9 @@
 -- Shared by the scripts of the signing keys: what time makes of them.
 --
 -- The hash holds active = kid, next = kid, access = the longest access lifetime
--- (ms) that a replica ever asked for, last = the key that was offered last by
--- hand; for each key k:<kid> = sealed key and m:<kid> = "algorithm published
--- signs activated retired" (ms, 0 is not yet); and for a key that is no more
--- d:<kid> = "gone <when>" or "revoked <when>".
+-- (ms) that a replica ever asked for; for each key k:<kid> = sealed key and m:<kid> =
+-- "algorithm published signs activated retired" (ms, 0 is not yet); and for a key that is
+-- no more, or was offered by hand in vain, d:<kid> = "gone <when>" or "revoked <when>".
 --
 -- ARGV 1 access ms  2 ms that a key is published before it signs
 --      3 ms between rotations, 0 for none  4 algorithm wanted  5 pad ms

@@ -7,18 +7,15 @@
 --        lost   Redis has lost it: it verifies again, and signs if no key does
 -- Returns as keys_sync does
 --
--- Of many that offer one at once, one wins; the others' keys are dropped. Sent
--- twice it does nothing the second time.
+-- Of many that offer one at once, one wins; the others' keys are dropped. A key that was
+-- offered by hand and dropped is remembered as gone: a copy of the request does nothing.
 local now, s = now_ms(), settings()
 local f = fields(KEYS[1])
 settle(KEYS[1], f, now, s)
 local kid, mode = ARGV[6], ARGV[9]
 local by_hand = mode == 'asked' or mode == 'now'
-if f['m:' .. kid] or f['d:' .. kid] or (by_hand and f.last == kid) then
+if f['m:' .. kid] or f['d:' .. kid] then
   return answer(0, KEYS[1], f, now, s)
-end
-if by_hand then
-  put(KEYS[1], f, 'last', kid)
 end
 if mode == 'lost' then
   local first = not f.active
@@ -36,5 +33,8 @@ elseif (mode == 'due' and due(f, now, s) == 1) or (by_hand and not f.next) then
   if mode == 'now' and f.active ~= kid then
     activate(KEYS[1], f, kid, now)
   end
+end
+if by_hand and not f['m:' .. kid] then
+  put(KEYS[1], f, 'd:' .. kid, string.format('gone %.0f', now))
 end
 return answer(0, KEYS[1], f, now, s)

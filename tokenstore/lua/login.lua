@@ -1,6 +1,6 @@
 -- login: makes one session (its refresh key) for a user.
 --
--- KEYS 1 rt:<sid>  2 us:<uid>  3 ue:<uid>  4 head  5 log  [6 idx:<uid>]
+-- KEYS 1 rt:<sid>  2 us:<uid>  3 ue:<uid>  4 head  5 log  6 deny:<sid>  [7 idx:<uid>]
 -- ARGV 1 epoch for a new head        2 sid
 --      3 SHA-256 of the secret       4 sub
 --      5 username, or '' if it is the sub
@@ -10,13 +10,14 @@
 --      15 claims of the account
 --      16 thumbprint of the key that the tokens are bound to, or ''
 --      17 how many sessions the user may have, or 0 for any number
--- With KEYS 6 the session gets a place in a status list.
--- Returns {0, now, refresh expiry, user epoch, log epoch, place or 0, surplus}
+-- With KEYS 7 the session gets a place in a status list.
+-- Returns {0, now, refresh expiry, user epoch, log epoch, created, place or 0, surplus}
 --           surplus are sids of the user's sessions that are too many now: the caller
 --           ends them
---         {1}: the credentials were changed or disabled after they were read
+--         {1, now}: the credentials were changed or disabled after they were read; or this
+--           is a copy of a login whose session has ended, or has been refreshed, since
 --
--- Sent twice it writes the same session twice.
+-- A copy of a login whose session is there returns that session and writes nothing.
 local now = now_ms()
 local h = open_head(KEYS[4], KEYS[5], ARGV[1], now)
 
@@ -39,9 +40,21 @@ local function surplus(list, limit, sid, now)
   return sids
 end
 
-local ue = redis.call('HMGET', KEYS[3], 'e', 'c')
+local ue = redis.call('HMGET', KEYS[3], 'e', 'c', 'x')
 if ue[2] and tonumber(ARGV[14]) <= tonumber(ue[2]) then
-  return {1}
+  return {1, now}
+end
+if redis.call('EXISTS', KEYS[6]) == 1 then
+  return {1, now}
+end
+local s = redis.call('HMGET', KEYS[1], 'hash', 'ue', 'cre', 'idx')
+if s[1] then
+  local over = tonumber(s[2]) < (tonumber(ue[1]) or 0) and ue[3] ~= ARGV[2]
+  if over or s[1] ~= ARGV[3] then
+    return {1, now}
+  end
+  local place = KEYS[7] and tonumber(string.match(s[4] or '', '(%d+)$')) or 0
+  return {0, now, now + redis.call('PTTL', KEYS[1]), s[2], h[1], s[3], place, surplus(KEYS[2], tonumber(ARGV[17]), ARGV[2], now)}
 end
 local epoch = ue[1] or '0'
 
@@ -71,5 +84,5 @@ if ue[1] then
   outlive(KEYS[3], now, all_dead)
 end
 outlive(KEYS[4], now, all_dead)
-local place = KEYS[6] and status_lists().place_of_session(KEYS[1], KEYS[6], KEYS[4], h, ARGV[2], now, pad) or 0
-return {0, now, expiry, epoch, h[1], place, surplus(KEYS[2], tonumber(ARGV[17]), ARGV[2], now)}
+local place = KEYS[7] and status_lists().place_of_session(KEYS[1], KEYS[7], KEYS[4], h, ARGV[2], now, pad) or 0
+return {0, now, expiry, epoch, h[1], now, place, surplus(KEYS[2], tonumber(ARGV[17]), ARGV[2], now)}

@@ -5,11 +5,10 @@
 -- ARGV 1 epoch for a new head  2 sid  3 gen shown  4 SHA-256 of the secret shown
 --      5 SHA-256 of its successor's secret
 --      6 idle ms  7 access ms  8 grace ms  9 pad ms
---      10 time (ms) after which nobody waits for the answer
+--      10 '1': the session has a place in a status list, or gets one
 --      11 the registered client that shows it, or '' for the service's own logins
 --      12 scope asked for, or '' for all that was granted
 --      13 thumbprint of the key that whoever shows it has proven to hold, or ''
---      14 '1': the session has a place in a status list, or gets one
 -- Returns {code, now, refresh expiry, user epoch, log epoch, created, sub, username, scope, client, claims, [place]}
 --   0 OK    the shown token was current; its successor is now
 --   1 SAME  the shown token is the current one's parent, within the grace:
@@ -19,22 +18,19 @@
 --               never knew it
 --   3 REVOKED   the session was revoked, perhaps by this request, sent before
 --         {code, now, seq, chain, members, epoch, primary_id}, as revoke does
---   4 SUPERSEDED the user logged out everywhere since; the key is deleted
+--   4 SUPERSEDED {code, now}: the user logged out everywhere since; nothing changed
 --         {code, now, seq, chain, members, epoch, primary_id}, as revoke does
 --   5 REUSE     an older generation, or a wrong secret: the family is revoked
 --   6 ROLLBACK  a newer generation than Redis knows: the family is revoked
---   7 LATE      {code, now}: nothing changed. A rotation whose answer nobody gets
---               would make the token that the client still holds a parent, and
---               after the grace a theft.
 --   8 FOREIGN   {code, now}: it was issued to another client; nothing changed
 --   9 SCOPE     {code, now}: else OK or SAME, but more is asked for than was
 --               granted; nothing changed
 --   10 KEY      {code, now}: it is bound to another key, or to one of which there
 --               is no proof; nothing changed
+--
+-- A rotation that ran when nobody waits for its answer (late.lua) would make the token
+-- that the client still holds a parent, and after the grace a theft.
 local now = now_ms()
-if now > tonumber(ARGV[10]) then
-  return {7, now}
-end
 local h = open_head(KEYS[5], KEYS[6], ARGV[1], now)
 
 local s = redis.call('HMGET', KEYS[1], 'gen', 'hash', 'prev', 'rot', 'abs', 'ue', 'cre', 'sub', 'user', 'scope', 'client', 'lst', 'claims', 'jkt')
@@ -73,8 +69,8 @@ local user = redis.call('HMGET', KEYS[3], 'e', 'x')
 local epoch = tonumber(user[1]) or 0
 local session_epoch = tonumber(s[6])
 if session_epoch < epoch and user[2] ~= ARGV[2] then
-  redis.call('DEL', KEYS[1])
-  redis.call('ZREM', KEYS[2], ARGV[2])
+  -- The key stays until it expires: by it a copy of the login sees that the session is
+  -- over, and does not make it anew.
   return {4, now}
 end
 epoch = math.max(epoch, session_epoch)
@@ -96,7 +92,7 @@ if shown == gen and ARGV[4] == s[2] then
     outlive(KEYS[2], now, listed)
   end
   stretch(KEYS[5], h, tonumber(ARGV[7]), 0)
-  local place = ARGV[14] == '1' and status_lists().place_of_session(KEYS[1], KEYS[9], KEYS[5], h, ARGV[2], now, tonumber(ARGV[9])) or nil
+  local place = ARGV[10] == '1' and status_lists().place_of_session(KEYS[1], KEYS[9], KEYS[5], h, ARGV[2], now, tonumber(ARGV[9])) or nil
   return {0, now, expiry, epoch, h[1], s[7], s[8], s[9] or '', s[10] or '', s[11] or '', s[13] or '', place}
 end
 if shown == gen - 1 and ARGV[4] == s[3] and now - tonumber(s[4]) <= tonumber(ARGV[8]) then
@@ -104,7 +100,7 @@ if shown == gen - 1 and ARGV[4] == s[3] and now - tonumber(s[4]) <= tonumber(ARG
     return {9, now}
   end
   stretch(KEYS[5], h, tonumber(ARGV[7]), 0)
-  local place = ARGV[14] == '1' and status_lists().place_of_session(KEYS[1], KEYS[9], KEYS[5], h, ARGV[2], now, tonumber(ARGV[9])) or nil
+  local place = ARGV[10] == '1' and status_lists().place_of_session(KEYS[1], KEYS[9], KEYS[5], h, ARGV[2], now, tonumber(ARGV[9])) or nil
   expiry = now + redis.call('PTTL', KEYS[1])
   return {1, now, expiry, epoch, h[1], s[7], s[8], s[9] or '', s[10] or '', s[11] or '', s[13] or '', place}
 end

@@ -3,7 +3,7 @@
 -- KEYS throttle keys   ARGV burst and period (ms) for each
 -- Returns {now}
 --
--- The one script that is not idempotent: sent twice, a failure may count twice.
+-- A copy that comes before its deadline (late.lua) counts the failure twice.
 local now = now_ms()
 for i = 1, #KEYS do
   spend(KEYS[i], now, tonumber(ARGV[2 * i - 1]), tonumber(ARGV[2 * i]))

@@ -1,0 +1,433 @@
+package tokenstore_test
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"reflect"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/latchkey-auth/latchkey/internal/redistest"
+	"github.com/latchkey-auth/latchkey/tokenstore"
+)
+
+// mangler replaces one of the replies of Redis.
+type mangler struct {
+	mu      sync.Mutex
+	on      bool
+	at      int             // the first reply to replace
+	all     bool            // and those after it: what sends a script again must not find a better answer
+	with    func([]any) any // by what; nil replaces nothing
+	replies [][]any         // what came since it was switched on
+}
+
+func (m *mangler) DialHook(next redis.DialHook) redis.DialHook { return next }
+
+func (m *mangler) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		err := next(ctx, cmd)
+		m.see(cmd)
+		return err
+	}
+}
+
+func (m *mangler) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(ctx context.Context, cmds []redis.Cmder) error {
+		err := next(ctx, cmds)
+		for _, cmd := range cmds {
+			m.see(cmd)
+		}
+		return err
+	}
+}
+
+func (m *mangler) see(cmd redis.Cmder) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !m.on || cmd.Err() != nil {
+		return
+	}
+	switch c := cmd.(type) {
+	case *redis.Cmd: // a script
+		if v, ok := c.Val().([]any); ok && !isLate(v) && m.record(v) {
+			c.SetVal(m.with(v))
+		}
+	case *redis.SliceCmd: // HMGET
+		if m.record(c.Val()) {
+			v, _ := m.with(c.Val()).([]any)
+			c.SetVal(v)
+		}
+	}
+}
+
+func (m *mangler) record(v []any) (replace bool) {
+	m.replies = append(m.replies, slices.Clone(v))
+	last := len(m.replies) - 1
+	return m.with != nil && (last == m.at || m.all && last > m.at)
+}
+
+// watch runs op with one of its replies replaced, and returns what Redis replied.
+func (m *mangler) watch(at int, with func([]any) any, op func() error) ([][]any, error) {
+	m.mu.Lock()
+	m.on, m.at, m.with, m.replies = true, at, with, nil
+	m.mu.Unlock()
+	err := op()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.on = false
+	return m.replies, err
+}
+
+var digits = regexp.MustCompile(`^\d+$`)
+
+// replaced returns a list with another element.
+func replaced(v []any, i int, by any) []any {
+	v = slices.Clone(v)
+	v[i] = by
+	return v
+}
+
+// wrongElements are the lists that are v but for one element that its reader must notice.
+func wrongElements(v []any) map[string][]any {
+	all := map[string][]any{}
+	for i, element := range v {
+		put := func(what string, by any) { all[fmt.Sprintf("%d is %s", i, what)] = replaced(v, i, by) }
+		put("a list", []any{"x"})
+		switch e := element.(type) {
+		case int64:
+			put("nil", nil)
+			put("-1", int64(-1))
+			put("a string", "x")
+		case string:
+			put("nil", nil)
+			if digits.MatchString(e) { // a number out of a hash
+				put("no number", "x")
+			} else {
+				put("a number", int64(7))
+			}
+		case []any:
+			put("a list", "x") // in place of the list of one that was put above
+			put("nil", nil)
+			put("a number", int64(7))
+			for what, inner := range wrongElements(e) {
+				put("a list of which "+what, inner)
+			}
+		}
+	}
+	return all
+}
+
+// mangled are the replies that are no answer, of a script or else of HMGET, where nil is
+// a field that is not there.
+func mangled(v []any, hmget bool) map[string]any {
+	all := map[string]any{"nothing": nil, "empty": []any{}, "no list": "OK"}
+	for what, list := range wrongElements(v) {
+		if !hmget || !strings.HasSuffix(what, " is nil") {
+			all["element "+what] = list
+		}
+	}
+	for i := range v {
+		all[fmt.Sprintf("without element %d", i)] = slices.Delete(slices.Clone(v), i, i+1)
+	}
+	if n, ok := v[0].(int64); ok && n <= 10 {
+		all["code 99"] = replaced(v, 0, int64(99))
+	}
+	return all
+}
+
+// replied is an operation: what makes it ready, and may be called many times.
+type replied func(w *world) (op func() error)
+
+// operationsByMethod are all methods of the store that read a reply, each with every
+// answer that matters after the comma.
+func operationsByMethod() map[string]replied {
+	ctx := context.Background()
+	always := func(op func(w *world) error) replied {
+		return func(w *world) func() error { return func() error { return op(w) } }
+	}
+	rotated := func(ready func(w *world, s *family), gen int) replied {
+		return func(w *world) func() error {
+			s := w.login(subject)
+			for i := range gen {
+				s.rotation(i + 1)
+			}
+			ready(w, s)
+			return func() error { _, _, err := w.Rotate(ctx, s.rotation(gen)); return err }
+		}
+	}
+	show := func(gens ...int) func(*world, *family) {
+		return func(w *world, s *family) {
+			for _, gen := range gens {
+				if _, err := s.show(gen); err != nil {
+					w.t.Fatal(err)
+				}
+			}
+		}
+	}
+	secret := [32]byte{1}
+	withClient := func(op func(w *world) error) replied {
+		return func(w *world) func() error {
+			if err := errors.Join(w.DeleteClient(ctx, "lkc_c"), w.CreateClient(ctx, tokenstore.Client{ID: "lkc_c", Grants: "g", Scopes: "s", Audiences: "a", Claims: "{}"}, secret)); err != nil {
+				w.t.Fatal(err)
+			}
+			return func() error { return op(w) }
+		}
+	}
+	revoke := func(e tokenstore.SessionEnd) replied {
+		return func(w *world) func() error {
+			s := w.login(subject)
+			e.SID, e.UID = s.sid, s.uid
+			return func() error { _, err := w.Revoke(ctx, e); return err }
+		}
+	}
+	other := "lkc_other"
+	keys := keySettings()
+	fresh := func(w *world) tokenstore.SealedKey { return sealed(fmt.Sprint("fresh ", w.next())) }
+	return map[string]replied{
+		"Login": always(func(w *world) error { _, err := w.tryLogin(subject, w.Now().Add(time.Hour)); return err }),
+		"Login, superseded": func(w *world) func() error {
+			w.revokeUser(tokenstore.UserEnd{UID: w.UserID("dora"), ChangedAt: w.Now()})
+			return func() error { _, err := w.tryLogin("dora", time.UnixMilli(1)); return err }
+		},
+		"Rotate":       rotated(show(), 1),
+		"Rotate, same": rotated(show(1), 1),
+		"Rotate, none": func(w *world) func() error {
+			s := w.login(subject)
+			s.sid[9]++
+			return func() error { _, err := s.show(1); return err }
+		},
+		"Rotate, revoked":    rotated(func(_ *world, s *family) { s.logout(false) }, 1),
+		"Rotate, superseded": rotated(func(w *world, s *family) { w.revokeUser(tokenstore.UserEnd{UID: s.uid}) }, 1),
+		"Rotate, reuse":      rotated(show(1, 2, 3), 1),
+		"Rotate, rollback":   rotated(show(1), 3),
+		"Rotate, foreign": func(w *world) func() error {
+			t := w.login(subject).rotation(1)
+			t.IssuedTo = other
+			return func() error { _, _, err := w.Rotate(ctx, t); return err }
+		},
+		"Rotate, scope": func(w *world) func() error {
+			t := w.login(subject).rotation(1)
+			t.Scope = "more"
+			return func() error { _, _, err := w.Rotate(ctx, t); return err }
+		},
+		"Rotate, key": func(w *world) func() error {
+			t := w.login(subject).rotation(1)
+			t.JKT = "another"
+			return func() error { _, _, err := w.Rotate(ctx, t); return err }
+		},
+		"Peek": func(w *world) func() error {
+			r := w.login(subject).rotation(1)
+			return func() error { _, err := w.Peek(ctx, r); return err }
+		},
+		"Peek, none": func(w *world) func() error {
+			r := w.login(subject).rotation(2)
+			return func() error { _, err := w.Peek(ctx, r); return err }
+		},
+		"Verify": func(w *world) func() error { s := w.login(subject); return func() error { return s.verify(0) } },
+		"Verify, denied": func(w *world) func() error {
+			s := w.login(subject)
+			s.logout(false)
+			return func() error { return s.verify(0) }
+		},
+		"Revoke":                  revoke(tokenstore.SessionEnd{}),
+		"Revoke, not the owner's": revoke(tokenstore.SessionEnd{Owner: "eve"}),
+		"Revoke, foreign":         revoke(tokenstore.SessionEnd{IssuedTo: &other}),
+		"RevokeUser": always(func(w *world) error {
+			_, err := w.RevokeUser(ctx, tokenstore.UserEnd{UID: w.UserID("dora")})
+			return err
+		}),
+		"RevokeUser, no such session": always(func(w *world) error {
+			uid := w.UserID("dora")
+			_, err := w.RevokeUser(ctx, tokenstore.UserEnd{UID: uid, Except: &uid})
+			return err
+		}),
+		"Session": func(w *world) func() error {
+			s := w.login(subject)
+			return func() error { _, err := w.Session(ctx, s.sid); return err }
+		},
+		"Sessions": func(w *world) func() error {
+			w.revokeUser(tokenstore.UserEnd{UID: w.UserID("fay")})
+			s := w.login("fay")
+			return func() error { _, _, err := w.Sessions(ctx, s.uid, "", 100); return err }
+		},
+		"Lookup":  always(func(w *world) error { _, err := w.Lookup(ctx, attempt(account, "192.0.2.1")); return err }),
+		"Account": always(func(w *world) error { _, _, err := w.Account(ctx, account); return err }),
+		"Failed":  always(func(w *world) error { return w.Failed(ctx, attempt(account, "192.0.2.1")) }),
+		"CreateAccount": always(func(w *world) error {
+			return w.CreateAccount(ctx, tokenstore.Account{Username: fmt.Sprint("u", w.next()), Hash: "h"})
+		}),
+		"CreateAccount, taken": always(func(w *world) error {
+			return w.CreateAccount(ctx, tokenstore.Account{Username: account, Hash: "other"})
+		}),
+		"SetPassword":           always(func(w *world) error { _, err := w.SetPassword(ctx, account, "", "h"); return err }),
+		"SetPassword, conflict": always(func(w *world) error { _, err := w.SetPassword(ctx, account, "other", "another"); return err }),
+		"SetDisabled":           always(func(w *world) error { _, err := w.SetDisabled(ctx, account, false); return err }),
+		"SetDisabled, none":     always(func(w *world) error { _, err := w.SetDisabled(ctx, "nobody", false); return err }),
+		"DeleteAccount":         always(func(w *world) error { _, err := w.DeleteAccount(ctx, "nobody"); return err }),
+		"CreateClient": always(func(w *world) error {
+			return w.CreateClient(ctx, tokenstore.Client{ID: fmt.Sprint("lkc_", w.next())}, secret)
+		}),
+		"CreateClient, taken":                withClient(func(w *world) error { return w.CreateClient(ctx, tokenstore.Client{ID: "lkc_c"}, [32]byte{2}) }),
+		"RotateClientSecret":                 withClient(func(w *world) error { return w.RotateClientSecret(ctx, "lkc_c", [32]byte{3}, 0) }),
+		"RotateClientSecret, none":           always(func(w *world) error { return w.RotateClientSecret(ctx, "lkc_none", secret, 0) }),
+		"DeleteClient":                       always(func(w *world) error { return w.DeleteClient(ctx, "lkc_none") }),
+		"AuthenticateClient":                 withClient(func(w *world) error { _, err := w.AuthenticateClient(ctx, "lkc_c", secret); return err }),
+		"AuthenticateClient, another secret": withClient(func(w *world) error { _, err := w.AuthenticateClient(ctx, "lkc_c", [32]byte{2}); return err }),
+		"IssueToClient":                      withClient(func(w *world) error { _, err := w.IssueToClient(ctx, "lkc_c", secret); return err }),
+		"IssueToClient, none":                always(func(w *world) error { _, err := w.IssueToClient(ctx, "lkc_none", secret); return err }),
+		"Client":                             withClient(func(w *world) error { _, err := w.Client(ctx, "lkc_c"); return err }),
+		"ClientSessions": func(w *world) func() error {
+			w.loginBy("gus", "lkc_c", "read")
+			return func() error {
+				return w.ClientSessions(ctx, "lkc_c", func(tokenstore.SessionEnd) error { return nil })
+			}
+		},
+		"FirstUse": always(func(w *world) error {
+			_, err := w.FirstUse(ctx, sha256.Sum256(fmt.Append(nil, w.next())), w.Now().Add(time.Minute))
+			return err
+		}),
+		"FirstUse, used":  always(func(w *world) error { _, err := w.FirstUse(ctx, [32]byte{}, w.Now().Add(time.Minute)); return err }),
+		"Open":            always(func(w *world) error { return w.Open(ctx) }),
+		"DenyKey":         always(func(w *world) error { _, err := w.DenyKey(ctx, "dead"); return err }),
+		"SyncSigningKeys": always(func(w *world) error { _, err := w.SyncSigningKeys(ctx, keys); return err }),
+		"OfferSigningKey": always(func(w *world) error {
+			_, err := w.OfferSigningKey(ctx, keys, fresh(w), tokenstore.OfferDue)
+			return err
+		}),
+		"RevokeSigningKey": always(func(w *world) error {
+			_, err := w.RevokeSigningKey(ctx, keys, "none", tokenstore.SealedKey{})
+			return err
+		}),
+		"RevokeSigningKey, active": func(w *world) func() error {
+			ring, err := w.OfferSigningKey(ctx, keys, fresh(w), tokenstore.OfferNow)
+			if err != nil {
+				w.t.Fatal(err)
+			}
+			return func() error { _, err := w.RevokeSigningKey(ctx, keys, ring.Active, tokenstore.SealedKey{}); return err }
+		},
+		"ResealSigningKey": always(func(w *world) error { return w.ResealSigningKey(ctx, "none", nil, nil) }),
+		"Renew": func(w *world) func() error {
+			w.login(subject).logout(false)
+			return func() error {
+				_, err := w.Renew(ctx, []tokenstore.Renewal{{Shard: w.shard(), Member: "m", Beat: w.next()}})
+				return err
+			}
+		},
+		"Strike": always(func(w *world) error { return w.Strike(ctx, w.shard(), tokenstore.Member{Name: "none"}) }),
+		"Restore": always(func(w *world) error {
+			return w.Restore(ctx, tokenstore.Entry{Kind: tokenstore.KindUser, ID: w.UserID("dora"), Epoch: 1000 * w.next()})
+		}),
+		"Restore, a session": func(w *world) func() error {
+			s := w.login(subject)
+			return func() error { return w.Restore(ctx, tokenstore.Entry{Kind: tokenstore.KindSession, ID: s.sid}) }
+		},
+		"Restore, a key": always(func(w *world) error {
+			return w.Restore(ctx, tokenstore.Entry{Kind: tokenstore.KindKey, ID: w.KeyID("dead", w.shard())})
+		}),
+		"StatusView": func(w *world) func() error {
+			w.login(subject).logout(false)
+			return func() error { _, err := w.StatusView(ctx, w.shard()); return err }
+		},
+		"Preflight": always(func(w *world) error { _, err := w.Preflight(ctx, true); return err }),
+	}
+}
+
+// Whatever is not the reply that a script's header promises is an outage: nobody is
+// accepted, refused, rotated or logged out by it.
+func TestAReplyThatCannotBeReadIsAnOutage(t *testing.T) {
+	t.Parallel()
+	for name, ready := range operationsByMethod() {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			mini := redistest.Mini(t)
+			rdb := redis.NewClient(&redis.Options{Addr: mini.Addr()})
+			t.Cleanup(func() { _ = rdb.Close() })
+			w := newWorld(t, rdb, mini)
+			if _, err := w.DenyKey(t.Context(), "dead"); err != nil {
+				t.Fatal(err)
+			}
+			var m mangler
+			w.store.AddHook(&m)
+			replies, err := m.watch(-1, nil, ready(w))
+			if errors.Is(err, tokenstore.ErrUnavailable) {
+				t.Fatalf("with nothing replaced: %v", err)
+			}
+			if len(replies) == 0 {
+				t.Fatal("no reply was seen")
+			}
+			hmget := slices.Contains([]string{"Session", "Sessions", "Client", "ClientSessions"}, name)
+			at := 0
+			if name == "Preflight" {
+				at = 16 // it looks twice at each shard, and goes by the second look
+			}
+			for ; at < len(replies); at++ {
+				if at > 1 && name == "DenyKey" || at > 16 {
+					break // one of many alike
+				}
+				for what, by := range mangled(replies[at], hmget) {
+					op := ready(w)
+					_, list := by.([]any)
+					m.all = !list
+					seen, err := m.watch(at, func([]any) any { return by }, op)
+					if len(seen) <= at {
+						t.Fatalf("reply %d did not come", at)
+					}
+					if !errors.Is(err, tokenstore.ErrUnavailable) {
+						t.Errorf("reply %d %v, %s: got error %v, want ErrUnavailable", at, replies[at], what, err)
+					}
+				}
+			}
+		})
+	}
+}
+
+// Every method of the store that reads a reply is in the table.
+func TestEveryOperationIsTestedWithRepliesThatCannotBeRead(t *testing.T) {
+	none := []string{
+		// They ask Redis nothing.
+		"Lifetimes", "WaitReplicas", "Shards", "Now", "PoolStats", "UserID", "NewID", "KeyID", "TailsTogether", "AllScripts",
+		// go-redis reads their replies, and reports what it cannot read.
+		"AppendAudit", "Ping", "Leave", "Usernames", "ClientIDs", "SigningKeys", "Tail",
+		// It reads the reply as bytes: see resp_test.go.
+		"ReadLog",
+	}
+	seen := map[string]bool{}
+	for name := range operationsByMethod() {
+		method, _, _ := strings.Cut(name, ",")
+		seen[method] = true
+	}
+	store := reflect.TypeFor[*tokenstore.Store]()
+	for i := range store.NumMethod() {
+		if name := store.Method(i).Name; !seen[name] && !slices.Contains(none, name) {
+			t.Errorf("%s is not in operationsByMethod", name)
+		}
+	}
+}
+
+// A table of followers, or a hash, that has lost an element would pair names with values
+// of others.
+func TestAListOfPairsIsWhole(t *testing.T) {
+	mini := redistest.Mini(t)
+	rdb := redis.NewClient(&redis.Options{Addr: mini.Addr()})
+	t.Cleanup(func() { _ = rdb.Close() })
+	w := newWorld(t, rdb, mini)
+	var m mangler
+	w.store.AddHook(&m)
+	s := w.login(subject)
+	_, err := m.watch(0, func(v []any) any {
+		members, _ := v[4].([]any)
+		return replaced(v, 4, members[:len(members)-1])
+	}, func() error {
+		_, err := w.Revoke(t.Context(), tokenstore.SessionEnd{SID: s.sid, UID: s.uid})
+		return err
+	})
+	is(t, "half a member", err, tokenstore.ErrUnavailable)
+}
