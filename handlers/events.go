@@ -16,7 +16,7 @@ const (
 	EventLoginFailed     Event = "login_failed" // reason: unknown_user, password, disabled
 	EventLoginThrottled  Event = "login_throttled"
 	EventRefresh         Event = "refresh"
-	EventRefreshSame     Event = "refresh_same"     // the parent, within the grace
+	EventRefreshSame     Event = "refresh_same"     // the session rotated within the grace already: no new token
 	EventRefreshReuse    Event = "refresh_reuse"    // theft: the session was ended
 	EventRefreshRollback Event = "refresh_rollback" // Redis lost writes: the session was ended
 	EventRefreshRefused  Event = "refresh_refused"  // reason: invalid, expired, revoked, superseded, foreign, key

@@ -99,9 +99,9 @@ type renewal struct {
 	inBody bool
 }
 
-// renew exchanges a refresh token for its successor and an access token. Of the
-// scope asked for only the access token takes notice: the refresh token keeps all
-// that was granted (RFC 6749 section 6).
+// renew exchanges a refresh token for the current one and an access token. The requested
+// scope narrows the access token only; the refresh token keeps the full grant (RFC 6749
+// section 6).
 func (a *api) renew(c *gin.Context, token refreshtoken.Token, r renewal) (tokenResponse, error) {
 	asked, err := a.askForRenewal(c, token, r)
 	if err != nil {
@@ -137,7 +137,8 @@ func shownRefresh(t refreshtoken.Token) tokenstore.Rotation {
 	return tokenstore.Rotation{SID: t.SID, UID: t.UID, Gen: t.Gen, Hash: t.Hash()}
 }
 
-// rotate exchanges a refresh token for its successor. Every way in which a
+// rotate exchanges a refresh token for the current one: its successor, or itself if the
+// session has rotated within the grace already. Every way in which a
 // token is not valid is errRefreshToken outside; log and metric tell them apart.
 // One who asks for more than was granted gets [tokenstore.ErrScope].
 func (a *api) rotate(c *gin.Context, token refreshtoken.Token, r renewal) (refreshtoken.Token, tokenstore.Grant, error) {
@@ -154,6 +155,9 @@ func (a *api) rotate(c *gin.Context, token refreshtoken.Token, r renewal) (refre
 	rotation := shownRefresh(token)
 	rotation.Next, rotation.IssuedTo, rotation.Scope, rotation.JKT = next.Hash(), r.client.ID, r.scope, r.jkt
 	grant, ended, err := a.Store.Rotate(c.Request.Context(), rotation)
+	if grant.Current {
+		next = token
+	}
 	sid := slog.String("sid", tokenstore.ID(token.SID).String())
 	refused := func(reason string) error {
 		a.note(c, EventRefreshRefused, sid, slog.String("reason", reason))

@@ -3,9 +3,8 @@ package tokenstore
 import "context"
 
 // Peek tells what a refresh token that would be accepted stands for, and changes
-// nothing. Of the grant the epochs are not set; Same says that the token is the
-// parent of the current one, within the grace. Errors:
-// [ErrNoSession], whatever the reason why the token would not be accepted;
+// nothing. The grant has no epochs. Current tells the current token from its parent,
+// which is accepted within the grace. Errors: [ErrNoSession], whatever the reason why the token would not be accepted;
 // [ErrUnavailable].
 func (s *Store) Peek(ctx context.Context, t Rotation) (Grant, error) {
 	if !s.together(t.SID, t.UID) {
@@ -24,7 +23,7 @@ func (s *Store) Peek(ctx context.Context, t Rotation) (Grant, error) {
 	p := Grant{
 		Now: r.time(1), RefreshExpiry: r.time(2), AuthTime: r.time(3),
 		Subject: r.string(4), Username: r.string(5), Scope: r.string(6), ClientID: r.string(7), Claims: r.string(8),
-		Same: code == 1,
+		Current: code == 0,
 	}
 	if p.Username == "" {
 		p.Username = p.Subject

@@ -70,9 +70,12 @@ type Grant struct {
 	// Place is where status lists show whether the access token was revoked; zero if
 	// it has none.
 	Place Place
-	// Same is set when the shown token was the parent of the current one within
-	// the grace: nothing changed.
+	// Same is set when nothing changed: the session has rotated within the grace already.
+	// The shown token is the current one, or its parent.
 	Same bool
+	// Current is set when the shown refresh token is the current one, and stays it. It is
+	// the token to hand out then, in place of a successor.
+	Current bool
 }
 
 // Login makes a session. Errors: [ErrSuperseded], [ErrUnavailable].
@@ -137,9 +140,13 @@ const (
 	none = 2
 	// late is what it answers when it reached Redis after its caller had gone.
 	late = 7
+	// kept is what it answers when the token shown stays the current one.
+	kept = 11
 )
 
-// Rotate makes the successor current. Errors: [ErrNoSession], [ErrRevoked],
+// Rotate makes the successor current, at most once in [Lifetimes.Grace]: the grant says
+// whether it did, or which token is current (Same, Current). The first token of a login
+// rotates at once. Errors: [ErrNoSession], [ErrRevoked],
 // [ErrSuperseded], [ErrReuse] and [ErrRollback], after which the session is
 // over; [ErrForeign], [ErrKeyBinding] and [ErrScope], after which nothing has changed;
 // [ErrUnavailable], after which the same token may be shown again.
@@ -178,12 +185,12 @@ func (s *Store) Rotate(ctx context.Context, t Rotation) (Grant, Revocation, erro
 		return Grant{}, Revocation{}, err
 	}
 	switch code := r.int(0); code {
-	case 0, 1:
+	case 0, 1, kept:
 		g := Grant{
 			Now: r.time(1), RefreshExpiry: r.time(2), UserEpoch: uint64(r.int(3)), //nolint:gosec // an epoch counts up from 0
 			LogEpoch: r.string(4), AuthTime: r.time(5),
 			Subject: r.string(6), Username: r.string(7), Scope: r.string(8), ClientID: r.string(9), Claims: r.string(10),
-			JKT: t.JKT, Place: r.place(11, 4), Same: code == 1,
+			JKT: t.JKT, Place: r.place(11, 4), Same: code != 0, Current: code == kept,
 		}
 		if g.Username == "" {
 			g.Username = g.Subject

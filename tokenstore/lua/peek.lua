@@ -3,7 +3,8 @@
 -- KEYS 1 rt:<sid>  2 ue:<uid>
 -- ARGV 1 sid  2 gen shown  3 SHA-256 of the secret shown  4 grace ms
 -- Returns {code, now, expiry, created, sub, username, scope, client, claims}
---   0 the current token   1 its parent, within the grace
+--   0 the current token, be it that it may not rotate yet
+--   1 its parent, within the grace
 --         {2, now}: neither, or the session is over
 local now = now_ms()
 local s = redis.call('HMGET', KEYS[1], 'gen', 'hash', 'prev', 'rot', 'ue', 'cre', 'sub', 'user', 'scope', 'client', 'claims')
