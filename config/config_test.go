@@ -66,7 +66,7 @@ func TestEverySettingIsRead(t *testing.T) {
 		t, "LATCHKEY_ADDR=127.0.0.1:0", "LATCHKEY_ADMIN_ADDR=127.0.0.1:0",
 		"LATCHKEY_REDIS_URL=rediss://u:p%40ss@r.example:6380/3?master_name=m", "LATCHKEY_REDIS_TIMEOUT=50ms", "LATCHKEY_REDIS_POOL_SIZE=7",
 		"LATCHKEY_ISSUER=https://auth.example/a", "LATCHKEY_AUDIENCE=api", "LATCHKEY_CLIENT_ID=web", "LATCHKEY_ALG=ES256",
-		"LATCHKEY_ACCESS_TTL=2s", "LATCHKEY_REFRESH_TTL=3s", "LATCHKEY_SESSION_MAX=8760h", "LATCHKEY_REFRESH_GRACE=2s",
+		"LATCHKEY_ACCESS_TTL=2s", "LATCHKEY_REFRESH_TTL=5s", "LATCHKEY_SESSION_MAX=8760h", "LATCHKEY_REFRESH_GRACE=2s",
 		"LATCHKEY_COOKIE_SECURE=false", "LATCHKEY_COOKIE_DOMAIN=example.com", "LATCHKEY_COOKIE_PATH=/api/auth",
 		"LATCHKEY_ALLOWED_ORIGINS=https://a.example, https://b.example:8443", "LATCHKEY_TRUSTED_PROXIES=10.0.0.0/8, 192.0.2.7,2001:db8::/32",
 		"LATCHKEY_SHARDS=256", "LATCHKEY_LOGIN_LIMIT_CLIENT=1/1s", "LATCHKEY_LOGIN_LIMIT_ACCOUNT=2/90s", "LATCHKEY_LOGIN_LIMIT_ADDRESS=1000000/24h",
@@ -88,7 +88,7 @@ func TestEverySettingIsRead(t *testing.T) {
 		Addr: "127.0.0.1:0", AdminAddr: "127.0.0.1:0",
 		RedisURL: "rediss://u:p%40ss@r.example:6380/3?master_name=m", RedisTimeout: 50 * time.Millisecond, RedisPoolSize: 7,
 		Secret: goodSecret, Issuer: "https://auth.example/a", Audience: "api", ClientID: "web", Algorithm: "ES256",
-		AccessTTL: 2 * time.Second, RefreshTTL: 3 * time.Second, SessionMax: 8760 * time.Hour, RefreshGrace: 2 * time.Second,
+		AccessTTL: 2 * time.Second, RefreshTTL: 5 * time.Second, SessionMax: 8760 * time.Hour, RefreshGrace: 2 * time.Second,
 		CookieDomain: "example.com", CookiePath: "/api/auth",
 		AllowedOrigins: []string{"https://a.example", "https://b.example:8443"},
 		TrustedProxies: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("192.0.2.7/32"), netip.MustParsePrefix("2001:db8::/32")},
@@ -167,7 +167,7 @@ func TestFaults(t *testing.T) {
 		{"long value", "LATCHKEY_SHARDS=" + long, `LATCHKEY_SHARDS: "` + long[:80] + `"... is not allowed; write a whole number from 1 to 256`},
 		{"line break in value", "LATCHKEY_SHARDS=1\n2", `LATCHKEY_SHARDS: "1\n2" is not allowed; write a whole number from 1 to 256`},
 
-		{"refresh not above access", "LATCHKEY_REFRESH_TTL=15m", `LATCHKEY_REFRESH_TTL: 15m is not more than LATCHKEY_ACCESS_TTL (15m); raise it: a refresh token must outlive the access token it replaces`},
+		{"refresh not above access and grace", "LATCHKEY_REFRESH_TTL=15m10s", `LATCHKEY_REFRESH_TTL: 15m10s is not more than LATCHKEY_ACCESS_TTL and LATCHKEY_REFRESH_GRACE together (15m10s); raise it: a session lasts for this long after the last refresh that replaced its token`},
 		{"refresh above session", "LATCHKEY_SESSION_MAX=167h", `LATCHKEY_REFRESH_TTL: 168h is more than LATCHKEY_SESSION_MAX (167h); lower it, or raise LATCHKEY_SESSION_MAX`},
 
 		{"address", "LATCHKEY_ADDR=8080", `LATCHKEY_ADDR: "8080" is not an address; write host:port or :port, with a port from 0 (any free one) to 65535`},

@@ -314,6 +314,7 @@ func plainText(s string) bool {
 // checkLifetimes compares lifetimes with each other, unless one is at fault by itself.
 func (c *Config) checkLifetimes(f *collector) {
 	const access, refresh, session = "LATCHKEY_ACCESS_TTL", "LATCHKEY_REFRESH_TTL", "LATCHKEY_SESSION_MAX"
+	const grace = "LATCHKEY_REFRESH_GRACE"
 	const status = "LATCHKEY_STATUS_LIST_TTL"
 	if c.StatusList && !f.has(status) && !f.has(access) && c.StatusListTTL >= c.AccessTTL {
 		f.add(status, formatDuration(c.StatusListTTL)+" is not less than "+access+" ("+formatDuration(c.AccessTTL)+")",
@@ -322,9 +323,11 @@ func (c *Config) checkLifetimes(f *collector) {
 	if f.has(refresh) {
 		return
 	}
-	if !f.has(access) && c.RefreshTTL <= c.AccessTTL {
-		f.add(refresh, formatDuration(c.RefreshTTL)+" is not more than "+access+" ("+formatDuration(c.AccessTTL)+")",
-			"raise it: a refresh token must outlive the access token it replaces")
+	// A refresh within the grace of a rotation does not prolong the session; the next one,
+	// an access token later, must still find it.
+	if least := c.AccessTTL + c.RefreshGrace; !f.has(access) && !f.has(grace) && c.RefreshTTL <= least {
+		f.add(refresh, formatDuration(c.RefreshTTL)+" is not more than "+access+" and "+grace+" together ("+formatDuration(least)+")",
+			"raise it: a session lasts for this long after the last refresh that replaced its token")
 	}
 	if !f.has(session) && c.RefreshTTL > c.SessionMax {
 		f.add(refresh, formatDuration(c.RefreshTTL)+" is more than "+session+" ("+formatDuration(c.SessionMax)+")",

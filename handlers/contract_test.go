@@ -91,7 +91,7 @@ func TestAnswers(t *testing.T) {
 	parent := f.login(0)
 	f.refresh(0, parent)
 	reused := f.login(0)
-	f.refresh(0, f.refresh(0, reused))
+	f.rotate(0, f.refresh(0, reused))
 	for range 3 {
 		f.post(0, "/auth/token", form("username", "carol", "password", "wrong")).is(http.StatusUnauthorized)
 	}

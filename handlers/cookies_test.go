@@ -75,7 +75,7 @@ func TestOlderGenerationBesideTheCurrent(t *testing.T) {
 	f := usual(t)
 	first := f.login(0)
 	second := f.refresh(1, first)
-	third := f.refresh(2, second)
+	third := f.rotate(2, second)
 	f.age(third.access, 2*grace)
 	for i, order := range [][]option{
 		{cookie(first.refresh), cookie(third.refresh)},

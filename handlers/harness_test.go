@@ -507,6 +507,13 @@ func (f *fleet) refresh(replica int, t tokens) tokens {
 	return f.post(replica, "/auth/refresh", cookie(t.refresh)).tokens()
 }
 
+// rotate lets the grace pass and refreshes: the refresh token is replaced.
+func (f *fleet) rotate(replica int, t tokens) tokens {
+	f.Helper()
+	f.age(t.access, f.life.Grace+time.Second)
+	return f.refresh(replica, t)
+}
+
 // alive fails unless every replica accepts an access token.
 func (f *fleet) alive(access string) {
 	f.Helper()

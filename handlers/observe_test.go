@@ -66,7 +66,7 @@ func TestSecurityEvents(t *testing.T) {
 		}, map[string]any{"sub": alice}},
 		{"refresh_reuse", `latchkey_refreshes_total{outcome="reuse"}`, func(f *fleet) func() {
 			s := f.login(0)
-			f.refresh(0, f.refresh(0, s))
+			f.rotate(0, f.refresh(0, s))
 			return func() { f.post(0, "/auth/refresh", cookie(s.refresh)) }
 		}, map[string]any{"level": "WARN"}},
 		{"refresh_rollback", `latchkey_refreshes_total{outcome="rollback"}`, func(f *fleet) func() {

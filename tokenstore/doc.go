@@ -17,9 +17,10 @@
 //   - Login makes one session. Asked again with the same ids it makes the same
 //     session. It refuses with [ErrSuperseded] when the user's credentials were
 //     changed after the caller read them.
-//   - Rotate makes the successor the current refresh token. The parent of the
-//     current token yields the same successor for the grace period and changes
-//     nothing. Anything older, or with a wrong secret, ends the session.
+//   - Rotate makes the successor the current refresh token, at most once in a grace
+//     period: for so long after a rotation the current token and its parent both yield
+//     the current token and change nothing. Anything older, or with a wrong secret, ends
+//     the session.
 //   - Revoke deletes the refresh key, denies the session's access tokens until
 //     the last of them has expired, and appends one log entry. Asked again it
 //     returns the same sequence number.
