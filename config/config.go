@@ -79,6 +79,7 @@ type Config struct {
 	SessionMax   time.Duration `env:"LATCHKEY_SESSION_MAX" envDefault:"720h" min:"2s" max:"8760h" unit:"s" doc:"How long a session may last however often it is refreshed; then the user logs in again."`
 	RefreshGrace time.Duration `env:"LATCHKEY_REFRESH_GRACE" envDefault:"10s" min:"2s" max:"60s" doc:"How long after a refresh the replaced refresh token and the new one both yield the new one, for tabs and requests that race and answers that were lost: a session gets one new refresh token in this time. Below 2s a request that the network repeats would look like theft and end the session."`
 
+	CookieName     string         `env:"LATCHKEY_COOKIE_NAME" envDefault:"refresh_token" kind:"name" doc:"Name of the refresh cookie. A browser lets no other host and no plain HTTP set a cookie whose name begins with __Host-; that needs LATCHKEY_COOKIE_PATH=/, no LATCHKEY_COOKIE_DOMAIN and LATCHKEY_COOKIE_SECURE. __Secure- needs the last of these."`
 	CookieSecure   bool           `env:"LATCHKEY_COOKIE_SECURE" envDefault:"true" doc:"Send the refresh cookie over HTTPS only. false is for development without TLS."`
 	CookieDomain   string         `env:"LATCHKEY_COOKIE_DOMAIN" kind:"domain" doc:"The Domain of the refresh cookie, such as example.com. Empty: the host that set it and no other, which is the safest."`
 	CookiePath     string         `env:"LATCHKEY_COOKIE_PATH" envDefault:"/auth" kind:"path" doc:"The Path of the refresh cookie, as browsers see it: change it when a proxy serves Latchkey below another path."`

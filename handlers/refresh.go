@@ -14,17 +14,18 @@ import (
 )
 
 // maxFamilies is how many families of refresh tokens one refresh may try: a
-// browser with a cookie left over from an earlier path has two. A logout has no
-// such bound but that of the request's headers: it must end what it was shown.
+// browser with a cookie left over from an earlier path has two. A logout and a login have
+// no such bound but that of the request's headers: they must end what they were shown.
 const maxFamilies = 4
 
-// refresh is POST /auth/refresh: one round trip, and one for a DPoP proof.
+// refresh is POST /auth/refresh: one round trip, and one for a DPoP proof. If cookies of
+// several sessions come along, each costs one more.
 func (a *api) refresh(c *gin.Context) error {
 	p, err := bind(c)
 	if err != nil {
 		return err
 	}
-	shown := refreshCookies(c.Request)
+	shown := a.refreshCookies(c.Request)
 	inBody := p["refresh_token"] != ""
 	if inBody {
 		if len(shown) > 0 {
@@ -47,23 +48,56 @@ func (a *api) refresh(c *gin.Context) error {
 	if err != nil {
 		return err
 	}
+	if len(families) > 1 {
+		if families, err = a.pickFamily(c, families, proof.JKT()); err != nil {
+			return err
+		}
+	}
 	refused := errRefreshToken
-	for _, token := range families[:min(len(families), maxFamilies)] {
+	for _, token := range families {
 		answer, err := a.renew(c, token, renewal{inBody: inBody, jkt: proof.JKT()})
 		if errors.Is(err, errRefreshToken) || errors.Is(err, dpop.ErrMissing) {
 			refused = err
-			continue // another cookie may be the living one
+			continue // each may be a theft
 		}
 		if err != nil {
 			return err
-		}
-		if len(shown) > 1 {
-			a.expireStrays(c)
 		}
 		c.JSON(http.StatusOK, answer)
 		return nil
 	}
 	return refused
+}
+
+// pickFamily returns the one of several families whose token would be accepted from a
+// browser that has proven the key with the thumbprint jkt. If there is none, it returns
+// all of them. If there are several, nobody knows which one the user means: none is
+// picked, no session ends, and the browser forgets all of them. The same goes for more
+// families than are looked at. Errors: errAmbiguous; [tokenstore.ErrUnavailable].
+func (a *api) pickFamily(c *gin.Context, families []refreshtoken.Token, jkt string) ([]refreshtoken.Token, error) {
+	var living []refreshtoken.Token
+	for _, token := range families[:min(len(families), maxFamilies)] {
+		grant, err := a.Store.Peek(c.Request.Context(), shownRefresh(token))
+		if errors.Is(err, tokenstore.ErrNoSession) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		if grant.JKT == jkt && !tokenstore.IsClient(grant.ClientID) {
+			living = append(living, token)
+		}
+	}
+	if len(living) > 1 || len(families) > maxFamilies {
+		a.note(c, EventRefreshAmbiguous)
+		a.clearRefreshCookie(c)
+		a.clearAccessCookie(c)
+		return nil, errAmbiguous
+	}
+	if len(living) == 1 {
+		return living, nil
+	}
+	return families, nil
 }
 
 // families reads the tokens that are ours, one for each session: the newest, as

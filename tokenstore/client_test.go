@@ -253,6 +253,11 @@ func TestPeekChangesNothing(t *testing.T) {
 		s.age(time.Minute)
 		_, err = peek(1)
 		is(t, "the parent, after the grace", err, tokenstore.ErrNoSession)
+		bound, err := f.loginWith(tokenstore.NewSession{Subject: "alice", JKT: "k", ReadAt: f.Now().Add(time.Hour)})
+		is(t, "login", err, nil)
+		if g, err := f.Peek(ctx, bound.rotation(1)); err != nil || g.JKT != "k" {
+			t.Errorf("bound to a key: %+v, %v", g, err)
+		}
 		// None of that was a theft.
 		s2 := f.loginBy("alice", "latchkey", "")
 		if _, err := f.RevokeUser(ctx, tokenstore.UserEnd{UID: s.uid, Except: &s2.sid}); err != nil {
