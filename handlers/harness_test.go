@@ -2,6 +2,7 @@ package handlers_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/ed25519"
 	"crypto/rand"
@@ -74,6 +75,7 @@ type setup struct {
 	// impatient gives the store the timeouts of the product. Otherwise they are
 	// generous: a busy machine is not an outage.
 	impatient bool
+	grace     time.Duration // 0 is the constant; less than 0 is none, and each refresh rotates
 	redisArgs []string
 	settings  func(*handlers.Settings)
 	rand      func() io.Reader
@@ -136,7 +138,7 @@ func start(t testing.TB, s setup) *fleet {
 	}
 	f := &fleet{
 		TB: t, ring: accesstoken.NewRing(), log: &logBuffer{}, secrets: &secretList{},
-		life: tokenstore.Lifetimes{Access: 15 * time.Minute, Refresh: 168 * time.Hour, Session: 720 * time.Hour, Grace: grace},
+		life: tokenstore.Lifetimes{Access: 15 * time.Minute, Refresh: 168 * time.Hour, Session: 720 * time.Hour, Grace: cmp.Or(s.grace, grace)},
 	}
 	redisURL := ""
 	if s.mini {
