@@ -69,6 +69,11 @@ overload: test-needs ## ten times what a replica can do, for a minute, on a quie
 leak: test-needs ## ten minutes of clients that come and go, after which nothing may have grown (LEAK_FOR)
 	LEAK_FOR=$(LEAK_FOR) go test ./internal/overload -run TestNothingLeaks -v -count=1 -timeout 90m
 
+.PHONY: bursts
+BURSTS ?= 100
+bursts: test-needs ## requests of one client that each refresh by themselves, through nginx: BURSTS (100) bursts each of 4, 16, 50 and 200
+	BURSTS=$(BURSTS) go test -tags $(TAGS) ./deploy/loadbalancers -run TestBursts -v -count=1 -timeout 60m
+
 .PHONY: chaos chaos-short chaos-guards
 chaos: test-needs ## faults of every kind, a judge and a table (CHAOS_FOR, CHAOS_SEED, CHAOS_TOPOLOGY, CHAOS_DURABLE, CHAOS_FAULTS)
 	CHAOS_FOR='$(CHAOS_FOR)' CHAOS_SEED='$(CHAOS_SEED)' CHAOS_TOPOLOGY='$(CHAOS_TOPOLOGY)' CHAOS_DURABLE='$(CHAOS_DURABLE)' CHAOS_FAULTS='$(CHAOS_FAULTS)' \

@@ -46,7 +46,7 @@ func TestDefaults(t *testing.T) {
 		RedisURL: "redis://127.0.0.1:6379/0", RedisMode: "auto", RedisTimeout: 250 * time.Millisecond,
 		Secret: goodSecret, Issuer: "http://localhost:8080", Audience: "http://localhost:8080", ClientID: "latchkey",
 		Algorithm: "EdDSA", AccessTTL: 15 * time.Minute, KeyRotation: 720 * time.Hour, JWKSMaxAge: 5 * time.Minute, RefreshTTL: 168 * time.Hour, SessionMax: 720 * time.Hour, RefreshGrace: 10 * time.Second, SessionsPerUser: 100,
-		CookieSecure: true, CookiePath: "/auth", Shards: 16,
+		CookieName: "refresh_token", CookieSecure: true, CookiePath: "/auth", Shards: 16,
 		LoginLimitClient:  config.Rate{Burst: 10, Period: 5 * time.Minute},
 		LoginLimitAccount: config.Rate{Burst: 100, Period: time.Hour},
 		LoginLimitAddress: config.Rate{Burst: 100, Period: 5 * time.Minute},
@@ -66,8 +66,8 @@ func TestEverySettingIsRead(t *testing.T) {
 		t, "LATCHKEY_ADDR=127.0.0.1:0", "LATCHKEY_ADMIN_ADDR=127.0.0.1:0",
 		"LATCHKEY_REDIS_URL=rediss://u:p%40ss@r.example:6380/3?master_name=m", "LATCHKEY_REDIS_TIMEOUT=50ms", "LATCHKEY_REDIS_POOL_SIZE=7",
 		"LATCHKEY_ISSUER=https://auth.example/a", "LATCHKEY_AUDIENCE=api", "LATCHKEY_CLIENT_ID=web", "LATCHKEY_ALG=ES256",
-		"LATCHKEY_ACCESS_TTL=2s", "LATCHKEY_REFRESH_TTL=3s", "LATCHKEY_SESSION_MAX=8760h", "LATCHKEY_REFRESH_GRACE=2s", "LATCHKEY_SESSIONS_PER_USER=1000",
-		"LATCHKEY_COOKIE_SECURE=false", "LATCHKEY_COOKIE_DOMAIN=example.com", "LATCHKEY_COOKIE_PATH=/api/auth",
+		"LATCHKEY_ACCESS_TTL=2s", "LATCHKEY_REFRESH_TTL=5s", "LATCHKEY_SESSION_MAX=8760h", "LATCHKEY_REFRESH_GRACE=2s", "LATCHKEY_SESSIONS_PER_USER=1000",
+		"LATCHKEY_COOKIE_NAME=session", "LATCHKEY_COOKIE_SECURE=false", "LATCHKEY_COOKIE_DOMAIN=example.com", "LATCHKEY_COOKIE_PATH=/api/auth",
 		"LATCHKEY_ALLOWED_ORIGINS=https://a.example, https://b.example:8443", "LATCHKEY_TRUSTED_PROXIES=10.0.0.0/8, 192.0.2.7,2001:db8::/32",
 		"LATCHKEY_SHARDS=256", "LATCHKEY_LOGIN_LIMIT_CLIENT=1/1s", "LATCHKEY_LOGIN_LIMIT_ACCOUNT=2/90s", "LATCHKEY_LOGIN_LIMIT_ADDRESS=1000000/24h",
 		"LATCHKEY_PASSWORD_MEMORY=65536", "LATCHKEY_PASSWORD_ITERATIONS=3", "LATCHKEY_PASSWORD_PARALLELISM=4", "LATCHKEY_PASSWORD_WORKERS=5",
@@ -88,8 +88,8 @@ func TestEverySettingIsRead(t *testing.T) {
 		Addr: "127.0.0.1:0", AdminAddr: "127.0.0.1:0",
 		RedisURL: "rediss://u:p%40ss@r.example:6380/3?master_name=m", RedisTimeout: 50 * time.Millisecond, RedisPoolSize: 7,
 		Secret: goodSecret, Issuer: "https://auth.example/a", Audience: "api", ClientID: "web", Algorithm: "ES256",
-		AccessTTL: 2 * time.Second, RefreshTTL: 3 * time.Second, SessionMax: 8760 * time.Hour, RefreshGrace: 2 * time.Second, SessionsPerUser: 1000,
-		CookieDomain: "example.com", CookiePath: "/api/auth",
+		AccessTTL: 2 * time.Second, RefreshTTL: 5 * time.Second, SessionMax: 8760 * time.Hour, RefreshGrace: 2 * time.Second, SessionsPerUser: 1000,
+		CookieName: "session", CookieDomain: "example.com", CookiePath: "/api/auth",
 		AllowedOrigins: []string{"https://a.example", "https://b.example:8443"},
 		TrustedProxies: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("192.0.2.7/32"), netip.MustParsePrefix("2001:db8::/32")},
 		Shards:         256, LoginLimitClient: config.Rate{Burst: 1, Period: time.Second},
@@ -158,8 +158,11 @@ func TestFaults(t *testing.T) {
 		{"a client id of registered clients", "LATCHKEY_CLIENT_ID=lkc_app", `LATCHKEY_CLIENT_ID: "lkc_app" begins with lkc_, as the ids of registered clients do; write another`},
 		{"short revocations token", "LATCHKEY_REVOCATIONS_TOKEN=hunter2", `LATCHKEY_REVOCATIONS_TOKEN: 7 bytes, too short to be safe; make one with: openssl rand -base64 48`},
 		{"ext_authz address", "LATCHKEY_EXTAUTHZ_ADDR=9191", `LATCHKEY_EXTAUTHZ_ADDR: "9191" is not an address; write host:port or :port, with a port from 0 (any free one) to 65535`},
-		{"access cookie's name", "LATCHKEY_ACCESS_COOKIE=a b", `LATCHKEY_ACCESS_COOKIE: "a b" cannot name this cookie; write letters, digits, - and _, such as access_token`},
-		{"access cookie clashes", "LATCHKEY_ACCESS_COOKIE=refresh_token", `LATCHKEY_ACCESS_COOKIE: "refresh_token" cannot name this cookie; write letters, digits, - and _, such as access_token`},
+		{"access cookie's name", "LATCHKEY_ACCESS_COOKIE=a b", `LATCHKEY_ACCESS_COOKIE: "a b" cannot name this cookie; write letters, digits, - and _, such as __Host-session`},
+		{"access cookie clashes", "LATCHKEY_ACCESS_COOKIE=refresh_token", `LATCHKEY_ACCESS_COOKIE: "refresh_token" is the name of the refresh cookie, too; write another`},
+		{"cookie's name", "LATCHKEY_COOKIE_NAME=a=b", `LATCHKEY_COOKIE_NAME: "a=b" cannot name this cookie; write letters, digits, - and _, such as __Host-session`},
+		{"cookie's name clashes", "LATCHKEY_COOKIE_NAME=known_device", `LATCHKEY_COOKIE_NAME: "known_device" cannot name this cookie; write letters, digits, - and _, such as __Host-session`},
+		{"cookie of the host, with a path", "LATCHKEY_COOKIE_NAME=__Host-session", `LATCHKEY_COOKIE_NAME: "__Host-session" needs LATCHKEY_COOKIE_PATH=/; set it, or leave the prefix out`},
 		{"rate zero", "LATCHKEY_LOGIN_LIMIT_CLIENT=0/5m", `LATCHKEY_LOGIN_LIMIT_CLIENT: "0/5m" is not allowed; write a number and a period such as 10/5m: 1 to 1000000 in 1s to 24h`},
 		{"rate form", "LATCHKEY_LOGIN_LIMIT_CLIENT=10", `LATCHKEY_LOGIN_LIMIT_CLIENT: "10" is not allowed; write a number and a period such as 10/5m: 1 to 1000000 in 1s to 24h`},
 		{"rate number", "LATCHKEY_LOGIN_LIMIT_ACCOUNT=x/5m", `LATCHKEY_LOGIN_LIMIT_ACCOUNT: "x/5m" is not allowed; write a number and a period such as 100/1h: 1 to 1000000 in 1s to 24h`},
@@ -168,7 +171,7 @@ func TestFaults(t *testing.T) {
 		{"long value", "LATCHKEY_SHARDS=" + long, `LATCHKEY_SHARDS: "` + long[:80] + `"... is not allowed; write a whole number from 1 to 256`},
 		{"line break in value", "LATCHKEY_SHARDS=1\n2", `LATCHKEY_SHARDS: "1\n2" is not allowed; write a whole number from 1 to 256`},
 
-		{"refresh not above access", "LATCHKEY_REFRESH_TTL=15m", `LATCHKEY_REFRESH_TTL: 15m is not more than LATCHKEY_ACCESS_TTL (15m); raise it: a refresh token must outlive the access token it replaces`},
+		{"refresh not above access and grace", "LATCHKEY_REFRESH_TTL=15m10s", `LATCHKEY_REFRESH_TTL: 15m10s is not more than LATCHKEY_ACCESS_TTL and LATCHKEY_REFRESH_GRACE together (15m10s); raise it: a session lasts for this long after the last refresh that replaced its token`},
 		{"refresh above session", "LATCHKEY_SESSION_MAX=167h", `LATCHKEY_REFRESH_TTL: 168h is more than LATCHKEY_SESSION_MAX (167h); lower it, or raise LATCHKEY_SESSION_MAX`},
 
 		{"address", "LATCHKEY_ADDR=8080", `LATCHKEY_ADDR: "8080" is not an address; write host:port or :port, with a port from 0 (any free one) to 65535`},
@@ -702,4 +705,36 @@ func reveal(list []config.Secret) []string {
 		out[i] = string(s.Reveal())
 	}
 	return out
+}
+
+// A browser drops a cookie whose name's prefix promises what its attributes do not keep
+// (RFC 6265bis section 4.1.3). Such settings are refused at the start.
+func TestCookieNamePrefixes(t *testing.T) {
+	for name, c := range map[string]struct {
+		settings []string
+		faults   []string
+	}{
+		"__Host-":                  {[]string{"LATCHKEY_COOKIE_NAME=__Host-session", "LATCHKEY_COOKIE_PATH=/"}, nil},
+		"__Secure-":                {[]string{"LATCHKEY_COOKIE_NAME=__Secure-session", "LATCHKEY_COOKIE_DOMAIN=example.com"}, nil},
+		"__Host- for access":       {[]string{"LATCHKEY_ACCESS_COOKIE=__Host-access"}, nil},
+		"the prefix alone":         {[]string{"LATCHKEY_COOKIE_NAME=__Hos", "LATCHKEY_COOKIE_SECURE=false"}, nil},
+		"everything wrong":         {[]string{"LATCHKEY_COOKIE_NAME=__host-session", "LATCHKEY_COOKIE_SECURE=false", "LATCHKEY_COOKIE_DOMAIN=example.com"}, []string{"needs LATCHKEY_COOKIE_SECURE;"}},
+		"a domain and a path":      {[]string{"LATCHKEY_COOKIE_NAME=__host-session", "LATCHKEY_COOKIE_DOMAIN=example.com"}, []string{"allows no LATCHKEY_COOKIE_DOMAIN;"}},
+		"__Secure- without":        {[]string{"LATCHKEY_COOKIE_NAME=__secure-session", "LATCHKEY_COOKIE_SECURE=false"}, []string{"needs LATCHKEY_COOKIE_SECURE;"}},
+		"__Http- without":          {[]string{"LATCHKEY_COOKIE_NAME=__Http-session", "LATCHKEY_COOKIE_SECURE=false"}, []string{"needs LATCHKEY_COOKIE_SECURE;"}},
+		"access, with a domain":    {[]string{"LATCHKEY_ACCESS_COOKIE=__Host-access", "LATCHKEY_COOKIE_DOMAIN=example.com"}, []string{"LATCHKEY_ACCESS_COOKIE: \"__Host-access\" allows no LATCHKEY_COOKIE_DOMAIN;"}},
+		"access, without security": {[]string{"LATCHKEY_ACCESS_COOKIE=__Host-access", "LATCHKEY_COOKIE_SECURE=false"}, []string{"LATCHKEY_ACCESS_COOKIE: \"__Host-access\" needs LATCHKEY_COOKIE_SECURE;"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := config.Load(withSecret(c.settings...))
+			if len(c.faults) == 0 && err != nil {
+				t.Error(err)
+			}
+			for _, fault := range c.faults {
+				if err == nil || !strings.Contains(err.Error(), fault) {
+					t.Errorf("%v does not say %q", err, fault)
+				}
+			}
+		})
+	}
 }

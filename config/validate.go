@@ -120,9 +120,6 @@ func (c *Config) checkEdge(f *collector) {
 	if c.ExtAuthzAddr != "" {
 		checkAddress(f, "LATCHKEY_EXTAUTHZ_ADDR", c.ExtAuthzAddr)
 	}
-	if c.AccessCookie != "" && (!cookieName(c.AccessCookie) || c.AccessCookie == "refresh_token" || c.AccessCookie == "known_device") {
-		f.add("LATCHKEY_ACCESS_COOKIE", quote(c.AccessCookie)+" cannot name this cookie", "write letters, digits, - and _, such as access_token")
-	}
 }
 
 // checkClaims holds together what the claims of the operator's own need. The URL is
@@ -151,10 +148,37 @@ func (c *Config) checkClaims(f *collector) {
 	}
 }
 
+// cookieName tells whether s is a token (RFC 9110 section 5.6.2).
 func cookieName(s string) bool {
-	return !strings.ContainsFunc(s, func(r rune) bool {
-		return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && r != '-' && r != '_'
+	return s != "" && len(s) <= 255 && !strings.ContainsFunc(s, func(r rune) bool {
+		return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && !strings.ContainsRune("!#$%&'*+-.^_`|~", r)
 	})
+}
+
+// checkCookieName holds a cookie's name to RFC 6265 section 4.1.1, and one with a prefix to
+// what browsers demand of a cookie of that name (RFC 6265bis section 4.1.3): they would
+// drop it otherwise, and nobody could log in. Prefixes are compared without case there.
+func (c *Config) checkCookieName(f *collector, setting, name, path string) {
+	if !cookieName(name) || name == "known_device" {
+		f.add(setting, quote(name)+" cannot name this cookie", "write letters, digits, - and _, such as __Host-session")
+		return
+	}
+	begins := func(prefix string) bool {
+		return len(name) >= len(prefix) && strings.EqualFold(name[:len(prefix)], prefix)
+	}
+	host := begins("__Host-")
+	if !host && !begins("__Secure-") && !begins("__Http-") {
+		return
+	}
+	if !c.CookieSecure {
+		f.add(setting, quote(name)+" needs LATCHKEY_COOKIE_SECURE", "set it to true, or leave the prefix out")
+	}
+	if host && c.CookieDomain != "" {
+		f.add(setting, quote(name)+" allows no LATCHKEY_COOKIE_DOMAIN", "unset it, or leave the prefix out")
+	}
+	if host && path != "/" {
+		f.add(setting, quote(name)+" needs LATCHKEY_COOKIE_PATH=/", "set it, or leave the prefix out")
+	}
 }
 
 // checkRedisURL never shows the URL, nor what the parser says of it: both may
@@ -314,6 +338,7 @@ func plainText(s string) bool {
 // checkLifetimes compares lifetimes with each other, unless one is at fault by itself.
 func (c *Config) checkLifetimes(f *collector) {
 	const access, refresh, session = "LATCHKEY_ACCESS_TTL", "LATCHKEY_REFRESH_TTL", "LATCHKEY_SESSION_MAX"
+	const grace = "LATCHKEY_REFRESH_GRACE"
 	const status = "LATCHKEY_STATUS_LIST_TTL"
 	if c.StatusList && !f.has(status) && !f.has(access) && c.StatusListTTL >= c.AccessTTL {
 		f.add(status, formatDuration(c.StatusListTTL)+" is not less than "+access+" ("+formatDuration(c.AccessTTL)+")",
@@ -322,9 +347,11 @@ func (c *Config) checkLifetimes(f *collector) {
 	if f.has(refresh) {
 		return
 	}
-	if !f.has(access) && c.RefreshTTL <= c.AccessTTL {
-		f.add(refresh, formatDuration(c.RefreshTTL)+" is not more than "+access+" ("+formatDuration(c.AccessTTL)+")",
-			"raise it: a refresh token must outlive the access token it replaces")
+	// A refresh within the grace of a rotation does not prolong the session; the next one,
+	// an access token later, must still find it.
+	if least := c.AccessTTL + c.RefreshGrace; !f.has(access) && !f.has(grace) && c.RefreshTTL <= least {
+		f.add(refresh, formatDuration(c.RefreshTTL)+" is not more than "+access+" and "+grace+" together ("+formatDuration(least)+")",
+			"raise it: a session lasts for this long after the last refresh that replaced its token")
 	}
 	if !f.has(session) && c.RefreshTTL > c.SessionMax {
 		f.add(refresh, formatDuration(c.RefreshTTL)+" is more than "+session+" ("+formatDuration(c.SessionMax)+")",
@@ -333,6 +360,13 @@ func (c *Config) checkLifetimes(f *collector) {
 }
 
 func (c *Config) checkCookie(f *collector) {
+	c.checkCookieName(f, "LATCHKEY_COOKIE_NAME", c.CookieName, c.CookiePath)
+	if c.AccessCookie != "" {
+		c.checkCookieName(f, "LATCHKEY_ACCESS_COOKIE", c.AccessCookie, "/")
+		if c.AccessCookie == c.CookieName {
+			f.add("LATCHKEY_ACCESS_COOKIE", quote(c.AccessCookie)+" is the name of the refresh cookie, too", "write another")
+		}
+	}
 	if d := c.CookieDomain; d != "" {
 		_, err := netip.ParseAddr(d)
 		if err == nil || !domainName(d) {

@@ -2,12 +2,19 @@ package handlers
 
 import (
 	"cmp"
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
 	"net/http"
 	"net/url"
 	"strings"
 	"time"
 
 	"github.com/gin-gonic/gin"
+
+	"github.com/latchkey-auth/latchkey/edge"
+	"github.com/latchkey-auth/latchkey/tokenstore"
 )
 
 // The access cookie carries the access token for pages behind a proxy that asks
@@ -22,9 +29,13 @@ import (
 // (caller, ownForwarded). A WebSocket handshake is a GET whose answers the other
 // page can read, so it must come from our own pages, too.
 
-// setAccessCookie hands out an access token. Its path is /, where the pages are.
-func (a *api) setAccessCookie(c *gin.Context, token string) {
+// setAccessCookie hands out an access token of session sid. Its path is /, where the pages
+// are. If other access cookies came along, they go.
+func (a *api) setAccessCookie(c *gin.Context, sid tokenstore.ID, token string) {
 	if a.Settings.AccessCookie != "" {
+		if a.strayAccess(c.Request, sid) {
+			a.expireElsewhere(c, a.Settings.AccessCookie, "/", accessPaths())
+		}
 		a.setCookie(c, a.Settings.AccessCookie, token, "/", int(a.Store.Lifetimes().Access/time.Second))
 	}
 }
@@ -32,8 +43,83 @@ func (a *api) setAccessCookie(c *gin.Context, token string) {
 // clearAccessCookie takes the access token out of the browser.
 func (a *api) clearAccessCookie(c *gin.Context) {
 	if a.Settings.AccessCookie != "" {
+		if len(c.Request.CookiesNamed(a.Settings.AccessCookie)) > 1 {
+			a.expireElsewhere(c, a.Settings.AccessCookie, "/", accessPaths())
+		}
 		a.setCookie(c, a.Settings.AccessCookie, "", "/", -1)
 	}
+}
+
+// accessPaths are where an access cookie may be that a browser sends to /auth/refresh.
+func accessPaths() []string { return pathsAbove("/auth/refresh") }
+
+// strayAccess reports whether an access cookie came along that is not, or not only, one of
+// session sid. What it says is not checked: it decides only what else is expired.
+func (a *api) strayAccess(r *http.Request, sid tokenstore.ID) bool {
+	switch came := r.CookiesNamed(a.Settings.AccessCookie); len(came) {
+	case 0:
+		return false
+	case 1:
+		return claimedSession(came[0].Value) != sid.String()
+	default:
+		return true
+	}
+}
+
+// claimedSession is the sid that an access token names, which may be a lie; "" for what is
+// no token.
+func claimedSession(token string) string {
+	_, rest, _ := strings.Cut(token, ".")
+	payload, _, _ := strings.Cut(rest, ".")
+	raw, err := base64.RawURLEncoding.DecodeString(payload)
+	var claims struct {
+		SessionID string `json:"sid"`
+	}
+	if err != nil || json.Unmarshal(raw, &claims) != nil {
+		return ""
+	}
+	return claims.SessionID
+}
+
+// maxAccessCookies is how many access cookies of one request are looked at: each may cost
+// a signature's check.
+const maxAccessCookies = 8
+
+// accessByCookie picks, among several access cookies, the token that is good. The browser
+// does not say which of them is the service's own: others are left over, or a host of the
+// same domain or a page under another path has planted them. Good tokens of two sessions
+// are refused, since nobody knows which one is meant. Errors: those of
+// [edge.Verifier.Verify]; where none is good, that of one which was.
+func (a *api) accessByCookie(ctx context.Context, cookies []string) (string, error) {
+	if len(cookies) > maxAccessCookies {
+		return "", edge.ErrInvalid
+	}
+	var picked string
+	var of edge.Claims
+	refused := edge.ErrInvalid
+	for _, token := range cookies {
+		known, err := a.Verifier.VerifyKnown(ctx, token)
+		switch {
+		case errors.Is(err, edge.ErrInvalid):
+			continue
+		case errors.Is(err, edge.ErrExpired), errors.Is(err, edge.ErrRevoked):
+			refused = err
+			continue
+		case err != nil:
+			return "", err
+		}
+		claims := known.Claims
+		switch {
+		case picked == "" || (claims.SessionID == of.SessionID && claims.ExpiresAt > of.ExpiresAt):
+			picked, of = token, claims
+		case claims.SessionID != of.SessionID:
+			return "", edge.ErrInvalid
+		}
+	}
+	if picked == "" {
+		return "", refused
+	}
+	return picked, nil
 }
 
 // accessCookies are the distinct values of the access cookie that came along.

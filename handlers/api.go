@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/netip"
+	"net/url"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -32,6 +33,7 @@ type Settings struct {
 	Issuer         string
 	Audience       string
 	ClientID       string // client_id of password logins
+	CookieName     string // of the refresh cookie; "" means refresh_token
 	CookieSecure   bool
 	CookieDomain   string
 	CookiePath     string
@@ -109,6 +111,7 @@ type api struct {
 	crossOrigin *http.CrossOriginProtection
 	began       time.Time    // any moment before the first request
 	lists       *statusLists // nil for none
+	issuerHost  string       // the name of the host that clients know; "" if it is an address
 	noStore     []string     // a value of Cache-Control; all responses share it
 	shedTold    atomic.Int64 // when the log was told last of requests turned away, in Unix nanoseconds
 	// Of the second that outageSecond is, in Unix seconds: lines about an outage.
@@ -123,6 +126,10 @@ const maxBody = 16 << 10
 func New(d Dependencies) (http.Handler, error) {
 	gin.SetMode(gin.ReleaseMode)
 	a := &api{Dependencies: d, crossOrigin: http.NewCrossOriginProtection(), began: time.Now(), noStore: []string{"no-store"}}
+	a.Settings.CookieName = cmp.Or(a.Settings.CookieName, defaultCookieName)
+	if issuer, err := url.Parse(a.Settings.Issuer); err == nil {
+		a.issuerHost = hostname(issuer.Host)
+	}
 	engine := gin.New()
 	engine.HandleMethodNotAllowed = true
 	engine.RedirectTrailingSlash = false

@@ -1,6 +1,7 @@
 package handlers
 
 import (
+	"context"
 	"errors"
 	"net/http"
 
@@ -32,8 +33,8 @@ type shownToken struct {
 
 // shownToken finds the request's access token: in the Authorization header, or
 // else, where the setting allows it, in a cookie. Errors: errNoToken; a
-// [requestError]; [edge.ErrInvalid].
-func (a *api) shownToken(r *http.Request) (shownToken, error) {
+// [requestError]; those of accessByCookie.
+func (a *api) shownToken(ctx context.Context, r *http.Request) (shownToken, error) {
 	switch token, bound, err := edge.AuthorizationToken(r); {
 	case errors.Is(err, edge.ErrNoToken):
 	case err != nil:
@@ -48,9 +49,8 @@ func (a *api) shownToken(r *http.Request) (shownToken, error) {
 	case 1:
 		return shownToken{token: cookies[0], byCookie: true}, nil
 	}
-	// One of them was planted, by a neighbouring host or path perhaps, and the
-	// browser does not say which.
-	return shownToken{}, edge.ErrInvalid
+	token, err := a.accessByCookie(ctx, cookies)
+	return shownToken{token: token, byCookie: true}, err
 }
 
 // caller is who an accepted access token speaks for, with the ids that the store
@@ -64,7 +64,7 @@ type caller struct {
 // caller accepts the request's access token, for an endpoint that acts on its
 // session. Errors: those of shownToken and admitBound, errCrossSite and errNotUser.
 func (a *api) caller(c *gin.Context) (caller, error) {
-	shown, err := a.shownToken(c.Request)
+	shown, err := a.shownToken(c.Request.Context(), c.Request)
 	if err != nil {
 		return caller{}, err
 	}

@@ -121,7 +121,7 @@ func TestStaticClaims(t *testing.T) {
 		if diff := cmp.Diff(want, f.extra(s.access)); diff != "" {
 			t.Errorf("-want +got\n%s", diff)
 		}
-		s = f.refresh(1, s)
+		s = f.rotate(1, s)
 	}
 	// The scope that a refresh leaves out takes its claims along.
 	a := f.post(0, "/oauth2/token", form("client_id", clientID, "grant_type", "refresh_token", "refresh_token", s.refresh, "scope", "write"))
@@ -245,7 +245,7 @@ func TestClaimsWebhookOmits(t *testing.T) {
 	s := f.loginAs(0, "bob", password)
 	for name, failure := range failures() {
 		h.says(failure.status, failure.answer)
-		s = f.refresh(1, s)
+		s = f.rotate(1, s)
 		if diff := cmp.Diff(map[string]any{"tier": "iron"}, f.extra(s.access)); diff != "" {
 			t.Errorf("%s: -want +got\n%s", name, diff)
 		}

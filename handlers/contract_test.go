@@ -91,7 +91,7 @@ func TestAnswers(t *testing.T) {
 	parent := f.login(0)
 	f.refresh(0, parent)
 	reused := f.login(0)
-	f.refresh(0, f.refresh(0, reused))
+	f.rotate(0, f.refresh(0, reused))
 	for range 3 {
 		f.post(0, "/auth/token", form("username", "carol", "password", "wrong")).is(http.StatusUnauthorized)
 	}
@@ -134,7 +134,7 @@ func TestAnswers(t *testing.T) {
 		{"refresh, the parent again", "POST", "/auth/refresh", []option{cookie(parent.refresh)}, "200\n" + noStore + inJSON + given + grant + `,"scope":"read write"}`},
 		{"refresh", "POST", "/auth/refresh", []option{cookie(bob.refresh)}, "200\n" + noStore + inJSON + given + grant + `}`},
 		{"refresh in the body", "POST", "/auth/refresh", []option{form("refresh_token", f.loginAs(1, "dora", password).refresh)}, "200\n" + noStore + inJSON + grant + `,"refresh_token":"REFRESH"}`},
-		{"refresh, none", "POST", "/auth/refresh", nil, unauthorized("", "invalid_grant", "Refresh token missing", "Send the refresh_token cookie, or refresh_token in the body.")},
+		{"refresh, none", "POST", "/auth/refresh", nil, unauthorized("", "invalid_grant", "Refresh token missing", "Send the refresh token as a cookie, or as refresh_token in the body.")},
 		{"refresh, both", "POST", "/auth/refresh", []option{cookie(s.refresh), form("refresh_token", s.refresh)}, badRequest("The refresh token was sent twice: as a cookie and in the body")},
 		{"refresh, garbage", "POST", "/auth/refresh", []option{cookie("garbage")}, invalidRefresh},
 		{"refresh, revoked", "POST", "/auth/refresh", []option{cookie(dead.refresh)}, invalidRefresh},

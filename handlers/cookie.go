@@ -7,38 +7,144 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/netip"
+	"net/url"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/gin-gonic/gin"
+
+	"github.com/latchkey-auth/latchkey/tokenstore"
 )
 
 const (
-	// refreshCookie is the cookie that holds the refresh token.
-	refreshCookie = "refresh_token"
+	// defaultCookieName is Settings.CookieName, unless that is set.
+	defaultCookieName = "refresh_token"
 	// deviceCookie marks a browser in which an account has logged in before.
 	deviceCookie    = "known_device"
 	deviceCookieAge = 180 * 24 * time.Hour
 )
 
-// setRefreshCookie hands out a refresh token. maxAge is the time that its key
-// in Redis has left.
-func (a *api) setRefreshCookie(c *gin.Context, token string, maxAge time.Duration) {
-	a.setCookie(c, refreshCookie, token, a.Settings.CookiePath, int(maxAge/time.Second))
+// setRefreshCookie hands out the refresh token of a session. maxAge is the time that its
+// key in Redis has left. If other refresh cookies came along, they go.
+func (a *api) setRefreshCookie(c *gin.Context, sid tokenstore.ID, token string, maxAge time.Duration) {
+	if a.strayRefresh(c.Request, sid) {
+		a.expireElsewhere(c, a.Settings.CookieName, a.Settings.CookiePath, a.refreshPaths())
+	}
+	a.setCookie(c, a.Settings.CookieName, token, a.Settings.CookiePath, int(maxAge/time.Second))
 }
 
 // clearRefreshCookie takes the refresh token out of the browser.
 func (a *api) clearRefreshCookie(c *gin.Context) {
-	a.setCookie(c, refreshCookie, "", a.Settings.CookiePath, -1)
+	if len(c.Request.CookiesNamed(a.Settings.CookieName)) > 1 {
+		a.expireElsewhere(c, a.Settings.CookieName, a.Settings.CookiePath, a.refreshPaths())
+	}
+	a.setCookie(c, a.Settings.CookieName, "", a.Settings.CookiePath, -1)
 }
 
-// expireStrays removes refresh cookies under other paths, which an earlier
-// setting may have left. A browser sends them along and cannot say which is which.
-func (a *api) expireStrays(c *gin.Context) {
-	for _, path := range []string{"/", "/auth", "/auth/refresh"} {
-		if path != a.Settings.CookiePath {
-			a.setCookie(c, refreshCookie, "", path, -1)
+// strayRefresh reports whether a refresh cookie came along that is not, or not only, that
+// of session sid.
+func (a *api) strayRefresh(r *http.Request, sid tokenstore.ID) bool {
+	switch came := r.CookiesNamed(a.Settings.CookieName); len(came) {
+	case 0:
+		return false
+	case 1:
+		t, err := a.Refresh.Parse(came[0].Value)
+		return err != nil || t.SID != sid
+	default:
+		return true
+	}
+}
+
+// refreshPaths are where a refresh cookie may be that a browser sends to /auth/refresh:
+// the paths that contain it, and those that contain the configured one, which is as
+// browsers see it.
+func (a *api) refreshPaths() []string {
+	return slices.Concat(pathsAbove("/auth/refresh"), pathsAbove(a.Settings.CookiePath))
+}
+
+// pathsAbove are the cookie paths that match a path, with and without a slash at the end
+// (RFC 6265 section 5.1.4).
+func pathsAbove(path string) []string {
+	list := []string{"/"}
+	for i := 1; i < len(path); i++ {
+		if path[i] == '/' {
+			list = append(list, path[:i], path[:i+1])
 		}
 	}
+	return append(list, path)
+}
+
+// expireElsewhere takes cookies of a name out of the browser that an earlier setting, or a
+// host of the same domain, may have left: at each of the paths and at each domain, but for
+// the place of the service's own cookie, which is at own. A browser sends such cookies
+// along and does not say where they are from.
+//
+// The caller sets its own cookie afterwards: browsers take a Domain that is the host
+// itself for none in some cases (RFC 6265 section 5.3, step 5), and would remove it.
+func (a *api) expireElsewhere(c *gin.Context, name, own string, paths []string) {
+	if hasHostPrefix(name) {
+		return
+	}
+	seen := map[string]bool{}
+	for _, domain := range a.cookieDomains(c.Request) {
+		for _, path := range paths {
+			place := domain + path
+			if seen[place] || (domain == a.Settings.CookieDomain && path == own) {
+				continue
+			}
+			seen[place] = true
+			// As short as it may be: a proxy has 4 or 8 KiB for all headers of an answer.
+			http.SetCookie(c.Writer, &http.Cookie{Name: name, Path: path, Domain: domain, MaxAge: -1, Secure: a.Settings.CookieSecure})
+		}
+	}
+}
+
+// hasHostPrefix reports whether browsers keep cookies of a name only as those of one host
+// and of the path / (RFC 6265bis section 4.1.3.2): there are none elsewhere.
+func hasHostPrefix(name string) bool {
+	const prefix = "__Host-"
+	return len(name) >= len(prefix) && strings.EqualFold(name[:len(prefix)], prefix)
+}
+
+// maxCookieDomains bounds for how many domains cookies are expired.
+const maxCookieDomains = 5
+
+// cookieDomains are the domains at which a cookie can be that comes to the service: none,
+// the configured one, and its host with the domains above it. A browser refuses those that
+// are not its own to set.
+func (a *api) cookieDomains(r *http.Request) []string {
+	list := []string{""}
+	add := func(domain string) {
+		if len(list) < maxCookieDomains && !slices.Contains(list, domain) {
+			list = append(list, domain)
+		}
+	}
+	if a.Settings.CookieDomain != "" {
+		add(a.Settings.CookieDomain)
+	}
+	for _, host := range []string{a.issuerHost, hostname(r.Host)} {
+		for domain := host; strings.Contains(domain, "."); _, domain, _ = strings.Cut(domain, ".") {
+			add(domain)
+		}
+	}
+	return list
+}
+
+// hostname is the name in a Host header in lower case, or "" if it is an address, or no
+// name that a cookie's Domain may be.
+func hostname(host string) string {
+	name := strings.ToLower(strings.TrimSuffix((&url.URL{Host: host}).Hostname(), "."))
+	if _, err := netip.ParseAddr(name); err == nil {
+		return ""
+	}
+	for label := range strings.SplitSeq(name, ".") {
+		if label == "" || label[0] == '-' || label[len(label)-1] == '-' || strings.Trim(label, "abcdefghijklmnopqrstuvwxyz0123456789-") != "" {
+			return ""
+		}
+	}
+	return name
 }
 
 func (a *api) setCookie(c *gin.Context, name, value, path string, maxAge int) {
@@ -49,7 +155,9 @@ func (a *api) setCookie(c *gin.Context, name, value, path string, maxAge int) {
 }
 
 // refreshCookies are the distinct values of the refresh cookie that came along.
-func refreshCookies(r *http.Request) []string { return cookieValues(r, refreshCookie) }
+func (a *api) refreshCookies(r *http.Request) []string {
+	return cookieValues(r, a.Settings.CookieName)
+}
 
 // cookieValues are the distinct values of a cookie that came along.
 func cookieValues(r *http.Request, name string) []string {

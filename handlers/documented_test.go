@@ -30,7 +30,7 @@ import (
 // every exchange that goes over a socket is checked against it. APIs of the same
 // settings serve the same document, which is read once: that takes longer than most tests.
 func documented(t testing.TB, api http.Handler, settings handlers.Settings) http.Handler {
-	key := fmt.Sprint(settings.Issuer, settings.CookieSecure, settings.CookieDomain, settings.CookiePath, settings.AccessCookie,
+	key := fmt.Sprint(settings.Issuer, settings.CookieName, settings.CookieSecure, settings.CookieDomain, settings.CookiePath, settings.AccessCookie,
 		len(settings.RevocationsToken) > 0, settings.Docs, settings.StatusListTTL > 0, settings.Version)
 	first, _ := documents.LoadOrStore(key, sync.OnceValues(func() (*apiDocument, error) { return readDocument(api) }))
 	served, _ := first.(func() (*apiDocument, error))

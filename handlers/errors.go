@@ -39,6 +39,7 @@ var (
 	errPassword       = errors.New("incorrect password")
 	errNoRefreshToken = errors.New("no refresh token was sent")
 	errRefreshToken   = errors.New("the refresh token is not valid")
+	errAmbiguous      = errors.New("the refresh tokens of several sessions were sent")
 	errStalled        = errors.New("the replica has not run for a while")
 	errNoSession      = errors.New("the user has no such session")
 	errNotUser        = errors.New("the access token is a client's own")
@@ -86,8 +87,9 @@ var problems = []struct {
 	{edge.ErrInvalid, problem{http.StatusUnauthorized, "invalid_token", "Could not validate credentials", "The access token is not valid", `error="invalid_token", error_description="The access token is not valid"`}},
 
 	{errCredentials, problem{http.StatusUnauthorized, "invalid_grant", "Incorrect username or password", "", ""}},
-	{errNoRefreshToken, problem{http.StatusUnauthorized, "invalid_grant", "Refresh token missing", "Send the refresh_token cookie, or refresh_token in the body.", ""}},
+	{errNoRefreshToken, problem{http.StatusUnauthorized, "invalid_grant", "Refresh token missing", "Send the refresh token as a cookie, or as refresh_token in the body.", ""}},
 	{errRefreshToken, problem{http.StatusUnauthorized, "invalid_grant", "Invalid refresh token", "", ""}},
+	{errAmbiguous, problem{http.StatusUnauthorized, "invalid_grant", "Invalid refresh token", "Cookies of several sessions were sent. They were taken back; log in again.", ""}},
 	{errPassword, problem{http.StatusForbidden, "access_denied", "Incorrect password", "", ""}},
 	{errCrossSite, problem{http.StatusForbidden, "access_denied", "Cross-site request refused", "The request comes from a page of another origin. List the origin in LATCHKEY_ALLOWED_ORIGINS if it is yours.", ""}},
 

@@ -16,20 +16,22 @@ const (
 	EventLoginFailed     Event = "login_failed" // reason: unknown_user, password, disabled
 	EventLoginThrottled  Event = "login_throttled"
 	EventRefresh         Event = "refresh"
-	EventRefreshSame     Event = "refresh_same"     // the parent, within the grace
+	EventRefreshSame     Event = "refresh_same"     // the session rotated within the grace already: no new token
 	EventRefreshReuse    Event = "refresh_reuse"    // theft: the session was ended
 	EventRefreshRollback Event = "refresh_rollback" // Redis lost writes: the session was ended
-	EventRefreshRefused  Event = "refresh_refused"  // reason: invalid, expired, revoked, superseded, foreign, key
-	EventLogout          Event = "logout"
-	EventLogoutAll       Event = "logout_all"
-	EventSessionEnded    Event = "session_ended" // by its user, from another session; reason limit: by a login, there were too many
-	EventPasswordChanged Event = "password_changed"
-	EventPasswordRefused Event = "password_refused"
-	EventCrossSite       Event = "cross_site_refused"
-	EventClientToken     Event = "client_token"   // a client got a token for itself
-	EventClientRefused   Event = "client_refused" // reason: unknown, secret, no_secret
-	EventTokenRevoked    Event = "token_revoked"  // by its client
-	EventProofRefused    Event = "proof_refused"  // of DPoP; reason: invalid, replayed
+	// EventRefreshAmbiguous: cookies of several living sessions, or of too many, came along.
+	EventRefreshAmbiguous Event = "refresh_ambiguous"
+	EventRefreshRefused   Event = "refresh_refused" // reason: invalid, expired, revoked, superseded, foreign, key
+	EventLogout           Event = "logout"
+	EventLogoutAll        Event = "logout_all"
+	EventSessionEnded     Event = "session_ended" // by its user, from another session; reason limit: by a login, there were too many
+	EventPasswordChanged  Event = "password_changed"
+	EventPasswordRefused  Event = "password_refused"
+	EventCrossSite        Event = "cross_site_refused"
+	EventClientToken      Event = "client_token"   // a client got a token for itself
+	EventClientRefused    Event = "client_refused" // reason: unknown, secret, no_secret
+	EventTokenRevoked     Event = "token_revoked"  // by its client
+	EventProofRefused     Event = "proof_refused"  // of DPoP; reason: invalid, replayed
 )
 
 // auditSchema is the version of the events' form: docs/audit-events.schema.json.

@@ -193,7 +193,7 @@ func (e *ExtAuthz) decide(ctx context.Context, asked *authv3.AttributeContext_Ht
 			return nil, err
 		}
 	}
-	shown, err := e.api.shownToken(&http.Request{Header: h})
+	shown, err := e.api.shownToken(ctx, &http.Request{Header: h})
 	if err != nil {
 		return nil, err
 	}

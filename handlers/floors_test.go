@@ -144,7 +144,8 @@ func newFloors(b *testing.B) *floors {
 	must(err)
 	b.Cleanup(func() { _ = f.rdb.Close() })
 	f.store, err = tokenstore.New(f.rdb, tokenstore.Options{Shards: 16, Lifetimes: tokenstore.Lifetimes{
-		Access: 15 * time.Minute, Refresh: 168 * time.Hour, Session: 720 * time.Hour, Grace: 10 * time.Second,
+		Access: 15 * time.Minute, Refresh: 168 * time.Hour, Session: 720 * time.Hour,
+		Grace: -time.Millisecond, // none: each refresh rotates
 	}, Timeout: 10 * time.Second})
 	must(err)
 	must(f.store.Open(b.Context()))

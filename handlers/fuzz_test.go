@@ -84,11 +84,11 @@ func FuzzCookies(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	a := &api{Dependencies: Dependencies{Refresh: codec, Settings: Settings{AccessCookie: "access_token", DeviceKey: []byte("key")}}}
+	a := &api{Dependencies: Dependencies{Refresh: codec, Settings: Settings{CookieName: defaultCookieName, AccessCookie: "access_token", DeviceKey: []byte("key")}}}
 	f.Fuzz(func(t *testing.T, first, second string) {
 		r := httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/auth/refresh", http.NoBody)
 		r.Header["Cookie"] = []string{first, second}
-		for _, values := range [][]string{refreshCookies(r), a.accessCookies(r)} {
+		for _, values := range [][]string{a.refreshCookies(r), a.accessCookies(r)} {
 			seen := map[string]bool{}
 			for _, v := range values {
 				if v == "" || seen[v] || !strings.Contains(first+"\n"+second, v) {
@@ -100,7 +100,7 @@ func FuzzCookies(f *testing.F) {
 		if id := a.knownDevice(r, "alice"); id != "" {
 			t.Fatalf("the device %q is known", id)
 		}
-		if list := a.families(refreshCookies(r)); len(list) > 0 {
+		if list := a.families(a.refreshCookies(r)); len(list) > 0 {
 			t.Fatalf("%d families", len(list))
 		}
 	})

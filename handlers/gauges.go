@@ -23,7 +23,7 @@ type ReplicaState struct {
 func (m *Metrics) start() {
 	for v, values := range map[*prometheus.CounterVec][]string{
 		m.logins:    {"ok", "failed", "throttled"},
-		m.refreshes: {"rotated", "same", "reuse", "rollback", "invalid", "expired", "revoked", "superseded", "foreign", "key"},
+		m.refreshes: {"rotated", "same", "reuse", "rollback", "ambiguous", "invalid", "expired", "revoked", "superseded", "foreign", "key"},
 		m.logouts:   {"session", "all", "other"},
 	} {
 		for _, value := range values {

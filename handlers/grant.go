@@ -46,9 +46,9 @@ func (a *api) issue(c *gin.Context, m minted, t refreshtoken.Token, inBody bool)
 		answer.RefreshToken = a.Refresh.Encode(t)
 		return answer, nil
 	}
-	a.setRefreshCookie(c, a.Refresh.Encode(t), m.grant.RefreshExpiry.Sub(m.grant.Now))
+	a.setRefreshCookie(c, m.sid, a.Refresh.Encode(t), m.grant.RefreshExpiry.Sub(m.grant.Now))
 	if m.grant.JKT == "" {
-		a.setAccessCookie(c, answer.AccessToken)
+		a.setAccessCookie(c, m.sid, answer.AccessToken)
 	} else {
 		// No browser sends a proof along with a cookie, and that of an earlier login
 		// would say that it is somebody else.

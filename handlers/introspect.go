@@ -103,7 +103,7 @@ func (a *api) examineRefresh(c *gin.Context, asker tokenstore.Client, token refr
 	if err != nil {
 		return nil, err
 	}
-	if g.Same || g.ClientID != asker.ID { // spent, or another's
+	if !g.Current || g.ClientID != asker.ID { // spent, or another's
 		return inactive(), nil
 	}
 	answer := introspection{

@@ -26,7 +26,7 @@ type loginRequest struct {
 
 // login is POST /auth/token: two round trips, one to read the account and the
 // throttle, one to make the session. A registered client that logs a user in costs
-// two more, a DPoP proof one.
+// two more, a DPoP proof one, and each session whose cookie comes along one.
 func (a *api) login(c *gin.Context) error {
 	req, err := readLogin(c)
 	if err != nil {
@@ -68,6 +68,10 @@ func (a *api) login(c *gin.Context) error {
 	answer, err := a.issue(c, m, token, req.inBody)
 	if err != nil {
 		return err
+	}
+	if req.inBody && len(a.refreshCookies(c.Request)) > 0 {
+		a.clearRefreshCookie(c) // the sessions of those have ended
+		a.clearAccessCookie(c)
 	}
 	if !req.inBody && attempt.Device == "" {
 		a.rememberDevice(c, req.username)
@@ -252,6 +256,9 @@ func (a *api) openSession(c *gin.Context, found tokenstore.Lookup, client tokens
 	if m.asked, err = a.askClaims(c, hookLogin, m); err != nil {
 		return token, m, err
 	}
+	if err := a.endEarlier(c); err != nil {
+		return token, m, err
+	}
 	m.grant, err = a.Store.Login(c.Request.Context(), tokenstore.NewSession{
 		SID: sid, UID: uid, Hash: token.Hash(),
 		Subject: account.Subject, Username: account.Username, Scope: scope, Claims: account.Claims, ClientID: m.grant.ClientID,
@@ -261,6 +268,30 @@ func (a *api) openSession(c *gin.Context, found tokenstore.Lookup, client tokens
 		a.note(c, EventSessionEnded, slog.String("sub", account.Subject), slog.String("sid", ended.String()), slog.String("reason", "limit"))
 	}
 	return token, m, err
+}
+
+// endEarlier ends the sessions whose refresh cookies come with a login, as a logout does.
+// The browser cannot be told to forget a cookie of which nobody knows where it is from: if
+// its session lived on, whoever logs in now could later refresh as somebody else.
+//
+// It comes before the new session is made. If it fails, the cookies stay, and the login
+// that is sent again does it.
+func (a *api) endEarlier(c *gin.Context) error {
+	for _, token := range a.families(a.refreshCookies(c.Request)) {
+		end := tokenstore.SessionEnd{SID: token.SID, UID: token.UID}
+		revoked, err := a.Store.Revoke(c.Request.Context(), end)
+		if errors.Is(err, tokenstore.ErrNoSession) {
+			continue // its ids are of shards that are no more: nothing accepts it
+		}
+		if err == nil {
+			err = a.confirm(c, revoked)
+		}
+		if err != nil {
+			return err
+		}
+		a.note(c, EventLogout, slog.String("sid", end.SID.String()))
+	}
+	return nil
 }
 
 // rememberDevice is a courtesy: without it the login is none the worse.

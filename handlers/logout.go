@@ -49,9 +49,6 @@ func (a *api) logout(c *gin.Context) error {
 	}
 	a.clearRefreshCookie(c)
 	a.clearAccessCookie(c)
-	if len(refreshCookies(c.Request)) > 1 {
-		a.expireStrays(c)
-	}
 	c.JSON(http.StatusOK, message{"Successfully logged out"})
 	return nil
 }
@@ -88,7 +85,7 @@ func (a *api) sessionsShown(c *gin.Context, inBody string) ([]tokenstore.Session
 		}
 		add(a.endOf(claims))
 	}
-	shown := refreshCookies(c.Request)
+	shown := a.refreshCookies(c.Request)
 	if inBody != "" {
 		shown = append(shown, inBody)
 	}

@@ -62,7 +62,7 @@ func NewMetrics(version, goVersion string, queue func() int) *Metrics {
 			Buckets: requestBuckets,
 		}, []string{"operation", "outcome"}),
 		logins:    counter("latchkey_logins_total", "Password logins by outcome: ok, failed, throttled.", "outcome"),
-		refreshes: counter("latchkey_refreshes_total", "Refreshes by outcome: rotated, same, reuse, rollback, invalid, expired, revoked, superseded, foreign, key.", "outcome"),
+		refreshes: counter("latchkey_refreshes_total", "Refreshes by outcome: rotated, same, reuse, rollback, ambiguous, invalid, expired, revoked, superseded, foreign, key.", "outcome"),
 		logouts:   counter("latchkey_logouts_total", "Ended sessions by kind: session, all, other (by its user, from another session), limit (by a login, there were too many).", "kind"),
 		events:    counter("latchkey_security_events_total", "Security events, as in the log.", "event"),
 		confirms: prometheus.NewHistogramVec(prometheus.HistogramOpts{
@@ -324,6 +324,8 @@ func (m *Metrics) event(e Event, reason string) {
 		m.refreshes.WithLabelValues("reuse").Inc()
 	case EventRefreshRollback:
 		m.refreshes.WithLabelValues("rollback").Inc()
+	case EventRefreshAmbiguous:
+		m.refreshes.WithLabelValues("ambiguous").Inc()
 	case EventRefreshRefused:
 		m.refreshes.WithLabelValues(reason).Inc()
 	case EventLogout:

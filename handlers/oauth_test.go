@@ -275,7 +275,7 @@ func TestGrantedScopes(t *testing.T) {
 			a := f.get(i, "/auth/verify?scope=read+write", bearer(s.access))
 			a.fails(http.StatusForbidden, "insufficient_scope", "Insufficient scope")
 			a.hasHeader("WWW-Authenticate", `Bearer realm="latchkey", error="insufficient_scope", error_description="The access token lacks a scope", scope="read write"`)
-			s = f.refresh(i, s)
+			s = f.rotate(i, s)
 		}
 	})
 }

@@ -66,9 +66,13 @@ func TestSecurityEvents(t *testing.T) {
 		}, map[string]any{"sub": alice}},
 		{"refresh_reuse", `latchkey_refreshes_total{outcome="reuse"}`, func(f *fleet) func() {
 			s := f.login(0)
-			f.refresh(0, f.refresh(0, s))
+			f.rotate(0, f.refresh(0, s))
 			return func() { f.post(0, "/auth/refresh", cookie(s.refresh)) }
 		}, map[string]any{"level": "WARN"}},
+		{"refresh_ambiguous", `latchkey_refreshes_total{outcome="ambiguous"}`, func(f *fleet) func() {
+			one, two := f.login(0), f.login(0)
+			return func() { f.post(0, "/auth/refresh", cookie(one.refresh), cookie(two.refresh)) }
+		}, nil},
 		{"refresh_rollback", `latchkey_refreshes_total{outcome="rollback"}`, func(f *fleet) func() {
 			s := f.refresh(0, f.login(0))
 			f.check(f.rdb.HSet(f.Context(), f.rtKey(s.access), "gen", 1).Err()) // a failover lost the rotation
@@ -217,7 +221,7 @@ func TestMetricsHaveClosedLabels(t *testing.T) {
 		"route":   regexp.MustCompile(`^(none|/auth/(token|refresh|logout|logout-all|sessions|sessions/:sid|verify)|/users/me|/users/me/password|/openapi\.json)$`),
 		"method":  regexp.MustCompile(`^(GET|POST|DELETE|HEAD|OPTIONS|PUT|PATCH|other)$`),
 		"code":    regexp.MustCompile(`^[1-5]\d\d$`),
-		"outcome": regexp.MustCompile(`^(ok|unavailable|failed|throttled|rotated|same|reuse|rollback|invalid|expired|revoked|superseded|foreign|key)$`),
+		"outcome": regexp.MustCompile(`^(ok|unavailable|failed|throttled|rotated|same|reuse|rollback|ambiguous|invalid|expired|revoked|superseded|foreign|key)$`),
 		"operation": regexp.MustCompile(
 			`^(login|rotate|revoke|revoke_user|verify|lookup|throttle_peek|throttle_spend|account_create|account_update|account_delete|meta|keys|keys_sync|keys_put|keys_revoke|keys_reseal|revoke_key|renew|session|sessions|ping)$`),
 		"kind":       regexp.MustCompile(`^(session|all|other)$`),

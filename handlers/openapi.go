@@ -34,7 +34,7 @@ func (a *api) openAPI() gin.HandlerFunc {
 func (a *api) facts() openapi.Facts {
 	s := a.Settings
 	return openapi.Facts{
-		Version: s.Version, Issuer: s.Issuer, MetadataPath: s.metadataPath(), CookiePath: s.CookiePath, AccessCookie: s.AccessCookie,
+		Version: s.Version, Issuer: s.Issuer, MetadataPath: s.metadataPath(), CookieName: s.CookieName, CookiePath: s.CookiePath, AccessCookie: s.AccessCookie,
 		ExpiresIn: int(a.Store.Lifetimes().Access / time.Second), Secure: s.CookieSecure,
 		Revocations: a.followable(), Docs: s.Docs, StatusLists: a.lists != nil,
 	}

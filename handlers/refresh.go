@@ -14,17 +14,18 @@ import (
 )
 
 // maxFamilies is how many families of refresh tokens one refresh may try: a
-// browser with a cookie left over from an earlier path has two. A logout has no
-// such bound but that of the request's headers: it must end what it was shown.
+// browser with a cookie left over from an earlier path has two. A logout and a login have
+// no such bound but that of the request's headers: they must end what they were shown.
 const maxFamilies = 4
 
-// refresh is POST /auth/refresh: one round trip, and one for a DPoP proof.
+// refresh is POST /auth/refresh: one round trip, and one for a DPoP proof. If cookies of
+// several sessions come along, each costs one more.
 func (a *api) refresh(c *gin.Context) error {
 	p, err := bind(c)
 	if err != nil {
 		return err
 	}
-	shown := refreshCookies(c.Request)
+	shown := a.refreshCookies(c.Request)
 	inBody := p["refresh_token"] != ""
 	if inBody {
 		if len(shown) > 0 {
@@ -47,23 +48,56 @@ func (a *api) refresh(c *gin.Context) error {
 	if err != nil {
 		return err
 	}
+	if len(families) > 1 {
+		if families, err = a.pickFamily(c, families, proof.JKT()); err != nil {
+			return err
+		}
+	}
 	refused := errRefreshToken
-	for _, token := range families[:min(len(families), maxFamilies)] {
+	for _, token := range families {
 		answer, err := a.renew(c, token, renewal{inBody: inBody, jkt: proof.JKT()})
 		if errors.Is(err, errRefreshToken) || errors.Is(err, dpop.ErrMissing) {
 			refused = err
-			continue // another cookie may be the living one
+			continue // each may be a theft
 		}
 		if err != nil {
 			return err
-		}
-		if len(shown) > 1 {
-			a.expireStrays(c)
 		}
 		c.JSON(http.StatusOK, answer)
 		return nil
 	}
 	return refused
+}
+
+// pickFamily returns the one of several families whose token would be accepted from a
+// browser that has proven the key with the thumbprint jkt. If there is none, it returns
+// all of them. If there are several, nobody knows which one the user means: none is
+// picked, no session ends, and the browser forgets all of them. The same goes for more
+// families than are looked at. Errors: errAmbiguous; [tokenstore.ErrUnavailable].
+func (a *api) pickFamily(c *gin.Context, families []refreshtoken.Token, jkt string) ([]refreshtoken.Token, error) {
+	var living []refreshtoken.Token
+	for _, token := range families[:min(len(families), maxFamilies)] {
+		grant, err := a.Store.Peek(c.Request.Context(), shownRefresh(token))
+		if errors.Is(err, tokenstore.ErrNoSession) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		if grant.JKT == jkt && !tokenstore.IsClient(grant.ClientID) {
+			living = append(living, token)
+		}
+	}
+	if len(living) > 1 || len(families) > maxFamilies {
+		a.note(c, EventRefreshAmbiguous)
+		a.clearRefreshCookie(c)
+		a.clearAccessCookie(c)
+		return nil, errAmbiguous
+	}
+	if len(living) == 1 {
+		return living, nil
+	}
+	return families, nil
 }
 
 // families reads the tokens that are ours, one for each session: the newest, as
@@ -99,9 +133,9 @@ type renewal struct {
 	inBody bool
 }
 
-// renew exchanges a refresh token for its successor and an access token. Of the
-// scope asked for only the access token takes notice: the refresh token keeps all
-// that was granted (RFC 6749 section 6).
+// renew exchanges a refresh token for the current one and an access token. The requested
+// scope narrows the access token only; the refresh token keeps the full grant (RFC 6749
+// section 6).
 func (a *api) renew(c *gin.Context, token refreshtoken.Token, r renewal) (tokenResponse, error) {
 	asked, err := a.askForRenewal(c, token, r)
 	if err != nil {
@@ -137,7 +171,8 @@ func shownRefresh(t refreshtoken.Token) tokenstore.Rotation {
 	return tokenstore.Rotation{SID: t.SID, UID: t.UID, Gen: t.Gen, Hash: t.Hash()}
 }
 
-// rotate exchanges a refresh token for its successor. Every way in which a
+// rotate exchanges a refresh token for the current one: its successor, or itself if the
+// session has rotated within the grace already. Every way in which a
 // token is not valid is errRefreshToken outside; log and metric tell them apart.
 // One who asks for more than was granted gets [tokenstore.ErrScope].
 func (a *api) rotate(c *gin.Context, token refreshtoken.Token, r renewal) (refreshtoken.Token, tokenstore.Grant, error) {
@@ -154,6 +189,9 @@ func (a *api) rotate(c *gin.Context, token refreshtoken.Token, r renewal) (refre
 	rotation := shownRefresh(token)
 	rotation.Next, rotation.IssuedTo, rotation.Scope, rotation.JKT = next.Hash(), r.client.ID, r.scope, r.jkt
 	grant, ended, err := a.Store.Rotate(c.Request.Context(), rotation)
+	if grant.Current {
+		next = token
+	}
 	sid := slog.String("sid", tokenstore.ID(token.SID).String())
 	refused := func(reason string) error {
 		a.note(c, EventRefreshRefused, sid, slog.String("reason", reason))

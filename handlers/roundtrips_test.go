@@ -109,7 +109,7 @@ func BenchmarkVerifyHTTP(b *testing.B) {
 }
 
 func BenchmarkRefreshHTTP(b *testing.B) {
-	f := start(b, setup{replicas: 1})
+	f := start(b, setup{replicas: 1, grace: -time.Millisecond})
 	s := f.login(0)
 	serve(b, f, func() *http.Request {
 		return request(b, http.MethodPost, "/auth/refresh", cookie(s.refresh))

@@ -144,6 +144,7 @@ func TestCookieLivesAsLongAsTheKey(t *testing.T) {
 			// The session may not outlive its end, however often it is refreshed.
 			if i == 1 {
 				f.check(f.rdb.HSet(t.Context(), f.rtKey(s.access), "abs", time.Now().Add(time.Hour).UnixMilli()).Err())
+				f.age(s.access, 2*grace)
 				s := f.post(1, "/auth/refresh", cookie(s.refresh))
 				near(t, "Max-Age near the session's end", time.Duration(s.cookie("refresh_token").MaxAge)*time.Second, time.Hour, 5*time.Second)
 				return
@@ -189,7 +190,9 @@ func TestFiftyRefreshesOneSuccessor(t *testing.T) {
 			f.get(0, "/auth/verify", bearer(token)).is(http.StatusNoContent)
 		}
 		for token := range successors {
-			f.post(1, "/auth/refresh", cookie(token)).is(http.StatusOK)
+			if again := f.post(1, "/auth/refresh", cookie(token)).tokens(); again.refresh != token {
+				t.Error("it rotated twice in the grace")
+			}
 		}
 	})
 }
@@ -215,7 +218,7 @@ func TestReuseEndsTheFamily(t *testing.T) {
 			onBoth(t, func(t *testing.T, f *fleet) {
 				chain := []tokens{f.login(0)}
 				for i := range c.generations {
-					chain = append(chain, f.refresh(i%3, chain[i]))
+					chain = append(chain, f.rotate(i%3, chain[i]))
 				}
 				other := f.login(1)
 				last := chain[len(chain)-1]
@@ -226,7 +229,7 @@ func TestReuseEndsTheFamily(t *testing.T) {
 						t.Error("another successor")
 					}
 					f.alive(last.access)
-					f.refresh(0, last)
+					f.rotate(0, last)
 					return
 				}
 				a.fails(http.StatusUnauthorized, "invalid_grant", "Invalid refresh token")
@@ -303,7 +306,7 @@ func TestRedisHoldsNoUsableToken(t *testing.T) {
 	f := usual(t)
 	chain := []tokens{f.login(0)}
 	for i := range 3 {
-		chain = append(chain, f.refresh(i, chain[i]))
+		chain = append(chain, f.rotate(i, chain[i]))
 	}
 	out := f.login(1)
 	f.post(2, "/auth/logout", cookie(out.refresh), bearer(out.access)).is(http.StatusOK)

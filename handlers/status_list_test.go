@@ -177,7 +177,7 @@ func TestAStrangerSeesEveryRevocation(t *testing.T) {
 			l.do(1, http.MethodDelete, "/auth/sessions/"+l.claim(t.access, "sid"), bearer(user().access)).is(http.StatusNoContent)
 		}},
 		"a stolen refresh token": {nil, func(t tokens) {
-			l.refresh(2, l.refresh(1, t))
+			l.rotate(2, l.rotate(1, t))
 			l.post(0, "/auth/refresh", cookie(t.refresh)).is(http.StatusUnauthorized)
 		}},
 		"POST /oauth2/revoke, refresh token": {

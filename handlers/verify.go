@@ -46,7 +46,7 @@ func (a *api) verify(c *gin.Context) error {
 			return err
 		}
 	}
-	shown, err := a.shownToken(c.Request)
+	shown, err := a.shownToken(c.Request.Context(), c.Request)
 	if err != nil {
 		return err
 	}

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -125,7 +126,7 @@ func (h *history) do(s int, op, user string, n, back int) string {
 			shown[0] ^= 1
 		}
 		g, rev, err := f.Rotate(ctx, tokenstore.Rotation{SID: x.sid, UID: xuid, Gen: uint32(gen), Hash: sha256.Sum256(shown[:]), Next: sha256.Sum256(next[:])})
-		return fmt.Sprintf("%v same=%v epoch=%d sub=%s seq=%d place=%d", sentinel(err), g.Same, g.UserEpoch, g.Subject, rev.Mark.Seq, g.Place.N)
+		return fmt.Sprintf("%v same=%v current=%v epoch=%d sub=%s seq=%d place=%d", sentinel(err), g.Same, g.Current, g.UserEpoch, g.Subject, rev.Mark.Seq, g.Place.N)
 	case "verify":
 		g := h.grants[s][i]
 		jti := x.sid
@@ -171,7 +172,7 @@ func (h *history) commit(op, user string, n, back int, answer string) {
 	case "login":
 		h.sessions = append(h.sessions, held{user: user, sid: h.nextSID(h.stores[0].UserID(user)), gen: 1})
 	case "rotate":
-		if i, ok := h.pick(n); ok && len(answer) > 4 && answer[:5] == "<nil>" {
+		if i, ok := h.pick(n); ok && strings.HasPrefix(answer, "<nil> ") && !strings.Contains(answer, "current=true") {
 			h.sessions[i].gen = max(h.sessions[i].gen, max(1, h.sessions[i].gen-back)+1)
 		}
 	}

@@ -212,7 +212,7 @@ func TestTheScopeOfARefreshNeverGrows(t *testing.T) {
 		_, _, err := f.Rotate(t.Context(), r)
 		is(t, "the parent with more", err, tokenstore.ErrScope)
 		// A theft is one whatever it asks for.
-		if _, err := s.show(2); err != nil {
+		if _, err := s.rotate(2); err != nil {
 			t.Fatal(err)
 		}
 		_, _, err = f.Rotate(t.Context(), r)
@@ -228,7 +228,7 @@ func TestPeekChangesNothing(t *testing.T) {
 		for range 3 {
 			g, err := peek(1)
 			is(t, "current", err, nil)
-			if g.Same || g.Subject != "alice" || g.Username != "alice" || g.Scope != "read" || g.ClientID != "lkc_a" || g.Claims != `{"a":1}` {
+			if !g.Current || g.Subject != "alice" || g.Username != "alice" || g.Scope != "read" || g.ClientID != "lkc_a" || g.Claims != `{"a":1}` {
 				t.Errorf("%+v", g)
 			}
 			near(t, "expiry", g.RefreshExpiry.Sub(g.Now), lifetimes().Refresh, time.Second)
@@ -239,8 +239,12 @@ func TestPeekChangesNothing(t *testing.T) {
 			t.Fatal(err)
 		}
 		g, err := peek(1)
-		if err != nil || !g.Same {
+		if err != nil || g.Current {
 			t.Errorf("the parent: %+v, %v", g, err)
+		}
+		g, err = peek(2)
+		if err != nil || !g.Current {
+			t.Errorf("the current one, which may not rotate yet: %+v, %v", g, err)
 		}
 		wrong := s.rotation(1)
 		wrong.Hash[0] ^= 1
@@ -249,6 +253,11 @@ func TestPeekChangesNothing(t *testing.T) {
 		s.age(time.Minute)
 		_, err = peek(1)
 		is(t, "the parent, after the grace", err, tokenstore.ErrNoSession)
+		bound, err := f.loginWith(tokenstore.NewSession{Subject: "alice", JKT: "k", ReadAt: f.Now().Add(time.Hour)})
+		is(t, "login", err, nil)
+		if g, err := f.Peek(ctx, bound.rotation(1)); err != nil || g.JKT != "k" {
+			t.Errorf("bound to a key: %+v, %v", g, err)
+		}
 		// None of that was a theft.
 		s2 := f.loginBy("alice", "latchkey", "")
 		if _, err := f.RevokeUser(ctx, tokenstore.UserEnd{UID: s.uid, Except: &s2.sid}); err != nil {

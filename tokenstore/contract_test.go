@@ -68,7 +68,7 @@ func TestRotateMakesTheSuccessorCurrent(t *testing.T) {
 			t.Fatal(err)
 		}
 		for gen := 1; gen <= 5; gen++ {
-			g, err := s.show(gen)
+			g, err := s.rotate(gen)
 			if err != nil || g.Same {
 				t.Fatalf("generation %d: %+v, %v", gen, g, err)
 			}
@@ -107,15 +107,15 @@ func TestParentWithinTheGraceIsTheSame(t *testing.T) {
 		}
 		before := f.rdb.HGetAll(t.Context(), s.key("rt", s.sid)).Val()
 		again, err := s.show(1)
-		if err != nil || !again.Same {
+		if err != nil || !again.Same || again.Current {
 			t.Fatalf("the parent again: %+v, %v", again, err)
 		}
 		near(t, "expiry of the successor", again.RefreshExpiry.Sub(first.RefreshExpiry), 0, 5*time.Second) // miniredis does not count a TTL down
 		if diff := cmp.Diff(before, f.rdb.HGetAll(t.Context(), s.key("rt", s.sid)).Val()); diff != "" {
 			t.Errorf("SAME changed the session:\n%s", diff)
 		}
-		if _, err := s.show(2); err != nil {
-			t.Errorf("the successor: %v", err)
+		if g, err := s.rotate(2); err != nil || g.Same {
+			t.Errorf("the successor: %+v, %v", g, err)
 		}
 	})
 }
@@ -174,7 +174,7 @@ func TestReuseEndsTheFamily(t *testing.T) {
 				other := f.login("alice")
 				s := f.login("alice")
 				for gen := 1; gen <= 3; gen++ {
-					if _, err := s.show(gen); err != nil {
+					if _, err := s.rotate(gen); err != nil {
 						t.Fatal(err)
 					}
 				}
@@ -829,7 +829,7 @@ func TestATheftSentTwiceIsOneRevocation(t *testing.T) {
 	onEach(t, func(t *testing.T, f *fixture) {
 		s := f.login("alice")
 		for gen := 1; gen <= 2; gen++ {
-			if _, err := s.show(gen); err != nil {
+			if _, err := s.rotate(gen); err != nil {
 				t.Fatal(err)
 			}
 		}

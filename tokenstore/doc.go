@@ -22,17 +22,17 @@
 // does (a session's generation, a log entry that is there) or, for accounts, clients and
 // RevokeUser, by a key that keeps the answer until the deadline. The exceptions: a copy
 // of Failed charges the attempt twice, one of IssueToClient takes a second place in a
-// status list, one of Renew puts a follower back that was struck or has left, and one of
-// the rotation before the last is taken for theft.
+// status list, and one of Renew puts a follower back that was struck or has left.
 //
 //   - Login makes one session. Asked again with the same ids and secret it returns that
 //     session and changes nothing. It ends those that are more than
 //     [Options.SessionsPerUser] now. It refuses with [ErrSuperseded] when the user's
 //     credentials were changed after the caller read them, and when the session has ended
 //     or was refreshed since.
-//   - Rotate makes the successor the current refresh token. The parent of the
-//     current token yields the same successor for the grace period and changes
-//     nothing. Anything older, or with a wrong secret, ends the session.
+//   - Rotate makes the successor the current refresh token, at most once in a grace
+//     period: for so long after a rotation the current token and its parent both yield
+//     the current token and change nothing. Anything older, or with a wrong secret, ends
+//     the session.
 //   - Revoke deletes the refresh key, denies the session's access tokens until
 //     the last of them has expired, and appends one log entry. Asked again it
 //     appends none and returns the head of the log, which comes after that entry.

@@ -164,6 +164,13 @@ func (fam *family) show(gen int) (tokenstore.Grant, error) {
 	return g, err
 }
 
+// rotate lets the grace pass and shows the current token, of generation gen.
+func (fam *family) rotate(gen int) (tokenstore.Grant, error) {
+	fam.f.t.Helper()
+	fam.age(fam.f.Lifetimes().Grace + time.Second)
+	return fam.show(gen)
+}
+
 func (fam *family) rotation(gen int) tokenstore.Rotation {
 	for len(fam.secrets) <= gen {
 		fam.secrets = append(fam.secrets, random32(fam.f.t))

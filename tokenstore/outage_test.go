@@ -147,6 +147,7 @@ func TestARotationNobodyWaitsForChangesNothing(t *testing.T) {
 	if _, err := fam.show(1); err != nil { // Redis knows the script from here on
 		t.Fatal(err)
 	}
+	fam.age(2 * lifetimes().Grace)
 	server.Pause(t)
 	asked := s.Now()
 	_, err = fam.show(2)
@@ -210,7 +211,7 @@ func TestReuseIsAnsweredOutOfMemory(t *testing.T) {
 	f := newFixture(t, server.Client(), lifetimes())
 	s := f.login("alice")
 	for gen := 1; gen <= 3; gen++ {
-		if _, err := s.show(gen); err != nil {
+		if _, err := s.rotate(gen); err != nil {
 			t.Fatal(err)
 		}
 	}

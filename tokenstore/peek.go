@@ -3,9 +3,9 @@ package tokenstore
 import "context"
 
 // Peek tells what a refresh token that would be accepted stands for, and changes
-// nothing. Of the grant the epochs are not set; Same says that the token is the
-// parent of the current one, within the grace. Errors:
-// [ErrNoSession], whatever the reason why the token would not be accepted;
+// nothing. The grant has no epochs. Current tells the current token from its parent,
+// which is accepted within the grace. JKT is the thumbprint of the key that the session is
+// bound to. Errors: [ErrNoSession], whatever the reason why the token would not be accepted;
 // [ErrUnavailable].
 func (s *Store) Peek(ctx context.Context, t Rotation) (Grant, error) {
 	if !s.together(t.SID, t.UID) {
@@ -29,7 +29,8 @@ func (s *Store) Peek(ctx context.Context, t Rotation) (Grant, error) {
 	p := Grant{
 		Now: now, RefreshExpiry: r.time(2), AuthTime: r.time(3),
 		Subject: r.string(4), Username: r.string(5), Scope: r.string(6), ClientID: r.string(7), Claims: r.string(8),
-		Same: code == 1,
+		JKT:     r.string(9),
+		Current: code == 0,
 	}
 	if err := r.err(); err != nil {
 		return Grant{}, err

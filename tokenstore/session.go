@@ -72,9 +72,12 @@ type Grant struct {
 	// Place is where status lists show whether the access token was revoked; zero if
 	// it has none.
 	Place Place
-	// Same is set when the shown token was the parent of the current one within
-	// the grace: nothing changed.
+	// Same is set when nothing changed: the session has rotated within the grace already.
+	// The shown token is the current one, or its parent.
 	Same bool
+	// Current is set when the shown refresh token is the current one, and stays it. It is
+	// the token to hand out then, in place of a successor.
+	Current bool
 	// Ended are the user's sessions that a login has ended because there were too many.
 	Ended []ID
 }
@@ -165,10 +168,16 @@ type Rotation struct {
 	JKT string
 }
 
-// none is what rotate answers when there is no such session.
-const none = 2
+const (
+	// none is what rotate answers when there is no such session.
+	none = 2
+	// kept is what it answers when the token shown stays the current one.
+	kept = 11
+)
 
-// Rotate makes the successor current. Errors: [ErrNoSession], [ErrRevoked],
+// Rotate makes the successor current, at most once in [Lifetimes.Grace]: the grant says
+// whether it did, or which token is current (Same, Current). The first token of a login
+// rotates at once. Errors: [ErrNoSession], [ErrRevoked],
 // [ErrSuperseded], [ErrReuse] and [ErrRollback], after which the session is
 // over; [ErrForeign], [ErrKeyBinding] and [ErrScope], after which nothing has changed;
 // [ErrUnavailable], after which the same token may be shown again.
@@ -204,12 +213,12 @@ func (s *Store) Rotate(ctx context.Context, t Rotation) (Grant, Revocation, erro
 		return Grant{}, Revocation{}, err
 	}
 	switch code := r.code(); code {
-	case 0, 1:
+	case 0, 1, kept:
 		g := Grant{
 			Now: r.time(1), RefreshExpiry: r.time(2), UserEpoch: r.count(3),
 			LogEpoch: r.string(4), AuthTime: r.time(5),
 			Subject: r.string(6), Username: r.string(7), Scope: r.string(8), ClientID: r.string(9), Claims: r.string(10),
-			JKT: t.JKT, Place: s.place(r, 11, 4), Same: code == 1,
+			JKT: t.JKT, Place: s.place(r, 11, 4), Same: code != 0, Current: code == kept,
 		}
 		if err := r.err(); err != nil {
 			return Grant{}, Revocation{}, err

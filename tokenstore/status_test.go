@@ -154,7 +154,7 @@ func TestEveryRevocationIsListed(t *testing.T) {
 			}
 		},
 		"a stolen refresh token": func(t *testing.T, _ *fixture, s *family) {
-			if _, err := s.show(2); err != nil {
+			if _, err := s.rotate(2); err != nil {
 				t.Fatal(err)
 			}
 			_, err := s.show(1)

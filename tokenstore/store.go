@@ -35,7 +35,7 @@ type Lifetimes struct {
 	Access  time.Duration // of an access token
 	Refresh time.Duration // of a refresh token that is not used ("idle")
 	Session time.Duration // of a session, however often it is refreshed
-	Grace   time.Duration // in which the parent of the current refresh token converges on it
+	Grace   time.Duration // after a rotation, in which there is no other, and the parent still yields the current token
 }
 
 // Options are what a Store needs besides its client.

@@ -51,7 +51,9 @@ Without a URL, three replicas are started on an embedded Redis, which is slower 
 real one, and as many users are made as there are sessions.
 
 For a first impression: client and server that share a machine share its CPUs, and a
-client that waits for each answer does not see what a queue would do.`,
+client that waits for each answer does not see what a queue would do. A session gets a
+new refresh token once in LATCHKEY_REFRESH_GRACE; its other refreshes write nothing to
+Redis, and with few sessions those are most.`,
 		Args: cobra.ArbitraryArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.urls, o.out, o.err = args, cmd.OutOrStdout(), cmd.ErrOrStderr()

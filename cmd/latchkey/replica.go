@@ -160,7 +160,7 @@ func newReplica(ctx context.Context, cfg *config.Config, logger *slog.Logger) (*
 		Metrics: metrics, Log: logger, Rand: rand.Reader, Revocations: feed, Tracer: tracer, Issued: issued, Claims: claims,
 		Settings: handlers.Settings{
 			Issuer: cfg.Issuer, Audience: cfg.Audience, ClientID: cfg.ClientID,
-			CookieSecure: cfg.CookieSecure, CookieDomain: cfg.CookieDomain, CookiePath: cfg.CookiePath, AccessCookie: cfg.AccessCookie,
+			CookieName: cfg.CookieName, CookieSecure: cfg.CookieSecure, CookieDomain: cfg.CookieDomain, CookiePath: cfg.CookiePath, AccessCookie: cfg.AccessCookie,
 			AllowedOrigins: cfg.AllowedOrigins, TrustedProxies: cfg.TrustedProxies,
 			Limits: tokenstore.AttemptLimits{
 				Client: tokenstore.Limit(cfg.LoginLimitClient), Account: tokenstore.Limit(cfg.LoginLimitAccount),

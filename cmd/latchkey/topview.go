@@ -98,7 +98,7 @@ func (v topView) summary(p *printer, f fleetView) []string {
 	verify := f.quantile(.99, mDuration, func(l func(string) string) bool { return strings.HasPrefix(l("route"), "/auth/verify") })
 	logout := f.quantile(.99, mConfirm, is("outcome", "ok"))
 	refused := 0.0
-	for _, o := range []string{"invalid", "expired", "revoked", "superseded"} {
+	for _, o := range []string{"ambiguous", "invalid", "expired", "revoked", "superseded", "foreign", "key"} {
 		refused += count("latchkey_refreshes_total", o)
 	}
 	lost, calls := f.rate(mStore, is("outcome", "unavailable")), f.rate(mStore, all)

@@ -81,8 +81,8 @@ func (t *tour) steps() []tourStep {
 		},
 		{
 			title: fmt.Sprintf("Two tabs refresh at once, at replicas %s and %s", replicaName(a), replicaName(b)),
-			why: "Both send the same cookie, and one comes second. That is no theft: for 10 seconds a\n" +
-				"replaced token still yields the same successor, whichever replica is asked.",
+			why: "Both send the same cookie, and one comes second. That is no theft: for 10 seconds after a\n" +
+				"refresh the new token and the one it replaced both yield the new one, at every replica.",
 			calls: []tourCall{
 				{at: a, method: http.MethodPost, path: "/auth/refresh", send: "jar", keep: "tab1"},
 				{at: b, method: http.MethodPost, path: "/auth/refresh", send: "jar", keep: "tab2"},
@@ -160,7 +160,7 @@ func (t *tour) converged(_ context.Context, got []tourAnswer) (string, error) {
 	}
 	t.jars["jar"] = t.jars["tab1"]
 	t.before = t.keys()
-	return "both go on with the same successor, " + t.short(one), nil
+	return "both go on with the same refresh token, " + t.short(one), nil
 }
 
 func (t *tour) loggedOut(_ context.Context, got []tourAnswer) (string, error) {

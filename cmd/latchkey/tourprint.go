@@ -131,9 +131,10 @@ func (t *tour) conclude(exit bool) {
 	}
 	p.line("")
 	p.line(p.bold("Try next"))
-	p.text("Steal a refresh token. Log in, and let a thief copy the cookie; the owner refreshes twice.")
+	p.text("Steal a refresh token. Log in, and let a thief copy the cookie; the owner refreshes, and the\n" +
+		"10 seconds pass in which an old token is taken for a late request of the owner's.")
 	p.command("curl -s -c jar -d username=" + demoUser + " -d password=" + demoPassword + " " + first + "/auth/token; cp jar stolen")
-	p.command("for i in 1 2; do curl -s -w '\\n' -X POST -b jar -c jar " + last + "/auth/refresh; done")
+	p.command("curl -s -X POST -b jar -c jar " + last + "/auth/refresh; sleep 11")
 	p.text("Now the thief shows the copy. It is refused, and so is the owner from here on: nobody can tell\n" +
 		"which of the two is the owner, so the session ends, and a login tells.")
 	p.command("curl -s -X POST -b stolen " + first + "/auth/refresh")

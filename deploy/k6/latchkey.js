@@ -192,7 +192,8 @@ export function refresh(s) {
 }
 
 // stampede refreshes with one token n times at once. All must succeed, with one
-// successor.
+// refresh token: a new one, or within LATCHKEY_REFRESH_GRACE of the last refresh the
+// same again.
 export function stampede(s, n) {
   const send = (params) => ['POST', `${base}/auth/refresh`, { refresh_token: s.refresh }, form(params)]
   const answers = http.batch(Array.from({ length: n }, () => send({ tags: { op: 'refresh', name: 'refresh' } })))

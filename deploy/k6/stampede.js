@@ -1,6 +1,6 @@
 // Refresh stampede: TABS (50) tabs of one browser wake up and all refresh with the
-// same token at once. Every one must succeed, all with one successor, and that one
-// must be good for the next stampede. VUS (5) browsers for DURATION (1m).
+// same token at once. Every one must succeed, all with one refresh token, which must be
+// good for the next stampede: late requests of the same browser. VUS (5) browsers for DURATION (1m).
 
 import exec from 'k6/execution'
 import { sleep } from 'k6'

@@ -6,7 +6,9 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"encoding/base64"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -173,6 +175,7 @@ func (d *deployment) visit(ctx context.Context, n int) {
 	if n%7 == 0 {
 		d.ask(ctx, n, "POST", "/auth/token", 401, url.Values{"username": {"user-" + strconv.Itoa(n)}, "password": {"wrong"}}, "", "")
 		_, third := d.ask(ctx, n, "POST", "/auth/refresh", 200, url.Values{}, "", next)
+		d.age(ctx, newAccess)
 		d.ask(ctx, n+1, "POST", "/auth/refresh", 401, url.Values{}, "", refresh) // a thief
 		d.ask(ctx, n+2, "POST", "/auth/refresh", 401, url.Values{}, "", third)
 		d.ask(ctx, n, "GET", "/nowhere", 404, nil, "", "")
@@ -180,6 +183,25 @@ func (d *deployment) visit(ctx context.Context, n int) {
 	}
 	d.ask(ctx, n+2, "POST", "/auth/logout", 200, url.Values{}, newAccess, next)
 	d.ask(ctx, n+1, "GET", "/auth/verify", 401, nil, newAccess, "")
+}
+
+// age lets the grace pass since the last rotation of an access token's session.
+func (d *deployment) age(ctx context.Context, access string) {
+	_, rest, _ := strings.Cut(access, ".")
+	payload, _, _ := strings.Cut(rest, ".")
+	var claims struct{ SID string }
+	raw, err := base64.RawURLEncoding.DecodeString(payload)
+	if err == nil {
+		err = json.Unmarshal(raw, &claims)
+	}
+	sid, err2 := tokenstore.ParseID(claims.SID)
+	if err != nil || err2 != nil {
+		return // the request was not answered, which counts already
+	}
+	key := fmt.Sprintf("lk:{%d}:rt:%s", sid.Shard(), sid)
+	if err := d.redis.Client().HIncrBy(ctx, key, "rot", -time.Minute.Milliseconds()).Err(); err != nil && ctx.Err() == nil {
+		d.bad.Add(1)
+	}
 }
 
 // ask sends a request to a replica and returns the tokens of the answer.

@@ -35,7 +35,10 @@ type login struct {
 	user    int
 	access  string
 	refresh []string // by generation, from 1: all that were ever had
-	made    span
+	// long is set of a session that is not logged out until a token of it was stolen: it
+	// lives for several graces, and so rotates several times.
+	long bool
+	made span
 	// writes are when Redis was asked to write of it: what a failover may lose.
 	writes []span
 	// theft is when an old refresh token was shown, and refused.
@@ -181,6 +184,7 @@ func (l *load) show(replica int, s *login, generation int) answer {
 func (l *load) shown(replica int, s *login, generation int, a answer) {
 	l.history.Checked(zero.Check{
 		Session: s.number, Replica: replica, Asked: a.from, AnsweredAt: a.to, Answer: said(a.status), Generation: generation, Successor: nameOf(a.refresh),
+		Kept: a.refresh == s.refresh[generation-1],
 	})
 }
 
@@ -240,9 +244,11 @@ func (u *user) act(ctx context.Context) {
 		}
 	case n < 60:
 		u.renew(s)
+	case n < 78 && s.long:
+		u.steal(s)
 	case n < 78:
 		u.logout(ctx, s)
-	case n < 81 && len(u.left) == 0: // or few of those would live until their user is back
+	case n < 81 && len(u.left) == 0 && !u.keeps(): // or few of those would live until their user is back
 		u.logoutAll(ctx, s)
 	case n < 84:
 		u.steal(s)
@@ -256,12 +262,16 @@ func (u *user) login() {
 	if a.status != 200 {
 		return
 	}
-	s := &login{number: u.history.Session(), user: u.number, access: a.access, refresh: []string{a.refresh}, made: a.span, writes: []span{a.span}}
+	s := &login{number: u.history.Session(), user: u.number, long: u.keeps() && !slices.ContainsFunc(u.alive, func(s *login) bool { return s.long }), access: a.access, refresh: []string{a.refresh}, made: a.span, writes: []span{a.span}}
 	u.alive = append(u.alive, s)
 	u.mu.Lock()
 	u.logins = append(u.logins, s)
 	u.mu.Unlock()
 }
+
+// keeps reports whether this user always has a session that is long, and never logs out
+// everywhere.
+func (u *user) keeps() bool { return u.number%2 == 0 }
 
 func userName(n int) string { return fmt.Sprintf("user-%d", n) }
 
@@ -283,7 +293,7 @@ func (u *user) renew(s *login) {
 		wg.Go(func() { got[i] = u.show(where[i], s, generation) })
 	}
 	wg.Wait()
-	refused := false
+	refused, answered := false, false
 	var unheard []span
 	for i, a := range got {
 		u.shown(where[i], s, generation, a)
@@ -293,8 +303,12 @@ func (u *user) renew(s *login) {
 		}
 		switch said(a.status) {
 		case zero.Accepted:
+			answered = true
 			if len(s.refresh) == generation {
-				s.access, s.refresh = a.access, append(s.refresh, a.refresh)
+				s.access = a.access
+				if a.refresh != s.refresh[generation-1] {
+					s.refresh = append(s.refresh, a.refresh)
+				}
 			}
 		case zero.Refused:
 			refused = true
@@ -308,7 +322,7 @@ func (u *user) renew(s *login) {
 	switch {
 	case refused:
 		u.bury(s)
-	case len(s.refresh) > generation:
+	case answered:
 		s.unheard = nil
 	case len(unheard) > 0:
 		s.unheard = append(s.unheard, unheard...)

@@ -16,7 +16,7 @@ func TestFill(t *testing.T) {
 		for _, issuer := range []string{"https://a.example", "https://a.example/b/"} {
 			for _, flag := range []bool{false, true} {
 				f := Facts{
-					Version: "v", Issuer: issuer, MetadataPath: "/m", CookiePath: "/auth", AccessCookie: cookie,
+					Version: "v", Issuer: issuer, MetadataPath: "/m", CookieName: "refresh_token", CookiePath: "/auth", AccessCookie: cookie,
 					ExpiresIn: 900, Secure: flag, Revocations: !flag, Docs: flag, StatusLists: !flag,
 				}
 				var want strings.Builder

@@ -27,6 +27,7 @@ type Facts struct {
 	Version      string
 	Issuer       string // a URL
 	MetadataPath string // of RFC 8414, for this issuer
+	CookieName   string // of the refresh cookie
 	CookiePath   string
 	AccessCookie string // "" for none
 	ExpiresIn    int    // of an access token, in seconds
@@ -81,7 +82,7 @@ func Document(f Facts) ([]byte, error) {
 func fill(text string, f Facts) (string, error) {
 	values := map[string]string{
 		".Version": f.Version, ".Issuer": f.Issuer, ".Base": f.Base(), ".IssuerPath": f.IssuerPath(), ".MetadataPath": f.MetadataPath,
-		".CookiePath": f.CookiePath, ".AccessCookie": f.AccessCookie, ".ExpiresIn": strconv.Itoa(f.ExpiresIn),
+		".CookieName": f.CookieName, ".CookiePath": f.CookiePath, ".AccessCookie": f.AccessCookie, ".ExpiresIn": strconv.Itoa(f.ExpiresIn),
 		".Secure": yes(f.Secure), ".Revocations": yes(f.Revocations), ".Docs": yes(f.Docs), ".StatusLists": yes(f.StatusLists),
 	}
 	action := regexp.MustCompile(`\{\{(if |with |pattern )?(\.\w*|end)\}\}`)

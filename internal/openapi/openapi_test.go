@@ -17,11 +17,11 @@ func TestDocument(t *testing.T) {
 	t.Parallel()
 	all := openapi.Facts{
 		Version: `v1 "x"`, Issuer: "https://example.com/auth", MetadataPath: "/.well-known/oauth-authorization-server/auth",
-		CookiePath: `/a"b\`, AccessCookie: "access.token", ExpiresIn: 900, Secure: true, Revocations: true, Docs: true, StatusLists: true,
+		CookieName: "__Host-session", CookiePath: `/a"b\`, AccessCookie: "access.token", ExpiresIn: 900, Secure: true, Revocations: true, Docs: true, StatusLists: true,
 	}
 	least := openapi.Facts{
 		Version: "v1", Issuer: "http://localhost:8080", MetadataPath: "/.well-known/oauth-authorization-server",
-		CookiePath: "/auth", ExpiresIn: 1,
+		CookieName: "refresh_token", CookiePath: "/auth", ExpiresIn: 1,
 	}
 	for name, tt := range map[string]struct {
 		facts openapi.Facts

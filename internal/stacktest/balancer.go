@@ -28,9 +28,21 @@ func (f *Fleet) Backends() []Backend {
 // three backends, and returns its address.
 func Nginx(t testing.TB, file string, backends []Backend) (front string) {
 	t.Helper()
+	return nginx(t, file, backends, ";")
+}
+
+// NginxTLS is Nginx with TLS and HTTP/2, by that certificate and key.
+func NginxTLS(t testing.TB, file string, backends []Backend, certFile, keyFile string) (front string) {
+	t.Helper()
+	return nginx(t, file, backends, " ssl http2; ssl_certificate "+certFile+"; ssl_certificate_key "+keyFile+";")
+}
+
+// nginx starts nginx; listen is the rest of its directive of that name.
+func nginx(t testing.TB, file string, backends []Backend, listen string) (front string) {
+	t.Helper()
 	bin, dir := Installed(t, "nginx", "nginx-light"), t.TempDir()
 	front = net.JoinHostPort("127.0.0.1", FreePort(t))
-	pairs := []string{"listen 8080;", "listen " + front + ";"}
+	pairs := []string{"listen 8080;", "listen " + front + listen}
 	for i, b := range backends {
 		pairs = append(pairs, fmt.Sprintf("latchkey-%d:8080", i+1), b.Addr)
 	}

@@ -42,6 +42,9 @@ type Check struct {
 	// whatever names the token that came for it. 0 is no refresh.
 	Generation int
 	Successor  string
+	// Kept says that the token that was shown came back: the session had rotated within
+	// the grace. Successor means nothing then.
+	Kept bool
 }
 
 // Logout is one request to end a session. One that was not confirmed may have
@@ -219,7 +222,7 @@ func (h *History) count(session int, v *Verdict) {
 		}
 	}
 	for _, c := range h.checks[session] {
-		if c.Generation > 0 && c.Answer == Accepted {
+		if c.Generation > 0 && c.Answer == Accepted && !c.Kept {
 			if first, ok := successors[c.Generation]; ok && first != c.Successor {
 				v.Forked = append(v.Forked, session)
 				example("session %d: generation %d has two successors", session, c.Generation)
@@ -273,6 +276,9 @@ func (h *History) Describe(session int) string {
 		what := "verify"
 		if c.Generation > 0 {
 			what = fmt.Sprintf("refresh %d", c.Generation)
+			if c.Kept {
+				what += ", which stays"
+			}
 		}
 		answer := [...]string{Silent: "unknown", Accepted: "accepted", Refused: "refused"}[c.Answer]
 		lines = append(lines, line{c.Asked, fmt.Sprintf("%v - %v %s at replica %d: %s %s", c.Asked, c.AnsweredAt, what, c.Replica, answer, c.Successor)})
@@ -291,6 +297,7 @@ type step struct {
 	does       does
 	generation int // of an accepted refresh, and its successor
 	successor  string
+	kept       bool // the token shown stays the current one
 }
 
 type does uint8
@@ -322,8 +329,8 @@ type state struct {
 }
 
 // oneSession is the model: alive until a logout begins, dead when one has ended.
-// While it is alive a refresh moves to the next generation, or tells again of the
-// last one that did.
+// While it is alive a refresh moves to the next generation, tells again of the last
+// one that did, or leaves the current generation as it is.
 func oneSession() porcupine.Model {
 	return porcupine.Model{
 		Init: func() any { return state{generation: 1} },
@@ -354,6 +361,8 @@ func (s state) accepts(op step) (bool, any) {
 		return false, s
 	case op.generation == 0, s.life == ending: // a loss of data may have set it back
 		return true, s
+	case op.kept: // a login's first token rotates at once
+		return op.generation == s.generation && op.generation > 1, s
 	case op.generation == s.generation:
 		s.generation, s.successor = op.generation+1, op.successor
 		return true, s
@@ -383,10 +392,11 @@ func operations(checks []Check, logouts []Logout) []porcupine.Operation {
 		answer     Answer
 		generation int
 		successor  string
+		kept       bool
 	}
 	first := map[alike]time.Duration{}
 	for _, c := range checks {
-		k := alike{c.Asked, c.Answer, c.Generation, c.Successor}
+		k := alike{c.Asked, c.Answer, c.Generation, c.Successor, c.Kept}
 		if at, ok := first[k]; !ok || c.AnsweredAt < at {
 			first[k] = c.AnsweredAt
 		}
@@ -394,7 +404,7 @@ func operations(checks []Check, logouts []Logout) []porcupine.Operation {
 	for k, at := range first {
 		switch k.answer {
 		case Accepted:
-			add(step{checkAccepts, k.generation, k.successor}, k.asked, at)
+			add(step{checkAccepts, k.generation, k.successor, k.kept}, k.asked, at)
 		case Refused:
 			add(step{does: checkRefuses}, k.asked, at)
 		case Silent:

@@ -2,11 +2,12 @@
 --
 -- KEYS 1 rt:<sid>  2 ue:<uid>
 -- ARGV 1 sid  2 gen shown  3 SHA-256 of the secret shown  4 grace ms
--- Returns {code, now, expiry, created, sub, username, scope, client, claims}
---   0 the current token   1 its parent, within the grace
+-- Returns {code, now, expiry, created, sub, username, scope, client, claims, jkt}
+--   0 the current token, be it that it may not rotate yet
+--   1 its parent, within the grace
 --         {2, now}: neither, or the session is over
 local now = now_ms()
-local s = redis.call('HMGET', KEYS[1], 'gen', 'hash', 'prev', 'rot', 'ue', 'cre', 'sub', 'user', 'scope', 'client', 'claims')
+local s = redis.call('HMGET', KEYS[1], 'gen', 'hash', 'prev', 'rot', 'ue', 'cre', 'sub', 'user', 'scope', 'client', 'claims', 'jkt')
 if not s[1] then
   return {2, now}
 end
@@ -23,4 +24,4 @@ end
 if code == 2 then
   return {2, now}
 end
-return {code, now, now + redis.call('PTTL', KEYS[1]), s[6], s[7], s[8] or '', s[9] or '', s[10] or '', s[11] or ''}
+return {code, now, now + redis.call('PTTL', KEYS[1]), s[6], s[7], s[8] or '', s[9] or '', s[10] or '', s[11] or '', s[12] or ''}

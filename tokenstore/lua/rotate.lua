@@ -1,5 +1,9 @@
 -- rotate: one refresh token is presented; decides what becomes of its family.
 --
+-- A session rotates at most once in a grace. Every token that was current within the
+-- grace therefore gets the current one, in whatever order the requests of one client
+-- arrive: it is the current token or its parent, and never a grandparent.
+--
 -- KEYS 1 rt:<sid>  2 us:<uid>  3 ue:<uid>  4 deny:<sid>  5 head  6 log  7 members
 --      8 invalid  9 idx:<uid>
 -- ARGV 1 epoch for a new head  2 sid  3 gen shown  4 SHA-256 of the secret shown
@@ -13,7 +17,9 @@
 --   0 OK    the shown token was current; its successor is now
 --   1 SAME  the shown token is the current one's parent, within the grace:
 --           nothing changed, the successor is the same
---         {code, now}
+--   11 KEPT the shown token is current, and a rotation made it within the grace:
+--           nothing changed, it stays current
+-- Other codes are followed by now, and by what is written under them
 --   2 NONE      no such session: it expired, or this Redis, which takes writes,
 --               never knew it
 --   3 REVOKED   the session was revoked, perhaps by this request, sent before
@@ -23,7 +29,7 @@
 --   5 REUSE     an older generation, or a wrong secret: the family is revoked
 --   6 ROLLBACK  a newer generation than Redis knows: the family is revoked
 --   8 FOREIGN   {code, now}: it was issued to another client; nothing changed
---   9 SCOPE     {code, now}: else OK or SAME, but more is asked for than was
+--   9 SCOPE     {code, now}: else OK, SAME or KEPT, but more is asked for than was
 --               granted; nothing changed
 --   10 KEY      {code, now}: it is bound to another key, or to one of which there
 --               is no proof; nothing changed
@@ -76,33 +82,36 @@ end
 epoch = math.max(epoch, session_epoch)
 
 local gen, shown = tonumber(s[1]), tonumber(ARGV[3])
-local expiry
+local within_grace = now - tonumber(s[4]) <= tonumber(ARGV[8])
+local code
 if shown == gen and ARGV[4] == s[2] then
-  if excess then
-    return {9, now}
-  end
-  local idle, abs = tonumber(ARGV[6]), tonumber(s[5])
-  expiry = math.min(now + idle, abs)
-  redis.call('HSET', KEYS[1], 'gen', gen + 1, 'hash', ARGV[5], 'prev', ARGV[4], 'rot', now)
-  redis.call('PEXPIREAT', KEYS[1], expiry)
-  if expiry > (tonumber(s[12]) or 0) then
-    local listed = listed_until(expiry, idle, abs)
-    redis.call('HSET', KEYS[1], 'lst', listed)
-    redis.call('ZADD', KEYS[2], listed, ARGV[2])
-    outlive(KEYS[2], now, listed)
-  end
-  stretch(KEYS[5], h, tonumber(ARGV[7]), 0)
-  local place = ARGV[10] == '1' and status_lists().place_of_session(KEYS[1], KEYS[9], KEYS[5], h, ARGV[2], now, tonumber(ARGV[9])) or nil
-  return {0, now, expiry, epoch, h[1], s[7], s[8], s[9] or '', s[10] or '', s[11] or '', s[13] or '', place}
+  -- A login's first token was made by no rotation.
+  code = (gen > 1 and within_grace) and 11 or 0
+elseif shown == gen - 1 and ARGV[4] == s[3] and within_grace then
+  code = 1
 end
-if shown == gen - 1 and ARGV[4] == s[3] and now - tonumber(s[4]) <= tonumber(ARGV[8]) then
+if code then
   if excess then
     return {9, now}
   end
+  local expiry
+  if code == 0 then
+    local idle, abs = tonumber(ARGV[6]), tonumber(s[5])
+    expiry = math.min(now + idle, abs)
+    redis.call('HSET', KEYS[1], 'gen', gen + 1, 'hash', ARGV[5], 'prev', ARGV[4], 'rot', now)
+    redis.call('PEXPIREAT', KEYS[1], expiry)
+    if expiry > (tonumber(s[12]) or 0) then
+      local listed = listed_until(expiry, idle, abs)
+      redis.call('HSET', KEYS[1], 'lst', listed)
+      redis.call('ZADD', KEYS[2], listed, ARGV[2])
+      outlive(KEYS[2], now, listed)
+    end
+  else
+    expiry = now + redis.call('PTTL', KEYS[1])
+  end
   stretch(KEYS[5], h, tonumber(ARGV[7]), 0)
   local place = ARGV[10] == '1' and status_lists().place_of_session(KEYS[1], KEYS[9], KEYS[5], h, ARGV[2], now, tonumber(ARGV[9])) or nil
-  expiry = now + redis.call('PTTL', KEYS[1])
-  return {1, now, expiry, epoch, h[1], s[7], s[8], s[9] or '', s[10] or '', s[11] or '', s[13] or '', place}
+  return {code, now, expiry, epoch, h[1], s[7], s[8], s[9] or '', s[10] or '', s[11] or '', s[13] or '', place}
 end
 
 -- The DEL goes first: a Redis out of memory then lets the rest through, and a
