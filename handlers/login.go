@@ -252,6 +252,9 @@ func (a *api) openSession(c *gin.Context, found tokenstore.Lookup, client tokens
 	if m.asked, err = a.askClaims(c, hookLogin, m); err != nil {
 		return token, m, err
 	}
+	if err := a.fits(m); err != nil {
+		return token, m, err
+	}
 	m.grant, err = a.Store.Login(c.Request.Context(), tokenstore.NewSession{
 		SID: sid, UID: uid, Hash: token.Hash(),
 		Subject: account.Subject, Username: account.Username, Scope: scope, Claims: account.Claims, ClientID: m.grant.ClientID,

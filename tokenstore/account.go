@@ -29,6 +29,10 @@ type Account struct {
 	Claims   string // JSON object of the operator's own, or empty
 }
 
+// Size returns how much of a token the account takes, in bytes: the subject counts
+// twice, since JSON may escape each of its characters. rotate.lua counts the same.
+func (a Account) Size() int { return 2*len(a.Subject) + len(a.Scopes) + len(a.Claims) }
+
 // Limit lets Burst failures happen at once and Burst more in each Period. A
 // Burst of 0 is no limit.
 type Limit struct {

@@ -27,6 +27,8 @@ var (
 	// ErrKeyBinding says that the session is bound to a key, and the caller has
 	// proven to hold another, or none; or that it is bound to none.
 	ErrKeyBinding = errors.New("the session is not bound to the key shown")
+	// ErrTooLarge says that what is stored of the session may not fit into a token.
+	ErrTooLarge = errors.New("the session may not fit into a token")
 	// ErrScope says that more was asked for than the session was granted.
 	ErrScope = errors.New("the scope was not granted")
 )
@@ -130,6 +132,10 @@ type Rotation struct {
 	// hold, or "". It must be that of the session; for a registered client, which may
 	// change its key, it must be there if the session has one.
 	JKT string
+	// Room is how many bytes of a token there are for what is stored of the session:
+	// twice its subject, its scope, its claims and its client id. Members is how many
+	// claims there may be. A Room of 0 checks neither.
+	Room, Members int
 }
 
 const (
@@ -141,7 +147,8 @@ const (
 
 // Rotate makes the successor current. Errors: [ErrNoSession], [ErrRevoked],
 // [ErrSuperseded], [ErrReuse] and [ErrRollback], after which the session is
-// over; [ErrForeign], [ErrKeyBinding] and [ErrScope], after which nothing has changed;
+// over; [ErrForeign], [ErrKeyBinding], [ErrTooLarge] and [ErrScope], after which nothing
+// has changed;
 // [ErrUnavailable], after which the same token may be shown again.
 // A [Revocation] accompanies ErrReuse, ErrRollback and ErrRevoked: the last may be
 // the answer to a theft that was sent twice.
@@ -159,7 +166,8 @@ func (s *Store) Rotate(ctx context.Context, t Rotation) (Grant, Revocation, erro
 			[]string{s.rtKey(t.SID), s.userKey(t.UID), s.epochKey(t.UID), s.denyKey(t.SID), s.headKey(shard), s.logKey(shard), s.membersKey(shard), s.invalidKey(shard), s.livingKey(t.UID)},
 			epoch, t.SID.String(), t.Gen, t.Hash[:], t.Next[:],
 			milliseconds(s.life.Refresh), milliseconds(s.life.Access), milliseconds(s.life.Grace), milliseconds(skewPad),
-			s.Now().Add(s.timeout).UnixMilli(), t.IssuedTo, t.Scope, t.JKT, flag(s.statusLists))
+			s.Now().Add(s.timeout).UnixMilli(), t.IssuedTo, t.Scope, t.JKT, flag(s.statusLists),
+			t.Room, t.Members)
 		if err == nil {
 			s.observeTime(r.time(1))
 		}
@@ -207,6 +215,8 @@ func (s *Store) Rotate(ctx context.Context, t Rotation) (Grant, Revocation, erro
 		return Grant{}, Revocation{}, ErrScope
 	case 10:
 		return Grant{}, Revocation{}, ErrKeyBinding
+	case 11:
+		return Grant{}, Revocation{}, ErrTooLarge
 	default:
 		return Grant{}, Revocation{}, fmt.Errorf("rotate: unknown reply %d", code)
 	}

@@ -10,6 +10,8 @@
 --      12 scope asked for, or '' for all that was granted
 --      13 thumbprint of the key that whoever shows it has proven to hold, or ''
 --      14 '1': the session has a place in a status list, or gets one
+--      15 bytes of a token that there are for what is stored of the session, or 0
+--      16 how many claims the session may have, if 15 is not 0
 -- Returns {code, now, refresh expiry, user epoch, log epoch, created, sub, username, scope, client, claims, [place]}
 --   0 OK    the shown token was current; its successor is now
 --   1 SAME  the shown token is the current one's parent, within the grace:
@@ -31,6 +33,8 @@
 --               granted; nothing changed
 --   10 KEY      {code, now}: it is bound to another key, or to one of which there
 --               is no proof; nothing changed
+--   11 TOO LARGE {code, now}: what is stored may not fit into a token; nothing
+--               changed, whatever the token shown is
 local now = now_ms()
 if now > tonumber(ARGV[10]) then
   return {7, now}
@@ -62,6 +66,13 @@ end
 local bound = s[14] or ''
 if (ARGV[11] == '' and bound ~= ARGV[13]) or (bound ~= '' and ARGV[13] == '') then
   return {10, now}
+end
+-- Nothing changes for a token that could not be signed. The claims are text here: ":
+-- stands once in each member, and perhaps within values, too.
+local room, claims = tonumber(ARGV[15]), s[13] or ''
+if room ~= 0 and (2 * #s[8] + #(s[10] or '') + #(s[11] or '') + #claims > room or
+    (claims ~= '' and select(2, string.gsub(claims, '":', '')) > tonumber(ARGV[16]))) then
+  return {11, now}
 end
 local excess = false
 for name in string.gmatch(ARGV[12], '[^ ]+') do
