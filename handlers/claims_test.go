@@ -314,11 +314,16 @@ func TestNothingIsCommittedForATokenThatDoesNotFit(t *testing.T) {
 	}{
 		"claims of scopes": {
 			tokenstore.Account{Scopes: "read " + strings.Repeat("s", 800), Claims: long(1400)},
-			func(s *handlers.Settings) { s.ScopeClaims = claimsOf(`{"read":` + `{"b":"` + strings.Repeat("y", 480) + `"}}`) },
+			func(s *handlers.Settings) {
+				s.ScopeClaims = claimsOf(`{"read":` + `{"b":"` + strings.Repeat("y", 480) + `"}}`)
+			},
 		},
 		"a longer issuer": {
 			tokenstore.Account{Scopes: "read " + strings.Repeat("s", 1030), Claims: long(1400)},
-			func(s *handlers.Settings) { s.Issuer += "/" + strings.Repeat("i", 300); s.SignatureSize = accesstoken.EdDSA.SignatureSize() },
+			func(s *handlers.Settings) {
+				s.Issuer += "/" + strings.Repeat("i", 300)
+				s.SignatureSize = accesstoken.EdDSA.SignatureSize()
+			},
 		},
 		"too many": {
 			tokenstore.Account{Scopes: "read", Claims: many(accesstoken.MaxExtra)},
@@ -429,11 +434,15 @@ func TestSettingsThatLeaveNoRoom(t *testing.T) {
 		change func(*handlers.Settings)
 		says   string
 	}{
-		"issuer":       {func(s *handlers.Settings) { s.Issuer += strings.Repeat("i", 700) }, "LATCHKEY_ISSUER"},
-		"cookie":       {func(s *handlers.Settings) { s.AccessCookie = strings.Repeat("c", 700) }, "LATCHKEY_ACCESS_COOKIE"},
-		"scope claims": {func(s *handlers.Settings) { s.ScopeClaims = claimsOf(`{"a":{"b":"` + strings.Repeat("x", 300) + `"},"c":{"d":"` + strings.Repeat("x", 300) + `"}}`) }, "LATCHKEY_SCOPE_CLAIMS"},
-		"not UTF-8":    {func(s *handlers.Settings) { s.ScopeClaims = map[string]map[string]json.RawMessage{"a": {"b": json.RawMessage("\"\xff\"")}} }, "LATCHKEY_SCOPE_CLAIMS"},
-		"no name":      {func(s *handlers.Settings) { s.ScopeClaims = claimsOf(`{"a":{"":1}}`) }, "LATCHKEY_SCOPE_CLAIMS"},
+		"issuer": {func(s *handlers.Settings) { s.Issuer += strings.Repeat("i", 700) }, "LATCHKEY_ISSUER"},
+		"cookie": {func(s *handlers.Settings) { s.AccessCookie = strings.Repeat("c", 700) }, "LATCHKEY_ACCESS_COOKIE"},
+		"scope claims": {func(s *handlers.Settings) {
+			s.ScopeClaims = claimsOf(`{"a":{"b":"` + strings.Repeat("x", 300) + `"},"c":{"d":"` + strings.Repeat("x", 300) + `"}}`)
+		}, "LATCHKEY_SCOPE_CLAIMS"},
+		"not UTF-8": {func(s *handlers.Settings) {
+			s.ScopeClaims = map[string]map[string]json.RawMessage{"a": {"b": json.RawMessage("\"\xff\"")}}
+		}, "LATCHKEY_SCOPE_CLAIMS"},
+		"no name": {func(s *handlers.Settings) { s.ScopeClaims = claimsOf(`{"a":{"":1}}`) }, "LATCHKEY_SCOPE_CLAIMS"},
 	} {
 		settings := handlers.Settings{Issuer: issuer, Audience: audience, ClientID: clientID}
 		c.change(&settings)

@@ -1,11 +1,11 @@
 package main
 
 import (
-	"fmt"
 	"context"
 	"crypto/rand"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 
