@@ -2,6 +2,7 @@ package handlers
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"log/slog"
 	"net/http"
@@ -12,6 +13,7 @@ import (
 	"github.com/gin-gonic/gin"
 
 	"github.com/latchkey-auth/latchkey/internal/credential"
+	"github.com/latchkey-auth/latchkey/internal/dpop"
 	"github.com/latchkey-auth/latchkey/internal/refreshtoken"
 	"github.com/latchkey-auth/latchkey/tokenstore"
 )
@@ -24,7 +26,7 @@ type loginRequest struct {
 	shown shownClient
 }
 
-// login is POST /auth/token: two round trips, one to read the account and the
+// login is POST /auth/token: two round trips, one to read the account and charge the
 // throttle, one to make the session. A registered client that logs a user in costs
 // two more, a DPoP proof one.
 func (a *api) login(c *gin.Context) error {
@@ -45,19 +47,10 @@ func (a *api) login(c *gin.Context) error {
 	if err != nil {
 		return err
 	}
-	scope, err := loginScope(req.scope, account.Account, client)
+	token, m, err := a.admit(c, req, account, client, proof)
 	if err != nil {
-		return err
-	}
-	if err := a.spend(c, proof); err != nil {
-		return err
-	}
-	token, m, err := a.openSession(c, account, client, scope, proof.JKT())
-	if errors.Is(err, tokenstore.ErrSuperseded) {
-		// The password that was right a moment ago has just been changed.
-		return errCredentials
-	}
-	if err != nil {
+		// The password was right. What else went wrong is no guess.
+		a.refund(c, account.Charge)
 		return err
 	}
 	// Whoever deletes a client ends the sessions that are there then; one that was
@@ -75,6 +68,34 @@ func (a *api) login(c *gin.Context) error {
 	a.note(c, EventLogin, slog.String("sub", m.grant.Subject), slog.String("sid", m.sid.String()))
 	c.JSON(http.StatusOK, answer)
 	return nil
+}
+
+// admit opens the session of a user whose password was right. Errors: those of
+// loginScope, spend and openSession; errCredentials.
+func (a *api) admit(c *gin.Context, req loginRequest, account tokenstore.Lookup, client tokenstore.Client, proof *dpop.Proof) (refreshtoken.Token, minted, error) {
+	scope, err := loginScope(req.scope, account.Account, client)
+	if err != nil {
+		return refreshtoken.Token{}, minted{}, err
+	}
+	if err := a.spend(c, proof); err != nil {
+		return refreshtoken.Token{}, minted{}, err
+	}
+	token, m, err := a.openSession(c, account, client, scope, proof.JKT())
+	if errors.Is(err, tokenstore.ErrSuperseded) {
+		// The password that was right a moment ago has just been changed.
+		err = errCredentials
+	}
+	return token, m, err
+}
+
+// refund takes back what an attempt was charged that was no wrong guess. If it cannot,
+// the charge is regained with time.
+func (a *api) refund(c *gin.Context, charge tokenstore.Charge) {
+	// The client may be gone: that is no wrong guess either.
+	ctx := context.WithoutCancel(c.Request.Context())
+	if err := a.Store.Refund(ctx, charge); err != nil {
+		a.logger(c).LogAttrs(ctx, slog.LevelWarn, "a charge of the login limits not taken back", slog.String("cause", err.Error()))
+	}
 }
 
 // loginClient authenticates the registered client that logs a user in. Errors: those
@@ -169,17 +190,14 @@ func network(address string) netip.Addr {
 }
 
 // checkPassword returns the account if the throttle lets the attempt in and the
-// password is its own. An unknown user costs the work of a known one. Errors:
+// password is its own. The attempt stays charged: whoever makes the session, or fails
+// to, takes that back. An unknown user costs the work of a known one. Errors:
 // errCredentials, a [throttledError], [credential.ErrBusy], [tokenstore.ErrUnavailable].
 func (a *api) checkPassword(c *gin.Context, attempt tokenstore.Attempt, password string) (tokenstore.Lookup, error) {
 	ctx := c.Request.Context()
-	found, err := a.Store.Lookup(ctx, attempt)
+	found, err := a.lookUp(c, attempt)
 	if err != nil {
 		return found, err
-	}
-	if found.Wait > 0 {
-		a.note(c, EventLoginThrottled)
-		return found, &throttledError{wait: found.Wait}
 	}
 	var result credential.Result
 	if found.Found {
@@ -188,13 +206,10 @@ func (a *api) checkPassword(c *gin.Context, attempt tokenstore.Attempt, password
 		err = a.Passwords.VerifyNobody(ctx, password)
 	}
 	if err != nil {
+		a.refund(c, found.Charge) // nothing was tried
 		return found, err
 	}
 	if !result.Match || found.Account.Disabled {
-		// Free guesses are worse than a 503: the failure is charged, or unknown.
-		if err := a.Store.Failed(ctx, attempt); err != nil {
-			return found, err
-		}
 		a.noteLoginFailed(c, found)
 		return found, errCredentials
 	}
@@ -202,6 +217,17 @@ func (a *api) checkPassword(c *gin.Context, attempt tokenstore.Attempt, password
 		a.upgradeHash(c, found.Account, password)
 	}
 	return found, nil
+}
+
+// lookUp reads the account and charges the attempt. Errors: a [throttledError],
+// [tokenstore.ErrUnavailable].
+func (a *api) lookUp(c *gin.Context, attempt tokenstore.Attempt) (tokenstore.Lookup, error) {
+	found, err := a.Store.Lookup(c.Request.Context(), attempt)
+	if err == nil && found.Wait > 0 {
+		a.note(c, EventLoginThrottled)
+		err = &throttledError{wait: found.Wait}
+	}
+	return found, err
 }
 
 // noteLoginFailed names the subject of an account that exists. What was typed
@@ -258,7 +284,7 @@ func (a *api) openSession(c *gin.Context, found tokenstore.Lookup, client tokens
 	m.grant, err = a.Store.Login(c.Request.Context(), tokenstore.NewSession{
 		SID: sid, UID: uid, Hash: token.Hash(),
 		Subject: account.Subject, Username: account.Username, Scope: scope, Claims: account.Claims, ClientID: m.grant.ClientID,
-		Device: device(c.Request.UserAgent()), Address: c.ClientIP(), ReadAt: found.ReadAt, JKT: jkt,
+		Device: device(c.Request.UserAgent()), Address: c.ClientIP(), ReadAt: found.ReadAt, JKT: jkt, Charge: found.Charge,
 	})
 	return token, m, err
 }

@@ -66,19 +66,17 @@ func (a *api) changePassword(c *gin.Context) error {
 func (a *api) replacePassword(c *gin.Context, username, current, next string) (time.Time, error) {
 	ctx := c.Request.Context()
 	attempt := a.attempt(c, username)
-	found, err := a.Store.Lookup(ctx, attempt)
+	found, err := a.lookUp(c, attempt)
 	if err != nil {
 		return time.Time{}, err
 	}
 	if !found.Found {
+		a.refund(c, found.Charge)
 		return time.Time{}, edge.ErrRevoked
-	}
-	if found.Wait > 0 {
-		a.note(c, EventLoginThrottled)
-		return time.Time{}, &throttledError{wait: found.Wait}
 	}
 	right, err := a.Passwords.Verify(ctx, found.Account.Hash, current)
 	if err != nil {
+		a.refund(c, found.Charge) // nothing was tried
 		return time.Time{}, err
 	}
 	if !right.Match {
@@ -89,12 +87,10 @@ func (a *api) replacePassword(c *gin.Context, username, current, next string) (t
 		if already.Match {
 			return found.ReadAt, nil
 		}
-		if err := a.Store.Failed(ctx, attempt); err != nil {
-			return time.Time{}, err
-		}
 		a.note(c, EventPasswordRefused, slog.String("sub", found.Account.Subject))
 		return time.Time{}, errPassword
 	}
+	a.refund(c, found.Charge)
 	hash, err := a.Passwords.Hash(ctx, next)
 	if err != nil {
 		return time.Time{}, err

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"regexp"
 	"strconv"
+	"sync"
 	"testing"
 	"time"
 
@@ -66,6 +67,70 @@ func TestThrottleCountsFailures(t *testing.T) {
 	// Another account is another budget.
 	f.account(tokenstore.Account{Username: "bob"}, password)
 	f.loginAs(0, "bob", password)
+}
+
+// No more guesses are tried than the budget has, however many come at once: of a name
+// that no account has as of one that has. What is right costs nothing.
+func TestParallelGuessesShareTheBudget(t *testing.T) {
+	t.Parallel()
+	f := limited(t, 10, 0, 0)
+	for range 20 {
+		f.login(0) // each takes its charge back
+	}
+	for _, username := range []string{alice, "nobody"} {
+		var wg sync.WaitGroup
+		answers := make([]answer, 70)
+		errs := make([]error, len(answers))
+		for i := range answers {
+			wg.Go(func() {
+				answers[i], errs[i] = f.try(i%3, http.MethodPost, "/auth/token", form("username", username, "password", "wrong-password"))
+			})
+		}
+		wg.Wait()
+		n := map[int]int{}
+		for i, a := range answers {
+			f.check(errs[i])
+			n[a.status]++
+		}
+		if n[http.StatusUnauthorized] != 10 || n[http.StatusTooManyRequests] != 60 {
+			t.Errorf("%s: %v, want 10 guesses and 60 that wait", username, n)
+		}
+	}
+}
+
+// Whoever's password is right pays nothing, whatever else is wrong with the login; nor
+// does whose password was not looked at.
+func TestOnlyWrongGuessesAreCharged(t *testing.T) {
+	t.Parallel()
+	h := newHook(t)
+	f := start(t, setup{claims: h.Webhook, settings: func(s *handlers.Settings) {
+		l := tokenstore.Limit{Burst: 2, Period: time.Hour}
+		s.Limits = tokenstore.AttemptLimits{Client: l, Account: l, Address: l}
+	}})
+	for range 4 {
+		f.attempt(0, alice, password, header("DPoP", "garbage")).is(http.StatusBadRequest)
+		f.post(0, "/auth/token", form("username", alice, "password", password, "scope", "admin")).is(http.StatusBadRequest)
+	}
+	h.says(http.StatusInternalServerError, "")
+	for range 4 {
+		f.attempt(1, alice, password).is(http.StatusServiceUnavailable)
+	}
+	h.says(http.StatusNoContent, "")
+	s := f.login(2)
+	// Nor does a right current password of a password change.
+	for i := range 4 {
+		current, next := password, "another-password"
+		if i%2 == 1 {
+			current, next = next, current
+		}
+		f.secrets.add(next)
+		f.post(0, "/users/me/password", bearer(s.access), form("current_password", current, "new_password", next)).is(http.StatusOK)
+	}
+	f.login(0)
+	for range 2 {
+		f.attempt(0, alice, "wrong-password").is(http.StatusUnauthorized)
+	}
+	f.attempt(0, alice, password).throttled(time.Hour)
 }
 
 // A name that no account has is throttled like one that has: the answers tell nothing.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 )
 
@@ -33,14 +34,14 @@ type Account struct {
 // twice, since JSON may escape each of its characters. rotate.lua counts the same.
 func (a Account) Size() int { return 2*len(a.Subject) + len(a.Scopes) + len(a.Claims) }
 
-// Limit lets Burst failures happen at once and Burst more in each Period. A
+// Limit lets Burst attempts happen at once and Burst more in each Period. A
 // Burst of 0 is no limit.
 type Limit struct {
 	Burst  int
 	Period time.Duration
 }
 
-// Attempt is one try to log in, as the throttle sees it.
+// Attempt is one try at an account's password, as the throttle sees it.
 type Attempt struct {
 	Username string
 	Address  netip.Addr // invalid: unknown, not counted
@@ -51,7 +52,7 @@ type Attempt struct {
 	Limits AttemptLimits
 }
 
-// AttemptLimits are the budgets of failed attempts.
+// AttemptLimits are the budgets of attempts that fail.
 type AttemptLimits struct {
 	Client  Limit // one account from one address or known device
 	Account Limit // one account from all unknown devices together
@@ -64,20 +65,30 @@ type Lookup struct {
 	Found   bool
 	ReadAt  time.Time     // for [NewSession.ReadAt]
 	Wait    time.Duration // until the throttle lets the attempt in; 0 is now
+	Charge  Charge        // of the attempt, if it was let in
 }
 
-// Lookup reads an account and asks the throttle, in one round trip. An unknown
-// username is not an error: it costs what a known one costs. Nothing is
-// charged. Errors: [ErrUnavailable].
+// Charge is what one attempt was charged. The zero value is nothing.
+type Charge struct{ refunds []call }
+
+// receiptAge is for how long a charge can be taken back: longer than a password may
+// wait to be checked, and a login for the claims webhook.
+const receiptAge = 2 * time.Minute
+
+// Lookup reads an account and charges an attempt at its password, in one round trip: at
+// no time are more attempts under way than the limits allow. An attempt that has to
+// wait is charged nothing. One that was no wrong guess gets its charge back by
+// [Store.Refund] or [NewSession.Charge]. An unknown username is not an error: it costs
+// what a known one costs. Errors: [ErrUnavailable].
 func (s *Store) Lookup(ctx context.Context, a Attempt) (Lookup, error) {
-	user, address := s.throttles(a)
-	calls := []call{{
-		script: s.scripts.lookup,
-		keys:   append([]string{s.accountKey(a.Username)}, user.keys...),
-		args:   user.args,
-	}}
+	nonce, err := s.freshEpoch()
+	if err != nil {
+		return Lookup{}, err
+	}
+	user, address := s.throttles(a, nonce)
+	calls := []call{{script: s.scripts.lookup, keys: append([]string{s.accountKey(a.Username)}, user.keys...), args: user.args}}
 	if len(address.keys) > 0 {
-		calls = append(calls, call{script: s.scripts.throttlePeek, keys: address.keys, args: address.args})
+		calls = append(calls, call{script: s.scripts.throttleCharge, keys: address.keys, args: address.args})
 	}
 	replies, err := s.runAll(ctx, calls, 0)
 	if err != nil {
@@ -94,54 +105,76 @@ func (s *Store) Lookup(ctx context.Context, a Attempt) (Lookup, error) {
 		},
 	}
 	l.Found = l.Account.Hash != ""
+	for _, t := range []throttle{user, address} {
+		if len(t.keys) > 0 {
+			l.Charge.refunds = append(l.Charge.refunds, call{script: s.scripts.throttleRefund, keys: t.keys, args: t.args, courtesy: true})
+		}
+	}
 	if len(replies) > 1 {
+		waits := [2]bool{l.Wait > 0, replies[1].int(1) > 0}
 		l.Wait = max(l.Wait, time.Duration(replies[1].int(1))*time.Millisecond)
+		if waits[0] != waits[1] {
+			// One half of the charge was made. If it cannot be taken back, a little
+			// less of that budget is left: no reason to answer anything else.
+			_ = s.Refund(ctx, l.Charge)
+		}
+	}
+	if l.Wait > 0 {
+		l.Charge = Charge{}
 	}
 	return l, nil
 }
 
-// Failed charges one failed attempt. Errors: [ErrUnavailable].
-func (s *Store) Failed(ctx context.Context, a Attempt) error {
-	user, address := s.throttles(a)
-	var calls []call
-	for _, t := range []throttle{user, address} {
-		if len(t.keys) > 0 {
-			calls = append(calls, call{script: s.scripts.throttleSpend, keys: t.keys, args: t.args})
-		}
-	}
-	if len(calls) == 0 {
+// Refund takes back what an attempt was charged that was no wrong guess. It counts
+// once however often it is called, and up to two minutes after the charge. Errors:
+// [ErrUnavailable].
+func (s *Store) Refund(ctx context.Context, c Charge) error {
+	if len(c.refunds) == 0 {
 		return nil
+	}
+	calls := slices.Clone(c.refunds)
+	for i := range calls {
+		calls[i].courtesy = false
 	}
 	_, err := s.runAll(ctx, calls, 0)
 	return err
 }
 
-// throttle is a set of budgets that live in one slot.
+// throttle is a receipt and a set of budgets that live in one slot, as the throttle's
+// scripts want them; empty for no budgets.
 type throttle struct {
 	keys []string
 	args []any
 }
 
-func (t *throttle) add(key string, l Limit) {
-	if l.Burst > 0 && l.Period > 0 {
-		t.keys = append(t.keys, key)
-		t.args = append(t.args, l.Burst, milliseconds(l.Period))
+// add adds a budget; the first one brings the receipt along.
+func (t *throttle) add(receipt, key string, l Limit) {
+	if l.Burst <= 0 || l.Period <= 0 {
+		return
 	}
+	if len(t.keys) == 0 {
+		t.keys, t.args = []string{receipt}, []any{milliseconds(receiptAge)}
+	}
+	t.keys = append(t.keys, key)
+	t.args = append(t.args, l.Burst, milliseconds(l.Period))
 }
 
 // throttles returns the budgets that an attempt touches: those in the
 // username's slot and those in the address's.
-func (s *Store) throttles(a Attempt) (user, address throttle) {
+func (s *Store) throttles(a Attempt, nonce string) (user, address throttle) {
 	client := "a:" + a.Address.String()
 	if a.Device != "" {
 		client = "d:" + a.Device
 	}
-	user.add(s.throttleKey(a.Username, client), a.Limits.Client)
+	receipt := s.receiptKey(s.UserID(a.Username)[0], "u"+nonce)
+	user.add(receipt, s.throttleKey(a.Username, client), a.Limits.Client)
 	if a.Device == "" {
-		user.add(s.anyoneKey(a.Username), a.Limits.Account)
+		user.add(receipt, s.anyoneKey(a.Username), a.Limits.Account)
 	}
 	if a.Address.IsValid() {
-		address.add(s.addressKey(a.Address), a.Limits.Address)
+		d := digest(a.Address.String())
+		shard := s.UserID(d)[0]
+		address.add(s.receiptKey(shard, "a"+nonce), s.prefix[shard]+"thr:ip:"+d, a.Limits.Address)
 	}
 	return user, address
 }

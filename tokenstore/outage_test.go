@@ -25,14 +25,14 @@ func dial(t *testing.T, url string) redis.UniversalClient {
 }
 
 // operations are all that a request may call, on one session.
-func operations(s *family) map[string]func() error {
+func operations(s *family, charged tokenstore.Lookup) map[string]func() error {
 	ctx := s.f.t.Context()
 	return map[string]func() error{
 		"login":       func() error { _, err := s.f.tryLogin("alice", time.Now().Add(time.Hour)); return err },
 		"rotate":      func() error { _, err := s.show(1); return err },
 		"verify":      func() error { return s.verify(0) },
 		"lookup":      func() error { _, err := s.f.Lookup(ctx, attempt("alice", "192.0.2.1")); return err },
-		"failed":      func() error { return s.f.Failed(ctx, attempt("alice", "192.0.2.1")) },
+		"refund":      func() error { return s.f.Refund(ctx, charged.Charge) },
 		"sessions":    func() error { _, err := s.f.Sessions(ctx, s.uid); return err },
 		"session":     func() error { _, err := s.f.Session(ctx, s.sid); return err },
 		"keys":        func() error { _, err := s.f.SigningKeys(ctx); return err },
@@ -84,10 +84,10 @@ func TestAnOutageIsNotAbsence(t *testing.T) {
 			}
 			f := &fixture{Store: s, t: t, rdb: server.Client()}
 			eventually(t, func() error { return s.Open(t.Context()) })
-			fam := f.login("alice")
+			fam, charged := f.login("alice"), f.try(attempt("alice", "192.0.2.1"))
 
 			o.begin(server, t)
-			for op, call := range operations(fam) {
+			for op, call := range operations(fam, charged) {
 				start := time.Now()
 				err := call()
 				if !errors.Is(err, tokenstore.ErrUnavailable) {

@@ -24,7 +24,7 @@ type script struct {
 
 type scripts struct {
 	login, rotate, revoke, revokeUser, verify   *script
-	lookup, throttlePeek, throttleSpend         *script
+	lookup, throttleCharge, throttleRefund      *script
 	accountCreate, accountUpdate, accountDelete *script
 	meta, revokeKey                             *script
 	keysSync, keysPut, keysRevoke, keysReseal   *script
@@ -51,33 +51,33 @@ func loadScripts() (scripts, error) {
 		return &script{name: name, lua: redis.NewScript(src.String())}
 	}
 	sc := scripts{
-		login:         load("login", "head", "status"),
-		rotate:        load("rotate", "head", "log", "issued", "status", "primary"),
-		revoke:        load("revoke", "head", "log", "issued", "status", "primary"),
-		revokeUser:    load("revoke_user", "head", "log", "status", "primary"),
-		verify:        load("verify", "head"),
-		lookup:        load("lookup", "head", "gcra"),
-		throttlePeek:  load("throttle_peek", "head", "gcra"),
-		throttleSpend: load("throttle_spend", "head", "gcra"),
-		accountCreate: load("account_create", "head"),
-		accountUpdate: load("account_update", "head"),
-		accountDelete: load("account_delete", "head"),
-		meta:          load("meta", "head"),
-		keysSync:      load("keys_sync", "head", "keyring"),
-		keysPut:       load("keys_put", "head", "keyring"),
-		keysRevoke:    load("keys_revoke", "head", "keyring"),
-		keysReseal:    load("keys_reseal"),
-		revokeKey:     load("revoke_key", "head", "log", "primary"),
-		renew:         load("renew", "head", "primary"),
-		strike:        load("strike"),
-		restoreEpoch:  load("restore_epoch", "head", "log", "status"),
-		probe:         load("probe", "head", "primary"),
-		clientCreate:  load("client_create", "head"),
-		clientRotate:  load("client_rotate", "head"),
-		clientCheck:   load("client_check", "head", "status"),
-		peek:          load("peek", "head"),
-		firstUse:      load("first_use", "head"),
-		statusView:    load("status_view", "head"),
+		login:          load("login", "head", "status"),
+		rotate:         load("rotate", "head", "log", "issued", "status", "primary"),
+		revoke:         load("revoke", "head", "log", "issued", "status", "primary"),
+		revokeUser:     load("revoke_user", "head", "log", "status", "primary"),
+		verify:         load("verify", "head"),
+		lookup:         load("lookup", "head", "gcra"),
+		throttleCharge: load("throttle_charge", "head", "gcra"),
+		throttleRefund: load("throttle_refund", "head"),
+		accountCreate:  load("account_create", "head"),
+		accountUpdate:  load("account_update", "head"),
+		accountDelete:  load("account_delete", "head"),
+		meta:           load("meta", "head"),
+		keysSync:       load("keys_sync", "head", "keyring"),
+		keysPut:        load("keys_put", "head", "keyring"),
+		keysRevoke:     load("keys_revoke", "head", "keyring"),
+		keysReseal:     load("keys_reseal"),
+		revokeKey:      load("revoke_key", "head", "log", "primary"),
+		renew:          load("renew", "head", "primary"),
+		strike:         load("strike"),
+		restoreEpoch:   load("restore_epoch", "head", "log", "status"),
+		probe:          load("probe", "head", "primary"),
+		clientCreate:   load("client_create", "head"),
+		clientRotate:   load("client_rotate", "head"),
+		clientCheck:    load("client_check", "head", "status"),
+		peek:           load("peek", "head"),
+		firstUse:       load("first_use", "head"),
+		statusView:     load("status_view", "head"),
 	}
 	sc.rotate.hot, sc.verify.hot = true, true
 	return sc, errors.Join(errs...)
@@ -130,6 +130,8 @@ type call struct {
 	script *script
 	keys   []string
 	args   []any
+	// courtesy is set if the others count without it: its error is none of theirs.
+	courtesy bool
 }
 
 // runAll sends several scripts in one round trip. They are atomic each, not
@@ -273,7 +275,7 @@ func (s *Store) pipeline(ctx context.Context, rdb redis.Cmdable, calls []call, w
 	for i, c := range calls {
 		err := unavailable(c.script.name, errors.Join(errs[i], wait))
 		s.observe(c.script.name, time.Since(start), err)
-		if first == nil {
+		if first == nil && !c.courtesy {
 			first = err
 		}
 	}

@@ -53,6 +53,9 @@ type NewSession struct {
 	JKT string
 	// ReadAt is when the account was read, as [Store.Lookup] returned it.
 	ReadAt time.Time
+	// Charge is what the attempt was charged that found the password right: it is taken
+	// back in the same round trip, if it can be.
+	Charge Charge
 }
 
 // Grant is what an access token may say: who, since when, until when.
@@ -95,13 +98,16 @@ func (s *Store) Login(ctx context.Context, n NewSession) (Grant, error) {
 	if s.statusLists {
 		keys = append(keys, s.livingKey(n.UID))
 	}
-	r, err := s.run(ctx, s.scripts.login, keys,
+	login := call{script: s.scripts.login, keys: keys, args: []any{
 		epoch, n.SID.String(), n.Hash[:], n.Subject, username, n.Scope, n.ClientID, n.Device, n.Address,
 		milliseconds(s.life.Refresh), milliseconds(s.life.Session), milliseconds(s.life.Access), milliseconds(skewPad),
-		n.ReadAt.UnixMilli(), n.Claims, n.JKT)
+		n.ReadAt.UnixMilli(), n.Claims, n.JKT,
+	}}
+	replies, err := s.runAll(ctx, append([]call{login}, n.Charge.refunds...), 0)
 	if err != nil {
 		return Grant{}, err
 	}
+	r := replies[0]
 	if r.int(0) == 1 {
 		return Grant{}, ErrSuperseded
 	}

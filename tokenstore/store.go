@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/netip"
 	"strconv"
 	"sync/atomic"
 	"time"
@@ -209,9 +208,9 @@ func (s *Store) anyoneKey(username string) string {
 	return s.prefix[s.UserID(username)[0]] + "thr:a:" + digest(username)
 }
 
-func (s *Store) addressKey(a netip.Addr) string {
-	d := digest(a.String())
-	return s.prefix[s.UserID(d)[0]] + "thr:ip:" + d
+// receiptKey names what one attempt was charged in one slot.
+func (s *Store) receiptKey(shard byte, nonce string) string {
+	return s.prefix[shard] + "thr:r:" + nonce
 }
 
 func digest(v string) string {
