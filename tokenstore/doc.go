@@ -14,6 +14,9 @@
 // reply is unknown, nothing may be concluded from it, and it is safe to ask
 // again. Absence is never reported as unavailability, nor the reverse.
 //
+//   - Lookup reads an account and charges an attempt at its password, or charges nothing
+//     and says how long to wait. Refund takes the charge back, once; so does Login, but
+//     it makes the session also if that fails.
 //   - Login makes one session. Asked again with the same ids it makes the same
 //     session. It refuses with [ErrSuperseded] when the user's credentials were
 //     changed after the caller read them.
