@@ -13,6 +13,7 @@ import (
 
 	"github.com/latchkey-auth/latchkey/internal/accesstoken"
 	"github.com/latchkey-auth/latchkey/internal/claimhook"
+	"github.com/latchkey-auth/latchkey/internal/jsontext"
 )
 
 // Claims of the operator's own come from four places; of one name, the later one
@@ -80,9 +81,12 @@ func (a *api) askClaims(c *gin.Context, event string, m minted) (extraClaims, er
 // usable refuses an answer that cannot go into the token. Which claim it is, is the
 // operator's to know; what it holds is not for the log.
 func (a *api) usable(m minted, asked extraClaims) error {
-	for name := range asked {
+	for name, value := range asked {
 		if accesstoken.Reserved(name) {
 			return fmt.Errorf("%w: %s is reserved", errClaimsAnswer, name)
+		}
+		if !jsontext.Whole(value) {
+			return fmt.Errorf("%w: %s is not UTF-8, or holds half a character", errClaimsAnswer, name)
 		}
 	}
 	if len(asked) == 0 {

@@ -9,6 +9,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/latchkey-auth/latchkey/internal/accesstoken"
+	"github.com/latchkey-auth/latchkey/internal/jsontext"
 	"github.com/latchkey-auth/latchkey/tokenstore"
 )
 
@@ -73,7 +74,7 @@ func scopeClaimsSize(all map[string]map[string]json.RawMessage) (size, names int
 	for scope, claims := range all {
 		for name, value := range claims {
 			n, err := accesstoken.ExtraSize(map[string]json.RawMessage{name: value})
-			if err != nil || !utf8.ValidString(scope) {
+			if err != nil || !jsontext.Whole(value) || !utf8.ValidString(scope) {
 				return 0, 0, fmt.Errorf("LATCHKEY_SCOPE_CLAIMS: the claim %q of the scope %q cannot be in a token: it must be UTF-8, and its name none that Latchkey sets itself", name, scope)
 			}
 			longest[name] = max(longest[name], n)

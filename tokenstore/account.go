@@ -7,6 +7,8 @@ import (
 	"net/netip"
 	"slices"
 	"time"
+
+	"github.com/redis/go-redis/v9"
 )
 
 var (
@@ -211,17 +213,41 @@ func (s *Store) CreateAccount(ctx context.Context, a Account) error {
 // force, or [ErrConflict] is returned. It returns when the change took effect,
 // for [UserEnd.ChangedAt]. Errors: also [ErrNoAccount], [ErrUnavailable].
 func (s *Store) SetPassword(ctx context.Context, username, old, hash string) (time.Time, error) {
-	return s.updateAccount(ctx, username, old, "hash", hash)
+	return s.updateAccount(ctx, username, old, 0, "hash", hash)
+}
+
+// replacedAge is for how long a password that its user replaced is remembered.
+const replacedAge = 5 * time.Minute
+
+// ReplacePassword is [Store.SetPassword] for a change that its user may send again:
+// [Store.ReplacedPassword] then returns the hash old for five minutes.
+func (s *Store) ReplacePassword(ctx context.Context, username, old, hash string) (time.Time, error) {
+	return s.updateAccount(ctx, username, old, replacedAge, "hash", hash)
+}
+
+// ReplacedPassword returns the hash that the user's last ReplacePassword replaced, or ""
+// if there was none lately. Errors: [ErrUnavailable].
+func (s *Store) ReplacedPassword(ctx context.Context, username string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.timeout)
+	defer cancel()
+	start := time.Now()
+	hash, err := s.rdb.Get(ctx, s.replacedKey(username)).Result()
+	if errors.Is(err, redis.Nil) {
+		err = nil
+	}
+	err = unavailable("replaced_password", err)
+	s.observe("replaced_password", time.Since(start), err)
+	return hash, err
 }
 
 // SetDisabled lets an account log in or not. It returns when the change took
 // effect, for [UserEnd.ChangedAt]. Errors: [ErrNoAccount], [ErrUnavailable].
 func (s *Store) SetDisabled(ctx context.Context, username string, disabled bool) (time.Time, error) {
-	return s.updateAccount(ctx, username, "", "off", flag(disabled))
+	return s.updateAccount(ctx, username, "", 0, "off", flag(disabled))
 }
 
-func (s *Store) updateAccount(ctx context.Context, username, old, field, value string) (time.Time, error) {
-	r, err := s.run(ctx, s.scripts.accountUpdate, []string{s.accountKey(username)}, old, field, value)
+func (s *Store) updateAccount(ctx context.Context, username, old string, keep time.Duration, field, value string) (time.Time, error) {
+	r, err := s.run(ctx, s.scripts.accountUpdate, []string{s.accountKey(username), s.replacedKey(username)}, old, milliseconds(keep), field, value)
 	if err != nil {
 		return time.Time{}, err
 	}

@@ -255,6 +255,36 @@ func TestAccountLifecycle(t *testing.T) {
 	})
 }
 
+// What a user replaced is known for a while, and what somebody else set is not.
+func TestReplacedPassword(t *testing.T) {
+	onEach(t, func(t *testing.T, f *fixture) {
+		ctx := t.Context()
+		replaced := func(want string) {
+			t.Helper()
+			if got, err := f.ReplacedPassword(ctx, "alice"); err != nil || got != want {
+				t.Errorf("%q, %v; want %q", got, err, want)
+			}
+		}
+		if err := f.CreateAccount(ctx, tokenstore.Account{Username: "alice", Hash: "h1"}); err != nil {
+			t.Fatal(err)
+		}
+		replaced("")
+		for range 2 { // the second is the same request, sent again
+			if _, err := f.ReplacePassword(ctx, "alice", "h1", "h2"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		replaced("h1")
+		if _, err := f.SetPassword(ctx, "alice", "h2", "h3"); err != nil {
+			t.Fatal(err)
+		}
+		replaced("h1")
+		_, err := f.ReplacePassword(ctx, "alice", "h2", "h4")
+		is(t, "the password changed meanwhile", err, tokenstore.ErrConflict)
+		replaced("h1")
+	})
+}
+
 func TestUsernamesListsEveryAccount(t *testing.T) {
 	onEach(t, func(t *testing.T, f *fixture) {
 		var want []string

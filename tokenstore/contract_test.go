@@ -549,7 +549,7 @@ func TestEveryKeyExpiresButAccountsKeysAndMeta(t *testing.T) {
 				t.Errorf("%s has TTL %v", key, ttl)
 			}
 		}
-		for _, kind := range []string{"rt", "deny", "ue", "us", "log", "head", "acct", "client", "thr", "meta", "keys", "dead", "idx", "invalid"} {
+		for _, kind := range []string{"rt", "deny", "ue", "us", "log", "head", "acct", "client", "thr", "old", "meta", "keys", "dead", "idx", "invalid"} {
 			found := false
 			for k := range seen {
 				found = found || strings.HasPrefix(k, kind)
@@ -576,6 +576,10 @@ func exercise(t *testing.T, f *fixture) {
 	charged, err := f.Lookup(ctx, attempt)
 	must(err)
 	must(f.Refund(ctx, charged.Charge))
+	_, err = f.Lookup(ctx, attempt)
+	must(err)
+	_, err = f.ReplacePassword(ctx, "alice", "h", "h")
+	must(err)
 	_, err = f.OfferSigningKey(ctx, keySettings(), sealed("k1"), tokenstore.OfferDue)
 	must(err)
 	_, err = f.OfferSigningKey(ctx, keySettings(), sealed("k2"), tokenstore.OfferNow)

@@ -42,6 +42,8 @@ func operations(s *family, charged tokenstore.Lookup) map[string]func() error {
 		"open":        func() error { return s.f.Open(ctx) },
 		"account":     func() error { _, _, err := s.f.Account(ctx, "alice"); return err },
 		"password":    func() error { _, err := s.f.SetPassword(ctx, "alice", "", "h"); return err },
+		"replace":     func() error { _, err := s.f.ReplacePassword(ctx, "alice", "h", "h"); return err },
+		"replaced":    func() error { _, err := s.f.ReplacedPassword(ctx, "alice"); return err },
 		"create":      func() error { return s.f.CreateAccount(ctx, tokenstore.Account{Username: "bob", Hash: "h"}) },
 		"delete":      func() error { _, err := s.f.DeleteAccount(ctx, "bob"); return err },
 		"usernames":   func() error { return s.f.Usernames(ctx, func(string) error { return nil }) },

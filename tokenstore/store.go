@@ -198,6 +198,11 @@ func (s *Store) accountKey(username string) string {
 	return s.prefix[s.UserID(username)[0]] + "acct:" + username
 }
 
+// replacedKey has the password hash that an account had before its user replaced it.
+func (s *Store) replacedKey(username string) string {
+	return s.prefix[s.UserID(username)[0]] + "old:" + username
+}
+
 // throttleKeys are named by a hash, so that an attacker's input is of one
 // length and no address is readable in a dump.
 func (s *Store) throttleKey(username, client string) string {
