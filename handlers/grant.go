@@ -20,6 +20,8 @@ type tokenResponse struct {
 	ExpiresIn    int    `json:"expires_in"`
 	RefreshToken string `json:"refresh_token,omitempty"`
 	Scope        string `json:"scope,omitempty"`
+	// DeviceToken makes whoever logs in a known device, where cookies cannot.
+	DeviceToken string `json:"device_token,omitempty"`
 }
 
 // minted is what an access token is made of.

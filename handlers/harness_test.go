@@ -675,9 +675,10 @@ func (s *secretList) issuedBy(a answer) {
 	var t struct {
 		Access  string `json:"access_token"`
 		Refresh string `json:"refresh_token"`
+		Device  string `json:"device_token"`
 	}
 	if json.Unmarshal([]byte(a.text), &t) == nil {
-		s.add(t.Access, t.Refresh)
+		s.add(t.Access, t.Refresh, t.Device)
 		if parts := strings.Split(t.Access, "."); len(parts) == 3 {
 			s.add(parts[1], parts[2])
 		}

@@ -21,7 +21,8 @@ import (
 // loginRequest is a checked POST /auth/token.
 type loginRequest struct {
 	username, password, scope string
-	inBody                    bool // refresh_delivery=body
+	device                    string // device_token
+	inBody                    bool   // refresh_delivery=body
 	// shown is the registered client that logs the user in; zero if none does.
 	shown shownClient
 }
@@ -42,7 +43,8 @@ func (a *api) login(c *gin.Context) error {
 	if err != nil {
 		return err
 	}
-	attempt := a.attempt(c, req.username)
+	attempt := a.attempt(c, req.username, req.device)
+	attempt.Client = client.ID
 	account, err := a.checkPassword(c, attempt, req.password)
 	if err != nil {
 		return err
@@ -62,8 +64,8 @@ func (a *api) login(c *gin.Context) error {
 	if err != nil {
 		return err
 	}
-	if !req.inBody && attempt.Device == "" {
-		a.rememberDevice(c, req.username)
+	if attempt.Device == "" {
+		answer.DeviceToken = a.rememberDevice(c, req)
 	}
 	a.note(c, EventLogin, slog.String("sub", m.grant.Subject), slog.String("sid", m.sid.String()))
 	c.JSON(http.StatusOK, answer)
@@ -127,7 +129,7 @@ func readLogin(c *gin.Context) (loginRequest, error) {
 	if err != nil {
 		return loginRequest{}, err
 	}
-	r := loginRequest{username: p["username"], password: p["password"], scope: p["scope"]}
+	r := loginRequest{username: p["username"], password: p["password"], scope: p["scope"], device: p["device_token"]}
 	if g := p["grant_type"]; g != "" && g != "password" {
 		return r, &requestError{code: "unsupported_grant_type", description: "grant_type is password, or absent"}
 	}
@@ -161,12 +163,13 @@ func readLogin(c *gin.Context) (loginRequest, error) {
 	return r, nil
 }
 
-// attempt describes a try at an account's password to the throttle.
-func (a *api) attempt(c *gin.Context, username string) tokenstore.Attempt {
+// attempt describes a try at an account's password to the throttle. device is the
+// parameter device_token.
+func (a *api) attempt(c *gin.Context, username, device string) tokenstore.Attempt {
 	return tokenstore.Attempt{
 		Username: username,
 		Address:  network(c.ClientIP()),
-		Device:   a.knownDevice(c.Request, username),
+		Device:   a.knownDevice(c.Request, username, device),
 		Limits:   a.Settings.Limits,
 	}
 }
@@ -289,9 +292,18 @@ func (a *api) openSession(c *gin.Context, found tokenstore.Lookup, client tokens
 	return token, m, err
 }
 
-// rememberDevice is a courtesy: without it the login is none the worse.
-func (a *api) rememberDevice(c *gin.Context, username string) {
-	if err := a.setDeviceCookie(c, username); err != nil {
+// rememberDevice makes whoever has logged in a known device: a browser by a cookie, others
+// by the token that it returns for the answer. It is a courtesy: without it the login is
+// none the worse.
+func (a *api) rememberDevice(c *gin.Context, req loginRequest) string {
+	token, err := a.newDevice(req.username)
+	if err != nil {
 		a.logger(c).LogAttrs(c.Request.Context(), slog.LevelWarn, "device not remembered", slog.String("cause", err.Error()))
+		return ""
 	}
+	if req.inBody {
+		return token
+	}
+	a.setDeviceCookie(c, token)
+	return ""
 }

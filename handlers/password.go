@@ -41,7 +41,7 @@ func (a *api) changePassword(c *gin.Context) error {
 	if err != nil {
 		return err
 	}
-	changedAt, err := a.replacePassword(c, username, current, next)
+	changedAt, err := a.replacePassword(c, caller, username, current, next)
 	if err != nil {
 		return err
 	}
@@ -63,10 +63,13 @@ func (a *api) changePassword(c *gin.Context) error {
 
 // replacePassword stores the new password if the current one is right, or finds
 // that the same request did so before. It returns when the change took effect. Guesses are
-// throttled as logins are: an access token is no licence to try passwords.
-func (a *api) replacePassword(c *gin.Context, username, current, next string) (time.Time, error) {
+// throttled as logins are: an access token is no licence to try passwords. The session
+// has a budget of its own, so that strangers do not keep its owner from the change.
+func (a *api) replacePassword(c *gin.Context, caller caller, username, current, next string) (time.Time, error) {
 	ctx := c.Request.Context()
-	found, err := a.lookUp(c, a.attempt(c, username))
+	attempt := a.attempt(c, username, "")
+	attempt.Device = "session " + caller.sid.String()
+	found, err := a.lookUp(c, attempt)
 	if err != nil {
 		return time.Time{}, err
 	}

@@ -46,19 +46,26 @@ type Limit struct {
 // Attempt is one try at an account's password, as the throttle sees it.
 type Attempt struct {
 	Username string
-	Address  netip.Addr // invalid: unknown, not counted
-	// Device, if set, proves that this client has logged in to this account
-	// before. It is then counted by itself, and strangers cannot use up its
-	// budget.
+	Address  netip.Addr // an IPv4 address or the first of an IPv6 /64; invalid: unknown, not counted
+	// Device, if set, proves that whoever tries has logged in to this account before, or
+	// is logged in. It is then counted by itself, and no stranger can use up its budget.
 	Device string
+	// Client, if set, is the registered client that logs the user in. Its address says
+	// nothing of the user's.
+	Client string
 	Limits AttemptLimits
 }
 
 // AttemptLimits are the budgets of attempts that fail.
 type AttemptLimits struct {
-	Client  Limit // one account from one address or known device
-	Account Limit // one account from all unknown devices together
-	Address Limit // one address over all accounts
+	Client Limit // one account from one address or known device
+	// Account is one account from all unknown devices together; of these, those that a
+	// registered client logs in count by themselves. One network, an IPv4 /24 or an IPv6
+	// /48, has a quarter of it: a stranger needs four to use it up.
+	Account Limit
+	// Address is one address over all accounts, but for known devices. Of IPv6, a /56
+	// has four times as much, and a /48 sixteen times.
+	Address Limit
 }
 
 // Lookup is what a login needs before it checks the password.
@@ -164,21 +171,53 @@ func (t *throttle) add(receipt, key string, l Limit) {
 // throttles returns the budgets that an attempt touches: those in the
 // username's slot and those in the address's.
 func (s *Store) throttles(a Attempt, nonce string) (user, address throttle) {
-	client := "a:" + a.Address.String()
-	if a.Device != "" {
-		client = "d:" + a.Device
-	}
 	receipt := s.receiptKey(s.UserID(a.Username)[0], "u"+nonce)
-	user.add(receipt, s.throttleKey(a.Username, client), a.Limits.Client)
-	if a.Device == "" {
-		user.add(receipt, s.anyoneKey(a.Username), a.Limits.Account)
+	if a.Device != "" {
+		user.add(receipt, s.throttleKey(a.Username, "d:"+a.Device), a.Limits.Client)
+		return user, address
 	}
-	if a.Address.IsValid() {
-		d := digest(a.Address.String())
-		shard := s.UserID(d)[0]
-		address.add(s.receiptKey(shard, "a"+nonce), s.prefix[shard]+"thr:ip:"+d, a.Limits.Address)
+	if a.Client == "" {
+		user.add(receipt, s.throttleKey(a.Username, "a:"+a.Address.String()), a.Limits.Client)
+		if n := network(a.Address, 24, 48); n.IsValid() {
+			user.add(receipt, s.throttleKey(a.Username, "n:"+n.String()), a.Limits.Account.times(1, 4))
+		}
+	}
+	user.add(receipt, s.anyoneKey(a.Username, a.Client), a.Limits.Account)
+	if !a.Address.IsValid() {
+		return user, address
+	}
+	// What is in one /48 is in one slot.
+	shard := s.UserID(digest(network(a.Address, 32, 48).String()))[0]
+	receipt = s.receiptKey(shard, "a"+nonce)
+	for _, wide := range []struct{ bits, times int }{{64, 1}, {56, 4}, {48, 16}} {
+		address.add(receipt, s.prefix[shard]+"thr:ip:"+digest(network(a.Address, 32, wide.bits).String()), a.Limits.Address.times(wide.times, 1))
+		if a.Address.Is4() {
+			break
+		}
 	}
 	return user, address
+}
+
+// times is a limit of more, or fewer, attempts in the same time.
+func (l Limit) times(n, of int) Limit {
+	if l.Burst > 0 {
+		l.Burst = max(1, l.Burst*n/of)
+	}
+	return l
+}
+
+// network is the network of an address that has v4 or v6 leading bits; invalid if the
+// address is.
+func network(a netip.Addr, v4, v6 int) netip.Prefix {
+	bits := v6
+	if a.Is4() {
+		bits = v4
+	}
+	p, err := a.Prefix(bits)
+	if err != nil {
+		return netip.Prefix{}
+	}
+	return p
 }
 
 // Account reads one account. Errors: [ErrNoAccount], [ErrUnavailable].

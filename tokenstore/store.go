@@ -209,8 +209,8 @@ func (s *Store) throttleKey(username, client string) string {
 	return s.prefix[s.UserID(username)[0]] + "thr:c:" + digest(username+"\x00"+client)
 }
 
-func (s *Store) anyoneKey(username string) string {
-	return s.prefix[s.UserID(username)[0]] + "thr:a:" + digest(username)
+func (s *Store) anyoneKey(username, client string) string {
+	return s.prefix[s.UserID(username)[0]] + "thr:a:" + digest(username+"\x00"+client)
 }
 
 // receiptKey names what one attempt was charged in one slot.
