@@ -388,7 +388,7 @@ func TestATokenThatFitsExactlyIsIssued(t *testing.T) {
 func TestEverythingThatIsAcceptedFits(t *testing.T) {
 	t.Parallel()
 	padded := func(name string, size int) string {
-		return fmt.Sprintf(`{"%s":"%s"}`, name, strings.Repeat("x", size-len(name)-7))
+		return fmt.Sprintf(`{%q:%q}`, name, strings.Repeat("x", size-len(name)-7))
 	}
 	const cookieName = "access_token"
 	f := start(t, setup{replicas: 1, statusLists: true, settings: func(s *handlers.Settings) {
