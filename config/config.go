@@ -105,9 +105,9 @@ type Config struct {
 	ClaimsFailure string        `env:"LATCHKEY_CLAIMS_FAILURE" envDefault:"deny" oneof:"deny omit" doc:"What happens when the webhook fails. deny: the request is answered 503. omit: the token is issued without its claims."`
 	ScopeClaims   string        `env:"LATCHKEY_SCOPE_CLAIMS" kind:"JSON" doc:"Claims that a scope brings when it is granted: a JSON object of scopes, each an object of claims, such as {\"reports:read\":{\"department\":\"finance\"}}."`
 
-	LoginLimitClient  Rate `env:"LATCHKEY_LOGIN_LIMIT_CLIENT" envDefault:"10/5m" doc:"Failed logins of one account from one address or known device: 10/5m allows 10 at once, regained evenly over 5 minutes. A successful login spends nothing."`
-	LoginLimitAccount Rate `env:"LATCHKEY_LOGIN_LIMIT_ACCOUNT" envDefault:"100/1h" doc:"Failed logins of one account from all unknown devices together. Devices that have logged in before are not held up by it, so a stranger cannot lock the owner out."`
-	LoginLimitAddress Rate `env:"LATCHKEY_LOGIN_LIMIT_ADDRESS" envDefault:"100/5m" doc:"Failed logins from one address over all accounts."`
+	LoginLimitClient  Rate `env:"LATCHKEY_LOGIN_LIMIT_CLIENT" envDefault:"10/5m" doc:"Failed logins of one account from one address or known device: 10/5m allows 10 at once, regained evenly over 5 minutes. A successful login spends nothing once it is answered."`
+	LoginLimitAccount Rate `env:"LATCHKEY_LOGIN_LIMIT_ACCOUNT" envDefault:"100/1h" doc:"Failed logins of one account from all unknown devices together; one network (IPv4 /24, IPv6 /48) may spend a quarter of it. Devices that have logged in before are not held up by it, so a stranger cannot lock the owner out."`
+	LoginLimitAddress Rate `env:"LATCHKEY_LOGIN_LIMIT_ADDRESS" envDefault:"100/5m" doc:"Failed logins from one address over all accounts, but for known devices. An IPv6 address is its /64; a /56 may spend 4 times as much, a /48 16 times."`
 
 	PasswordMemory      uint32        `env:"LATCHKEY_PASSWORD_MEMORY" envDefault:"19456" min:"7168" max:"1048576" doc:"Memory of one argon2id hash, in KiB. Each password worker takes this much."`
 	PasswordIterations  uint32        `env:"LATCHKEY_PASSWORD_ITERATIONS" envDefault:"2" min:"1" max:"32" doc:"Passes of argon2id over that memory. Stored hashes of other parameters are replaced at the next login."`

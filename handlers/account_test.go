@@ -208,9 +208,69 @@ func TestPasswordChange(t *testing.T) {
 		f.alive(mine.access)
 		f.refresh(1, mine)
 		f.loginAs(0, alice, next)
-		// But not by guessing.
+		// But not by guessing, neither what is in force nor what was.
 		send(2, password, "a third password").fails(http.StatusForbidden, "access_denied", "Incorrect password")
+		send(2, "wrong", next).fails(http.StatusForbidden, "access_denied", "Incorrect password")
+		// What was replaced is not remembered for long.
+		keys := f.rdb.Keys(f.Context(), "lk:*:old:*").Val()
+		if len(keys) != 1 {
+			f.Fatalf("remembered: %q", keys)
+		}
+		if ttl := f.rdb.PTTL(f.Context(), keys[0]).Val(); ttl <= 0 || ttl > 5*time.Minute {
+			f.Errorf("it is remembered for %v", ttl)
+		}
+		f.check(f.rdb.Del(f.Context(), keys[0]).Err())
+		send(2, password, next).fails(http.StatusForbidden, "access_denied", "Incorrect password")
 	})
+}
+
+// A password that is in force is not guessed by way of new_password: to whoever does not
+// know the current one, all answers are the same, and each costs one attempt.
+func TestANewPasswordIsNoGuess(t *testing.T) {
+	t.Parallel()
+	f := limited(t, 3, 0, 0)
+	s := f.login(0)
+	send := func(current, next string) answer {
+		f.secrets.add(current, next)
+		return f.post(1, "/users/me/password", bearer(s.access), form("current_password", current, "new_password", next))
+	}
+	for _, next := range []string{password, "wrong-password", password} {
+		send("not-the-current-one", next).fails(http.StatusForbidden, "access_denied", "Incorrect password")
+	}
+	send("not-the-current-one", password).throttled(time.Hour)
+}
+
+// Half a character is refused wherever a body is read: a decoder puts U+FFFD in its place,
+// and all such passwords would be one.
+func TestHalfACharacterIsRefused(t *testing.T) {
+	t.Parallel()
+	f := usual(t)
+	f.account(tokenstore.Account{Username: "bob"}, "pass\ufffdword")
+	s := f.loginAs(0, "bob", "pass\ufffdword")
+	for name, password := range map[string]string{
+		"high": `pass\ud800word`, "low": `pass\udfffword`, "two": `pass\ud800\ud800word`, "bytes": "pass\xffword", "encoded": "pass\xed\xa0\x80word",
+	} {
+		for path, o := range map[string]option{
+			"/auth/token":        jsonBody(`{"username":"bob","password":"` + password + `"}`),
+			"/users/me/password": jsonBody(`{"current_password":"pass\ufffdword","new_password":"` + password + `"}`),
+			"/auth/refresh":      jsonBody(`{"refresh_token":"` + password + `"}`),
+		} {
+			a := f.post(1, path, o, bearer(s.access))
+			if a.status != http.StatusBadRequest {
+				t.Errorf("%s in JSON at %s: %d", name, path, a.status)
+			}
+		}
+	}
+	for _, raw := range []string{"pass%FFword", "pass\xffword", "pass%ED%A0%80word"} {
+		f.post(1, "/auth/token", body("application/x-www-form-urlencoded", "username=bob&password="+raw)).fails(http.StatusBadRequest, "invalid_request", "")
+		f.post(1, "/auth/token", body("application/x-www-form-urlencoded", "username=bob&password=x&"+raw+"=1")).fails(http.StatusBadRequest, "invalid_request", "")
+	}
+	// A whole character beyond the first plane, either way, is one password.
+	f.account(tokenstore.Account{Username: "carol"}, "😀-password")
+	for _, written := range []string{"😀-password", `\ud83d\ude00-password`} {
+		f.post(2, "/auth/token", jsonBody(`{"username":"carol","password":"`+written+`"}`)).is(http.StatusOK)
+	}
+	f.loginAs(0, "carol", "😀-password")
 }
 
 // A password change that got stuck halfway is finished by sending it again.
@@ -220,7 +280,10 @@ func TestPasswordChangeFinishedByARetry(t *testing.T) {
 	const next = "another-canary-password"
 	mine, other := f.login(0), f.login(1)
 	// The first half of it: the hash is stored, and no session has ended yet.
-	_, err := f.replicas[0].store.SetPassword(t.Context(), alice, "", mustHash(f, next))
+	store := f.replicas[0].store
+	account, _, err := store.Account(t.Context(), alice)
+	f.check(err)
+	_, err = store.ReplacePassword(t.Context(), alice, account.Hash, mustHash(f, next))
 	f.check(err)
 	f.alive(other.access)
 	f.post(2, "/users/me/password", bearer(mine.access), form("current_password", password, "new_password", next)).is(http.StatusOK)
@@ -387,12 +450,12 @@ func TestDeletedAccount(t *testing.T) {
 func TestUnknownUserCostsTheSameWork(t *testing.T) {
 	const size = 8 << 20
 	f := start(t, setup{replicas: 1, memoryKiB: size >> 10, settings: func(s *handlers.Settings) {
-		s.Limits = tokenstore.AttemptLimits{Account: tokenstore.Limit{Burst: 2, Period: time.Hour}}
+		s.Limits = tokenstore.AttemptLimits{Account: tokenstore.Limit{Burst: 8, Period: time.Hour}} // 2 for one network
 	}})
 	f.account(tokenstore.Account{Username: "disabled", Disabled: true}, password)
 	f.account(tokenstore.Account{Username: "throttled"}, password)
 	for range 2 {
-		f.post(0, "/auth/token", form("username", "throttled", "password", "wrong-password"))
+		record(f.replicas[0].handler, request(t, http.MethodPost, "/auth/token", form("username", "throttled", "password", "wrong-password")))
 	}
 	for _, c := range []struct {
 		name, username, password string

@@ -54,6 +54,9 @@ type Settings struct {
 	// ClaimsOmit issues tokens without the webhook's claims when it fails; otherwise
 	// that is a 503.
 	ClaimsOmit bool
+	// SignatureSize is how long the longest signature is that the keys make, in bytes; 0
+	// means [accesstoken.MaxSignature].
+	SignatureSize int
 	// StatusListTTL is for how long verifiers may keep a status list, in whole seconds; 0
 	// publishes none. The store must give out places then ([tokenstore.Options]).
 	StatusListTTL time.Duration
@@ -112,6 +115,7 @@ type api struct {
 	began       time.Time    // any moment before the first request
 	lists       *statusLists // nil for none
 	issuerHost  string       // the name of the host that clients know; "" if it is an address
+	room        tokenRoom    // how long tokens may be
 	noStore     []string     // a value of Cache-Control; all responses share it
 	shedTold    atomic.Int64 // when the log was told last of requests turned away, in Unix nanoseconds
 	// Of the second that outageSecond is, in Unix seconds: lines about an outage.
@@ -157,6 +161,13 @@ func New(d Dependencies) (http.Handler, error) {
 	if err := errors.Join(append(faults, err)...); err != nil {
 		return nil, fmt.Errorf("the API's settings: %w", err)
 	}
+	inFlight := int64(cmp.Or(d.Settings.MaxInFlight, defaultInFlight))
+	if d.Settings.StatusListTTL > 0 {
+		a.lists = newStatusLists(d, inFlight)
+	}
+	if a.room, err = newTokenRoom(d.Settings, a.tokenClaims(minted{grant: longestGrant(tokenstore.Grant{JKT: longestJKT}, time.Now())}, tokenstore.ID{})); err != nil {
+		return nil, fmt.Errorf("the API's settings: %w", err)
+	}
 
 	if d.Tracer != nil {
 		engine.Use(a.trace)
@@ -175,7 +186,6 @@ func New(d Dependencies) (http.Handler, error) {
 	// Cookies come along with a request that another site made: the endpoints
 	// that act on one refuse such requests.
 	own := a.sameOrigin
-	inFlight := int64(cmp.Or(d.Settings.MaxInFlight, defaultInFlight))
 	login := a.within(&class{name: ShedLogin, limit: int64(d.Passwords.Capacity())})
 	refresh := a.within(&class{name: ShedRefresh, limit: inFlight})
 	session := a.within(&class{name: ShedSession, limit: inFlight})
@@ -192,8 +202,7 @@ func New(d Dependencies) (http.Handler, error) {
 	engine.POST("/oauth2/revoke", session, a.oauth(a.revoke))
 	engine.GET("/.well-known/jwks.json", a.serve(a.keySet))
 	engine.HEAD("/.well-known/jwks.json", a.serve(a.keySet))
-	if d.Settings.StatusListTTL > 0 {
-		a.lists = newStatusLists(d, inFlight)
+	if a.lists != nil {
 		engine.GET(statusListPath+":id", a.serve(a.statusList))
 		engine.HEAD(statusListPath+":id", a.serve(a.statusList))
 	}

@@ -61,8 +61,13 @@ type caller struct {
 	uid tokenstore.ID
 }
 
-// caller accepts the request's access token, for an endpoint that acts on its
-// session. Errors: those of shownToken and admitBound, errCrossSite and errNotUser.
+// scopeAccount is the scope with which a registered client may manage the account of
+// its user: read it, list and end its sessions, change its password.
+const scopeAccount = "latchkey:account"
+
+// caller accepts the request's access token, for an endpoint that manages the user's
+// account: one that the service's own login issued, or one with scopeAccount. Errors:
+// those of shownToken and admitBound, errCrossSite, errNotUser and a [scopeError].
 func (a *api) caller(c *gin.Context) (caller, error) {
 	shown, err := a.shownToken(c.Request.Context(), c.Request)
 	if err != nil {
@@ -89,6 +94,9 @@ func (a *api) caller(c *gin.Context) (caller, error) {
 	}
 	if tokenstore.IsClient(claims.Subject) {
 		return caller{}, errNotUser
+	}
+	if tokenstore.IsClient(claims.ClientID) && !claims.HasScope(scopeAccount) {
+		return caller{}, &scopeError{[]string{scopeAccount}}
 	}
 	sid, err := tokenstore.ParseID(claims.SessionID)
 	if err != nil {

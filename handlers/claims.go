@@ -13,7 +13,7 @@ import (
 
 	"github.com/latchkey-auth/latchkey/internal/accesstoken"
 	"github.com/latchkey-auth/latchkey/internal/claimhook"
-	"github.com/latchkey-auth/latchkey/tokenstore"
+	"github.com/latchkey-auth/latchkey/internal/jsontext"
 )
 
 // Claims of the operator's own come from four places; of one name, the later one
@@ -22,10 +22,6 @@ import (
 // extraClaims are claims of the operator's own, by name.
 type extraClaims map[string]json.RawMessage
 
-// maxExtraClaims bounds all of them together, in bytes of JSON, so that with a subject
-// and a scope of common length the token stays under 4 KiB.
-const maxExtraClaims = 1536
-
 // The occasions on which the webhook is asked.
 const (
 	hookLogin             = "login"
@@ -33,12 +29,8 @@ const (
 	hookClientCredentials = "client_credentials"
 )
 
-var (
-	// errClaimsAnswer says that the webhook answered what is not the operator's to say.
-	errClaimsAnswer = errors.New("the webhook's claims cannot be used")
-	// errClaims says that the claims of the operator's own are too many for a token.
-	errClaims = errors.New("the claims do not fit into a token")
-)
+// errClaimsAnswer says that the webhook answered what is not the operator's to say.
+var errClaimsAnswer = errors.New("the webhook's claims cannot be used")
 
 // staticClaims are those that need nobody to be asked.
 func (a *api) staticClaims(scope, client, account string) extraClaims {
@@ -56,7 +48,7 @@ func (a *api) staticClaims(scope, client, account string) extraClaims {
 		}
 		maps.Copy(all, object)
 	}
-	maps.DeleteFunc(all, func(name string, _ json.RawMessage) bool { return accesstoken.Reserved(name) })
+	maps.DeleteFunc(all, func(name string, _ json.RawMessage) bool { return name == "" || accesstoken.Reserved(name) })
 	return all
 }
 
@@ -89,36 +81,27 @@ func (a *api) askClaims(c *gin.Context, event string, m minted) (extraClaims, er
 // usable refuses an answer that cannot go into the token. Which claim it is, is the
 // operator's to know; what it holds is not for the log.
 func (a *api) usable(m minted, asked extraClaims) error {
-	for name := range asked {
+	for name, value := range asked {
 		if accesstoken.Reserved(name) {
 			return fmt.Errorf("%w: %s is reserved", errClaimsAnswer, name)
+		}
+		if !jsontext.Whole(value) {
+			return fmt.Errorf("%w: %s is not UTF-8, or holds half a character", errClaimsAnswer, name)
 		}
 	}
 	if len(asked) == 0 {
 		return nil
 	}
-	// Only a token tells how long it is. What the store would add is as long as it can be.
-	now := a.Store.Now()
-	m.asked, m.grant.Now, m.grant.AuthTime = asked, now, now
-	m.grant.LogEpoch, m.grant.UserEpoch = strings.Repeat("x", 16), 1<<53-1
-	m.grant.Place = tokenstore.Place{History: m.grant.LogEpoch, N: 1<<53 - 1}
-	_, err := a.accessToken(m)
-	return err
+	m.asked = asked
+	return a.fits(m)
 }
 
-// extra is all claims of the operator's own in a token.
-func (a *api) extra(m minted) (extraClaims, error) {
+// extra is all claims of the operator's own in a token; nil for none.
+func (a *api) extra(m minted) extraClaims {
 	all := a.staticClaims(m.grant.Scope, m.client.Claims, m.grant.Claims)
 	maps.Copy(all, m.asked)
 	if len(all) == 0 {
-		return nil, nil
+		return nil
 	}
-	text, err := json.Marshal(all)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", errClaims, err)
-	}
-	if len(text) > maxExtraClaims || len(all) > accesstoken.MaxExtra {
-		return nil, fmt.Errorf("%w: %d claims take %d bytes; %d and %d are allowed", errClaims, len(all), len(text), accesstoken.MaxExtra, maxExtraClaims)
-	}
-	return all, nil
+	return all
 }

@@ -2,6 +2,7 @@ package handlers_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/latchkey-auth/latchkey/edge"
 	"github.com/latchkey-auth/latchkey/handlers"
+	"github.com/latchkey-auth/latchkey/internal/accesstoken"
 	"github.com/latchkey-auth/latchkey/internal/claimhook"
 	"github.com/latchkey-auth/latchkey/tokenstore"
 )
@@ -193,7 +195,7 @@ func failures() map[string]struct {
 		"no JSON":       {200, `<html>`},
 		"reserved sub":  {200, `{"claims":{"tier":"gold","sub":"root"}}`},
 		"reserved cnf":  {200, `{"claims":{"cnf":{}}}`},
-		"too much":      {200, `{"claims":{"tier":"` + strings.Repeat("x", 2000) + `"}}`},
+		"too much":      {200, `{"claims":{"tier":"` + strings.Repeat("x", 3500) + `"}}`},
 		"far too much":  {200, `{"claims":{"tier":"` + strings.Repeat("x", 9000) + `"}}`},
 		"a redirection": {302, ``},
 	}
@@ -274,17 +276,186 @@ func TestTheEdgeExposesExtraClaims(t *testing.T) {
 	}
 }
 
-// Claims that leave no room are an error of the operator's, and no token is issued
-// that nobody could read.
-func TestClaimsThatDoNotFit(t *testing.T) {
+// differing is a fleet whose replicas have settings of their own, as while an operator
+// changes them.
+func differing(t *testing.T, settings ...func(*handlers.Settings)) *fleet {
+	t.Helper()
+	next := 0
+	return start(t, setup{replicas: len(settings), settings: func(s *handlers.Settings) {
+		settings[next](s)
+		next++
+	}})
+}
+
+// userSessions is how many sessions a user has.
+func (f *fleet) userSessions(username string) int64 {
+	f.Helper()
+	uid := f.replicas[0].store.UserID(username)
+	n, err := f.rdb.ZCard(f.Context(), fmt.Sprintf("lk:{%d}:us:%s", uid.Shard(), uid)).Result()
+	f.check(err)
+	return n
+}
+
+// What fits into no token is found out before anything is committed: a login leaves no
+// session, and a refresh spends no token, whatever the settings became meanwhile.
+func TestNothingIsCommittedForATokenThatDoesNotFit(t *testing.T) {
+	t.Parallel()
+	long := func(n int) string { return `{"a":"` + strings.Repeat("x", n) + `"}` }
+	many := func(n int) string {
+		var members []string
+		for i := range n {
+			members = append(members, fmt.Sprintf(`"c%d":1`, i))
+		}
+		return "{" + strings.Join(members, ",") + "}"
+	}
+	for name, c := range map[string]struct {
+		account tokenstore.Account
+		changed func(*handlers.Settings)
+	}{
+		"claims of scopes": {
+			tokenstore.Account{Scopes: "read " + strings.Repeat("s", 800), Claims: long(1400)},
+			func(s *handlers.Settings) {
+				s.ScopeClaims = claimsOf(`{"read":` + `{"b":"` + strings.Repeat("y", 480) + `"}}`)
+			},
+		},
+		"a longer issuer": {
+			tokenstore.Account{Scopes: "read " + strings.Repeat("s", 1030), Claims: long(1400)},
+			func(s *handlers.Settings) {
+				s.Issuer += "/" + strings.Repeat("i", 300)
+				s.SignatureSize = accesstoken.EdDSA.SignatureSize()
+			},
+		},
+		"too many": {
+			tokenstore.Account{Scopes: "read", Claims: many(accesstoken.MaxExtra)},
+			func(s *handlers.Settings) { s.ScopeClaims = claimsOf(`{"read":{"b":1}}`) },
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := differing(t, func(*handlers.Settings) {}, c.changed)
+			c.account.Username = "bob"
+			f.account(c.account, password)
+			s := f.loginAs(0, "bob", password)
+			before := f.session(s.access)
+			f.post(1, "/auth/token", form("username", "bob", "password", password)).fails(http.StatusInternalServerError, "server_error", "")
+			if n := f.userSessions("bob"); n != 1 {
+				t.Errorf("%d sessions, want the first alone", n)
+			}
+			for _, a := range []answer{
+				f.post(1, "/auth/refresh", cookie(s.refresh)),
+				f.post(1, "/oauth2/token", form("client_id", clientID, "grant_type", "refresh_token", "refresh_token", s.refresh)),
+			} {
+				a.fails(http.StatusInternalServerError, "server_error", "")
+			}
+			if diff := cmp.Diff(before, f.session(s.access)); diff != "" {
+				t.Errorf("the session changed\n%s", diff)
+			}
+			if !strings.Contains(f.log.String(), "the access token would be too long") {
+				t.Error("the log does not say why")
+			}
+			// Once the operator has mended it, however much later, it goes on.
+			f.age(s.access, time.Hour)
+			next := f.refresh(0, s)
+			// A stolen token is found out by any replica.
+			f.age(s.access, time.Hour)
+			f.post(1, "/auth/refresh", cookie(s.refresh)).fails(http.StatusUnauthorized, "invalid_grant", "Invalid refresh token")
+			f.post(0, "/auth/refresh", cookie(next.refresh)).is(http.StatusUnauthorized)
+		})
+	}
+}
+
+// What is near the bound costs two round trips more, and is let through if it does fit.
+func TestATokenThatFitsExactlyIsIssued(t *testing.T) {
+	t.Parallel()
+	f := start(t, setup{replicas: 1, settings: func(s *handlers.Settings) {
+		s.ScopeClaims = claimsOf(`{"other":{"b":"` + strings.Repeat("y", 480) + `"}}`)
+	}})
+	f.account(tokenstore.Account{Username: "bob", Scopes: strings.Repeat("s", 800), Claims: `{"a":"` + strings.Repeat("x", 1500) + `"}`}, password)
+	s := f.refresh(0, f.loginAs(0, "bob", password)) // Redis learns the scripts
+	before := f.replicas[0].trips.n.Load()
+	next := f.refresh(0, s)
+	if n := f.replicas[0].trips.n.Load() - before; n > 3 {
+		t.Errorf("%d round trips", n)
+	}
+	f.alive(next.access)
+	if len(next.access) > accesstoken.MaxLength {
+		t.Errorf("a token of %d bytes", len(next.access))
+	}
+}
+
+// Accounts, clients, scopes and settings that keep to their bounds fit into a token
+// together, whatever of it changes later, and into a cookie; and that costs nothing.
+func TestEverythingThatIsAcceptedFits(t *testing.T) {
+	t.Parallel()
+	padded := func(name string, size int) string {
+		return fmt.Sprintf(`{%q:%q}`, name, strings.Repeat("x", size-len(name)-7))
+	}
+	const cookieName = "access_token"
+	f := start(t, setup{replicas: 1, statusLists: true, settings: func(s *handlers.Settings) {
+		s.AccessCookie = cookieName
+		s.SignatureSize = accesstoken.EdDSA.SignatureSize()
+		// As long as it may be: see below.
+		s.Audience = audience
+		s.Issuer = issuer + "/" + strings.Repeat("i", 201)
+		s.ScopeClaims = claimsOf(`{"read":` + padded("b", accesstoken.MaxScopes) + `}`)
+	}})
+	const subject = `"""""""""""""""\\\<&>` // which JSON makes longer
+	account := tokenstore.Account{Username: "bob", Subject: subject, Scopes: "read write"}
+	account.Claims = padded("a", accesstoken.MaxAccount-account.Size())
+	if account.Size() != accesstoken.MaxAccount {
+		t.Fatalf("an account of %d bytes", account.Size())
+	}
+	f.account(account, password)
+	client := tokenstore.Client{ID: "lkc_" + strings.Repeat("n", 64), Grants: "client_credentials refresh_token", Scopes: "read write", Audiences: audience + " https://b.example"}
+	client.Claims = padded("c", accesstoken.MaxClient-client.Size())
+	if client.Size() != accesstoken.MaxClient {
+		t.Fatalf("a client of %d bytes", client.Size())
+	}
+	app := f.register(client)
+	f.own(app)
+	user := f.post(0, "/auth/token", app.post("username", "bob", "password", password)).tokens()
+	f.post(0, "/oauth2/token", app.post("grant_type", "refresh_token", "refresh_token", user.refresh)).is(http.StatusOK)
+	browser := f.post(0, "/auth/token", form("username", "bob", "password", password))
+	if n := len(cookieName) + len(browser.cookie(cookieName).Value); n > 4096 {
+		t.Errorf("name and value of the cookie have %d bytes", n)
+	}
+	before := f.replicas[0].trips.n.Load()
+	f.post(0, "/auth/refresh", cookie(browser.tokens().refresh)).is(http.StatusOK)
+	if n := f.replicas[0].trips.n.Load() - before; n != 1 {
+		t.Errorf("%d round trips", n)
+	}
+}
+
+// New refuses settings that leave accounts and clients too little of a token.
+func TestSettingsThatLeaveNoRoom(t *testing.T) {
 	t.Parallel()
 	f := start(t, setup{replicas: 1})
-	f.account(tokenstore.Account{Username: "bob", Claims: `{"a":"` + strings.Repeat("x", 1600) + `"}`}, password)
-	f.account(tokenstore.Account{Username: "longest", Subject: strings.Repeat("s", 255), Claims: `{"a":"` + strings.Repeat("x", 1000) + `"}`, Scopes: strings.Repeat("p", 1000)}, password)
-	f.post(0, "/auth/token", form("username", "bob", "password", password)).fails(http.StatusInternalServerError, "server_error", "")
-	s := f.loginAs(0, "longest", password)
-	if len(s.access) > 4096 {
-		t.Errorf("a token of %d bytes", len(s.access))
+	for name, c := range map[string]struct {
+		change func(*handlers.Settings)
+		says   string
+	}{
+		"issuer": {func(s *handlers.Settings) { s.Issuer += strings.Repeat("i", 700) }, "LATCHKEY_ISSUER"},
+		"cookie": {func(s *handlers.Settings) { s.AccessCookie = strings.Repeat("c", 700) }, "LATCHKEY_ACCESS_COOKIE"},
+		"scope claims": {func(s *handlers.Settings) {
+			s.ScopeClaims = claimsOf(`{"a":{"b":"` + strings.Repeat("x", 300) + `"},"c":{"d":"` + strings.Repeat("x", 300) + `"}}`)
+		}, "LATCHKEY_SCOPE_CLAIMS"},
+		"not UTF-8": {func(s *handlers.Settings) {
+			s.ScopeClaims = map[string]map[string]json.RawMessage{"a": {"b": json.RawMessage("\"\xff\"")}}
+		}, "LATCHKEY_SCOPE_CLAIMS"},
+		"no name": {func(s *handlers.Settings) { s.ScopeClaims = claimsOf(`{"a":{"":1}}`) }, "LATCHKEY_SCOPE_CLAIMS"},
+	} {
+		settings := handlers.Settings{Issuer: issuer, Audience: audience, ClientID: clientID}
+		c.change(&settings)
+		_, err := handlers.New(handlers.Dependencies{Store: f.replicas[0].store, Settings: settings})
+		if err == nil || !strings.Contains(err.Error(), c.says) {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
-	f.alive(s.access)
+	// Of one name in several scopes, one value is in a token.
+	settings := handlers.Settings{Issuer: issuer, Audience: audience, ClientID: clientID}
+	settings.ScopeClaims = claimsOf(`{"a":{"b":"` + strings.Repeat("x", 300) + `"},"c":{"b":"` + strings.Repeat("x", 300) + `"}}`)
+	d := handlers.Dependencies{Store: f.replicas[0].store, Settings: settings, Passwords: f.hasher, Metrics: handlers.NewMetrics("test", "go", f.hasher.Depth)}
+	if _, err := handlers.New(d); err != nil {
+		t.Error(err)
+	}
 }

@@ -97,7 +97,7 @@ func FuzzCookies(f *testing.F) {
 				seen[v] = true
 			}
 		}
-		if id := a.knownDevice(r, "alice"); id != "" {
+		if id := a.knownDevice(r, "alice", first); id != "" {
 			t.Fatalf("the device %q is known", id)
 		}
 		if list := a.families(a.refreshCookies(r)); len(list) > 0 {

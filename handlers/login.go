@@ -2,6 +2,7 @@ package handlers
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"log/slog"
 	"net/http"
@@ -12,6 +13,7 @@ import (
 	"github.com/gin-gonic/gin"
 
 	"github.com/latchkey-auth/latchkey/internal/credential"
+	"github.com/latchkey-auth/latchkey/internal/dpop"
 	"github.com/latchkey-auth/latchkey/internal/refreshtoken"
 	"github.com/latchkey-auth/latchkey/tokenstore"
 )
@@ -19,12 +21,13 @@ import (
 // loginRequest is a checked POST /auth/token.
 type loginRequest struct {
 	username, password, scope string
-	inBody                    bool // refresh_delivery=body
+	device                    string // device_token
+	inBody                    bool   // refresh_delivery=body
 	// shown is the registered client that logs the user in; zero if none does.
 	shown shownClient
 }
 
-// login is POST /auth/token: two round trips, one to read the account and the
+// login is POST /auth/token: two round trips, one to read the account and charge the
 // throttle, one to make the session. A registered client that logs a user in costs
 // two more, a DPoP proof one, and each session whose cookie comes along one.
 func (a *api) login(c *gin.Context) error {
@@ -40,24 +43,16 @@ func (a *api) login(c *gin.Context) error {
 	if err != nil {
 		return err
 	}
-	attempt := a.attempt(c, req.username)
+	attempt := a.attempt(c, req.username, req.device)
+	attempt.Client = client.ID
 	account, err := a.checkPassword(c, attempt, req.password)
 	if err != nil {
 		return err
 	}
-	scope, err := loginScope(req.scope, account.Account, client)
+	token, m, err := a.admit(c, req, account, client, proof)
 	if err != nil {
-		return err
-	}
-	if err := a.spend(c, proof); err != nil {
-		return err
-	}
-	token, m, err := a.openSession(c, account, client, scope, proof.JKT())
-	if errors.Is(err, tokenstore.ErrSuperseded) {
-		// The password that was right a moment ago has just been changed.
-		return errCredentials
-	}
-	if err != nil {
+		// The password was right. What else went wrong is no guess.
+		a.refund(c, account.Charge)
 		return err
 	}
 	// Whoever deletes a client ends the sessions that are there then; one that was
@@ -73,12 +68,40 @@ func (a *api) login(c *gin.Context) error {
 		a.clearRefreshCookie(c) // the sessions of those have ended
 		a.clearAccessCookie(c)
 	}
-	if !req.inBody && attempt.Device == "" {
-		a.rememberDevice(c, req.username)
+	if attempt.Device == "" {
+		answer.DeviceToken = a.rememberDevice(c, req)
 	}
 	a.note(c, EventLogin, slog.String("sub", m.grant.Subject), slog.String("sid", m.sid.String()))
 	c.JSON(http.StatusOK, answer)
 	return nil
+}
+
+// admit opens the session of a user whose password was right. Errors: those of
+// loginScope, spend and openSession; errCredentials.
+func (a *api) admit(c *gin.Context, req loginRequest, account tokenstore.Lookup, client tokenstore.Client, proof *dpop.Proof) (refreshtoken.Token, minted, error) {
+	scope, err := loginScope(req.scope, account.Account, client)
+	if err != nil {
+		return refreshtoken.Token{}, minted{}, err
+	}
+	if err := a.spend(c, proof); err != nil {
+		return refreshtoken.Token{}, minted{}, err
+	}
+	token, m, err := a.openSession(c, account, client, scope, proof.JKT())
+	if errors.Is(err, tokenstore.ErrSuperseded) {
+		// The password that was right a moment ago has just been changed.
+		err = errCredentials
+	}
+	return token, m, err
+}
+
+// refund takes back what an attempt was charged that was no wrong guess. If it cannot,
+// the charge is regained with time.
+func (a *api) refund(c *gin.Context, charge tokenstore.Charge) {
+	// The client may be gone: that is no wrong guess either.
+	ctx := context.WithoutCancel(c.Request.Context())
+	if err := a.Store.Refund(ctx, charge); err != nil {
+		a.logger(c).LogAttrs(ctx, slog.LevelWarn, "a charge of the login limits not taken back", slog.String("cause", err.Error()))
+	}
 }
 
 // loginClient authenticates the registered client that logs a user in. Errors: those
@@ -110,7 +133,7 @@ func readLogin(c *gin.Context) (loginRequest, error) {
 	if err != nil {
 		return loginRequest{}, err
 	}
-	r := loginRequest{username: p["username"], password: p["password"], scope: p["scope"]}
+	r := loginRequest{username: p["username"], password: p["password"], scope: p["scope"], device: p["device_token"]}
 	if g := p["grant_type"]; g != "" && g != "password" {
 		return r, &requestError{code: "unsupported_grant_type", description: "grant_type is password, or absent"}
 	}
@@ -144,12 +167,13 @@ func readLogin(c *gin.Context) (loginRequest, error) {
 	return r, nil
 }
 
-// attempt describes a try at an account's password to the throttle.
-func (a *api) attempt(c *gin.Context, username string) tokenstore.Attempt {
+// attempt describes a try at an account's password to the throttle. device is the
+// parameter device_token.
+func (a *api) attempt(c *gin.Context, username, device string) tokenstore.Attempt {
 	return tokenstore.Attempt{
 		Username: username,
 		Address:  network(c.ClientIP()),
-		Device:   a.knownDevice(c.Request, username),
+		Device:   a.knownDevice(c.Request, username, device),
 		Limits:   a.Settings.Limits,
 	}
 }
@@ -173,17 +197,14 @@ func network(address string) netip.Addr {
 }
 
 // checkPassword returns the account if the throttle lets the attempt in and the
-// password is its own. An unknown user costs the work of a known one. Errors:
+// password is its own. The attempt stays charged: whoever makes the session, or fails
+// to, takes that back. An unknown user costs the work of a known one. Errors:
 // errCredentials, a [throttledError], [credential.ErrBusy], [tokenstore.ErrUnavailable].
 func (a *api) checkPassword(c *gin.Context, attempt tokenstore.Attempt, password string) (tokenstore.Lookup, error) {
 	ctx := c.Request.Context()
-	found, err := a.Store.Lookup(ctx, attempt)
+	found, err := a.lookUp(c, attempt)
 	if err != nil {
 		return found, err
-	}
-	if found.Wait > 0 {
-		a.note(c, EventLoginThrottled)
-		return found, &throttledError{wait: found.Wait}
 	}
 	var result credential.Result
 	if found.Found {
@@ -192,13 +213,10 @@ func (a *api) checkPassword(c *gin.Context, attempt tokenstore.Attempt, password
 		err = a.Passwords.VerifyNobody(ctx, password)
 	}
 	if err != nil {
+		a.refund(c, found.Charge) // nothing was tried
 		return found, err
 	}
 	if !result.Match || found.Account.Disabled {
-		// Free guesses are worse than a 503: the failure is charged, or unknown.
-		if err := a.Store.Failed(ctx, attempt); err != nil {
-			return found, err
-		}
 		a.noteLoginFailed(c, found)
 		return found, errCredentials
 	}
@@ -206,6 +224,17 @@ func (a *api) checkPassword(c *gin.Context, attempt tokenstore.Attempt, password
 		a.upgradeHash(c, found.Account, password)
 	}
 	return found, nil
+}
+
+// lookUp reads the account and charges the attempt. Errors: a [throttledError],
+// [tokenstore.ErrUnavailable].
+func (a *api) lookUp(c *gin.Context, attempt tokenstore.Attempt) (tokenstore.Lookup, error) {
+	found, err := a.Store.Lookup(c.Request.Context(), attempt)
+	if err == nil && found.Wait > 0 {
+		a.note(c, EventLoginThrottled)
+		err = &throttledError{wait: found.Wait}
+	}
+	return found, err
 }
 
 // noteLoginFailed names the subject of an account that exists. What was typed
@@ -256,13 +285,16 @@ func (a *api) openSession(c *gin.Context, found tokenstore.Lookup, client tokens
 	if m.asked, err = a.askClaims(c, hookLogin, m); err != nil {
 		return token, m, err
 	}
+	if err := a.fits(m); err != nil {
+		return token, m, err
+	}
 	if err := a.endEarlier(c); err != nil {
 		return token, m, err
 	}
 	m.grant, err = a.Store.Login(c.Request.Context(), tokenstore.NewSession{
 		SID: sid, UID: uid, Hash: token.Hash(),
 		Subject: account.Subject, Username: account.Username, Scope: scope, Claims: account.Claims, ClientID: m.grant.ClientID,
-		Device: device(c.Request.UserAgent()), Address: c.ClientIP(), ReadAt: found.ReadAt, JKT: jkt,
+		Device: device(c.Request.UserAgent()), Address: c.ClientIP(), ReadAt: found.ReadAt, JKT: jkt, Charge: found.Charge,
 	})
 	for _, ended := range m.grant.Ended {
 		a.note(c, EventSessionEnded, slog.String("sub", account.Subject), slog.String("sid", ended.String()), slog.String("reason", "limit"))
@@ -294,9 +326,18 @@ func (a *api) endEarlier(c *gin.Context) error {
 	return nil
 }
 
-// rememberDevice is a courtesy: without it the login is none the worse.
-func (a *api) rememberDevice(c *gin.Context, username string) {
-	if err := a.setDeviceCookie(c, username); err != nil {
+// rememberDevice makes whoever has logged in a known device: a browser by a cookie, others
+// by the token that it returns for the answer. It is a courtesy: without it the login is
+// none the worse.
+func (a *api) rememberDevice(c *gin.Context, req loginRequest) string {
+	token, err := a.newDevice(req.username)
+	if err != nil {
 		a.logger(c).LogAttrs(c.Request.Context(), slog.LevelWarn, "device not remembered", slog.String("cause", err.Error()))
+		return ""
 	}
+	if req.inBody {
+		return token
+	}
+	a.setDeviceCookie(c, token)
+	return ""
 }

@@ -251,6 +251,51 @@ func TestAClientIsNoUser(t *testing.T) {
 	f.get(0, "/auth/verify", bearer(token)).is(http.StatusNoContent)
 }
 
+// What a user grants to a registered client does not let it manage the account, unless
+// that is what was granted.
+func TestAClientsTokenManagesNoAccount(t *testing.T) {
+	t.Parallel()
+	f := start(t, setup{})
+	f.account(tokenstore.Account{Username: "bob", Scopes: "read latchkey:account"}, password)
+	app := f.register(tokenstore.Client{ID: "lkc_app", Grants: "refresh_token", Scopes: "read latchkey:account"})
+	granted := func(scope string) tokens {
+		return f.post(0, "/auth/token", app.post("username", "bob", "password", password, "scope", scope)).tokens()
+	}
+	const next = "another-canary-password"
+	f.secrets.add(next)
+	own, narrow := f.loginAs(1, "bob", password), granted("read")
+	for _, r := range []struct {
+		method, path string
+		options      []option
+	}{
+		{"GET", "/users/me", nil},
+		{"POST", "/users/me/password", []option{form("current_password", password, "new_password", next)}},
+		{"GET", "/auth/sessions", nil},
+		{"DELETE", "/auth/sessions/" + f.claim(own.access, "sid"), nil},
+		{"DELETE", "/auth/sessions/" + f.claim(narrow.access, "sid"), nil},
+		{"POST", "/auth/logout-all", nil},
+	} {
+		a := f.do(0, r.method, r.path, append(r.options, bearer(narrow.access))...)
+		a.fails(http.StatusForbidden, "insufficient_scope", "Insufficient scope")
+		a.hasHeader("WWW-Authenticate", `Bearer realm="latchkey", error="insufficient_scope", error_description="The access token lacks a scope", scope="latchkey:account"`)
+	}
+	f.alive(own.access)
+	f.loginAs(0, "bob", password)
+	// It may still end its own session.
+	f.post(2, "/auth/logout", bearer(narrow.access)).is(http.StatusOK)
+	f.accessDead(narrow.access)
+
+	wide := granted("latchkey:account")
+	f.get(0, "/users/me", bearer(wide.access)).is(http.StatusOK)
+	f.get(1, "/auth/sessions", bearer(wide.access)).is(http.StatusOK)
+	f.post(2, "/users/me/password", bearer(wide.access), form("current_password", password, "new_password", next)).is(http.StatusOK)
+	f.accessDead(own.access)
+	// The service's own logins need no scope for it, whatever they asked for.
+	plain := f.post(0, "/auth/token", form("username", "bob", "password", next, "scope", "read")).tokens()
+	f.do(1, http.MethodDelete, "/auth/sessions/"+f.claim(wide.access, "sid"), bearer(plain.access)).is(http.StatusNoContent)
+	f.post(1, "/auth/logout-all", bearer(plain.access)).is(http.StatusOK)
+}
+
 // RFC 6750 section 3.1 insufficient_scope; RFC 6749 section 3.3: /auth/token grants
 // what is asked for and allowed, and says so.
 func TestGrantedScopes(t *testing.T) {

@@ -9,8 +9,11 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/gin-gonic/gin"
+
+	"github.com/latchkey-auth/latchkey/internal/jsontext"
 )
 
 // params are the members of a request's body, form or JSON alike. A parameter
@@ -49,7 +52,12 @@ func bind(c *gin.Context) (params, error) {
 // a body of nothing but names would cost fifty times its size.
 const maxParams = 64
 
-var errManyParams = badRequest("The request has more than %d parameters", maxParams)
+var (
+	errManyParams = badRequest("The request has more than %d parameters", maxParams)
+	// errCharacters: a decoder would put U+FFFD in its place, and different passwords
+	// would become one.
+	errCharacters = badRequest("The body is not UTF-8, or has an escape that is half of a character (a lone surrogate)")
+)
 
 func formParams(body string) (params, error) {
 	if strings.Count(body, "&") >= maxParams {
@@ -64,6 +72,9 @@ func formParams(body string) (params, error) {
 		if len(v) > 1 { // RFC 6749 section 3.2
 			return nil, badRequest("A parameter was sent twice")
 		}
+		if !utf8.ValidString(name) || !utf8.ValidString(v[0]) {
+			return nil, errCharacters
+		}
 		p[name] = v[0]
 	}
 	return p, nil
@@ -72,6 +83,9 @@ func formParams(body string) (params, error) {
 // jsonParams reads one object of strings and booleans. A member that is there
 // twice is refused: two readers could each take another.
 func jsonParams(body []byte) (params, error) {
+	if !jsontext.Whole(body) {
+		return nil, errCharacters
+	}
 	malformed := badRequest("The JSON is malformed: one object of strings and booleans is expected")
 	dec := json.NewDecoder(bytes.NewReader(body))
 	if t, err := dec.Token(); err != nil || t != json.Delim('{') {

@@ -1,6 +1,7 @@
 package handlers
 
 import (
+	"context"
 	"errors"
 	"log/slog"
 	"net/http"
@@ -16,8 +17,8 @@ import (
 // changePassword is POST /users/me/password with current_password and
 // new_password. All other sessions end.
 //
-// It is safe to send again: if the new password is already in force, what was
-// left undone is done.
+// It is safe to send again for five minutes: if this very change was made, what was left
+// undone is done.
 func (a *api) changePassword(c *gin.Context) error {
 	p, err := bind(c)
 	if err != nil {
@@ -40,7 +41,7 @@ func (a *api) changePassword(c *gin.Context) error {
 	if err != nil {
 		return err
 	}
-	changedAt, err := a.replacePassword(c, username, current, next)
+	changedAt, err := a.replacePassword(c, caller, username, current, next)
 	if err != nil {
 		return err
 	}
@@ -61,43 +62,60 @@ func (a *api) changePassword(c *gin.Context) error {
 }
 
 // replacePassword stores the new password if the current one is right, or finds
-// that it is stored already. It returns when the change took effect. Guesses are
-// throttled as logins are: an access token is no licence to try passwords.
-func (a *api) replacePassword(c *gin.Context, username, current, next string) (time.Time, error) {
+// that the same request did so before. It returns when the change took effect. Guesses are
+// throttled as logins are: an access token is no licence to try passwords. The session
+// has a budget of its own, so that strangers do not keep its owner from the change.
+func (a *api) replacePassword(c *gin.Context, caller caller, username, current, next string) (time.Time, error) {
 	ctx := c.Request.Context()
-	attempt := a.attempt(c, username)
-	found, err := a.Store.Lookup(ctx, attempt)
+	attempt := a.attempt(c, username, "")
+	attempt.Device = "session " + caller.sid.String()
+	found, err := a.lookUp(c, attempt)
 	if err != nil {
 		return time.Time{}, err
 	}
 	if !found.Found {
+		a.refund(c, found.Charge)
 		return time.Time{}, edge.ErrRevoked
-	}
-	if found.Wait > 0 {
-		a.note(c, EventLoginThrottled)
-		return time.Time{}, &throttledError{wait: found.Wait}
 	}
 	right, err := a.Passwords.Verify(ctx, found.Account.Hash, current)
 	if err != nil {
+		a.refund(c, found.Charge) // nothing was tried
 		return time.Time{}, err
 	}
 	if !right.Match {
-		already, err := a.Passwords.Verify(ctx, found.Account.Hash, next)
+		again, err := a.changedBefore(ctx, found.Account, current, next)
 		if err != nil {
-			return time.Time{}, err
+			return time.Time{}, err // the guess was tried, and stays charged
 		}
-		if already.Match {
-			return found.ReadAt, nil
+		if !again {
+			a.note(c, EventPasswordRefused, slog.String("sub", found.Account.Subject))
+			return time.Time{}, errPassword
 		}
-		if err := a.Store.Failed(ctx, attempt); err != nil {
-			return time.Time{}, err
-		}
-		a.note(c, EventPasswordRefused, slog.String("sub", found.Account.Subject))
-		return time.Time{}, errPassword
+	}
+	a.refund(c, found.Charge)
+	if !right.Match {
+		return found.ReadAt, nil
 	}
 	hash, err := a.Passwords.Hash(ctx, next)
 	if err != nil {
 		return time.Time{}, err
 	}
-	return a.Store.SetPassword(ctx, username, found.Account.Hash, hash)
+	return a.Store.ReplacePassword(ctx, username, found.Account.Hash, hash)
+}
+
+// changedBefore reports whether the user replaced current by next a moment ago. Whoever
+// does not know what was replaced learns nothing of what is in force: the new password is
+// looked at only after the old one was right.
+func (a *api) changedBefore(ctx context.Context, account tokenstore.Account, current, next string) (bool, error) {
+	replaced, err := a.Store.ReplacedPassword(ctx, account.Username)
+	if err != nil || replaced == "" {
+		return false, err
+	}
+	for _, pair := range [][2]string{{replaced, current}, {account.Hash, next}} {
+		result, err := a.Passwords.Verify(ctx, pair[0], pair[1])
+		if err != nil || !result.Match {
+			return false, err
+		}
+	}
+	return true, nil
 }

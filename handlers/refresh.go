@@ -131,17 +131,30 @@ type renewal struct {
 	scope  string            // asked for; "" is all that was granted
 	jkt    string            // thumbprint of the key that was proven; "" is none
 	inBody bool
+	fits   bool // the access token is known to be short enough
 }
 
 // renew exchanges a refresh token for the current one and an access token. The requested
 // scope narrows the access token only; the refresh token keeps the full grant (RFC 6749
 // section 6).
 func (a *api) renew(c *gin.Context, token refreshtoken.Token, r renewal) (tokenResponse, error) {
-	asked, err := a.askForRenewal(c, token, r)
+	var asked extraClaims
+	var err error
+	if a.Claims != nil {
+		asked, err = a.prepareRenewal(c, token, r)
+		r.fits = true
+	}
 	if err != nil {
 		return tokenResponse{}, err
 	}
 	next, grant, err := a.rotate(c, token, r)
+	if errors.Is(err, tokenstore.ErrTooLarge) {
+		if _, err := a.prepareRenewal(c, token, r); err != nil {
+			return tokenResponse{}, err
+		}
+		r.fits = true
+		next, grant, err = a.rotate(c, token, r)
+	}
 	if err != nil {
 		return tokenResponse{}, err
 	}
@@ -149,21 +162,24 @@ func (a *api) renew(c *gin.Context, token refreshtoken.Token, r renewal) (tokenR
 	return a.issue(c, mintedBy(next, grant, r.client, asked), next, r.inBody)
 }
 
-// askForRenewal asks the webhook before the token is spent: a retry might find it too
-// old, and take it for stolen. That costs a look at the session first.
-func (a *api) askForRenewal(c *gin.Context, token refreshtoken.Token, r renewal) (extraClaims, error) {
-	if a.Claims == nil {
-		return nil, nil
-	}
+// prepareRenewal reads the session, asks the webhook, if there is one, and checks that
+// the access token can be made: all before the refresh token is spent, since a retry might
+// find it too old and take it for stolen. A token that would not be accepted is no error:
+// the rotation says why. Errors: those of askClaims and fits; [tokenstore.ErrUnavailable].
+func (a *api) prepareRenewal(c *gin.Context, token refreshtoken.Token, r renewal) (extraClaims, error) {
 	grant, err := a.Store.Peek(c.Request.Context(), shownRefresh(token))
 	if errors.Is(err, tokenstore.ErrNoSession) {
-		return nil, nil // the rotation will say why
+		return nil, nil
 	}
 	if err != nil {
 		return nil, err
 	}
 	grant.Scope, grant.JKT = cmp.Or(r.scope, grant.Scope), r.jkt
-	return a.askClaims(c, hookRefresh, mintedBy(token, grant, r.client, nil))
+	m := mintedBy(token, grant, r.client, nil)
+	if m.asked, err = a.askClaims(c, hookRefresh, m); err != nil {
+		return nil, err
+	}
+	return m.asked, a.fits(m)
 }
 
 // shownRefresh is a refresh token as the store knows it.
@@ -174,10 +190,13 @@ func shownRefresh(t refreshtoken.Token) tokenstore.Rotation {
 // rotate exchanges a refresh token for the current one: its successor, or itself if the
 // session has rotated within the grace already. Every way in which a
 // token is not valid is errRefreshToken outside; log and metric tell them apart.
-// One who asks for more than was granted gets [tokenstore.ErrScope].
+// One who asks for more than was granted gets [tokenstore.ErrScope]. After
+// [tokenstore.ErrTooLarge] nothing has changed.
 func (a *api) rotate(c *gin.Context, token refreshtoken.Token, r renewal) (refreshtoken.Token, tokenstore.Grant, error) {
-	if err := a.Signer.Ready(); err != nil {
-		return token, tokenstore.Grant{}, err // before the rotation, which a retry might find too old
+	// Before the rotation, which a retry might find too old.
+	room, members, err := a.sessionRoom(r.client)
+	if err != nil {
+		return token, tokenstore.Grant{}, err
 	}
 	if a.Stalled != nil && a.Stalled() {
 		return token, tokenstore.Grant{}, errStalled
@@ -187,6 +206,9 @@ func (a *api) rotate(c *gin.Context, token refreshtoken.Token, r renewal) (refre
 		return next, tokenstore.Grant{}, errRefreshToken
 	}
 	rotation := shownRefresh(token)
+	if !r.fits {
+		rotation.Room, rotation.Members = room, members
+	}
 	rotation.Next, rotation.IssuedTo, rotation.Scope, rotation.JKT = next.Hash(), r.client.ID, r.scope, r.jkt
 	grant, ended, err := a.Store.Rotate(c.Request.Context(), rotation)
 	if grant.Current {

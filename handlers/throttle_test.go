@@ -1,10 +1,12 @@
 package handlers_test
 
 import (
+	"fmt"
 	"net/http"
 	"net/netip"
 	"regexp"
 	"strconv"
+	"sync"
 	"testing"
 	"time"
 
@@ -68,10 +70,74 @@ func TestThrottleCountsFailures(t *testing.T) {
 	f.loginAs(0, "bob", password)
 }
 
+// No more guesses are tried than the budget has, however many come at once: of a name
+// that no account has as of one that has. What is right costs nothing.
+func TestParallelGuessesShareTheBudget(t *testing.T) {
+	t.Parallel()
+	f := limited(t, 10, 0, 0)
+	for range 20 {
+		f.login(0) // each takes its charge back
+	}
+	for _, username := range []string{alice, "nobody"} {
+		var wg sync.WaitGroup
+		answers := make([]answer, 70)
+		errs := make([]error, len(answers))
+		for i := range answers {
+			wg.Go(func() {
+				answers[i], errs[i] = f.try(i%3, http.MethodPost, "/auth/token", form("username", username, "password", "wrong-password"))
+			})
+		}
+		wg.Wait()
+		n := map[int]int{}
+		for i, a := range answers {
+			f.check(errs[i])
+			n[a.status]++
+		}
+		if n[http.StatusUnauthorized] != 10 || n[http.StatusTooManyRequests] != 60 {
+			t.Errorf("%s: %v, want 10 guesses and 60 that wait", username, n)
+		}
+	}
+}
+
+// Whoever's password is right pays nothing, whatever else is wrong with the login; nor
+// does whose password was not looked at.
+func TestOnlyWrongGuessesAreCharged(t *testing.T) {
+	t.Parallel()
+	h := newHook(t)
+	f := start(t, setup{claims: h.Webhook, settings: func(s *handlers.Settings) {
+		l := tokenstore.Limit{Burst: 2, Period: time.Hour}
+		s.Limits = tokenstore.AttemptLimits{Client: l, Account: tokenstore.Limit{Burst: 8, Period: time.Hour}, Address: l}
+	}})
+	for range 4 {
+		f.attempt(0, alice, password, header("DPoP", "garbage")).is(http.StatusBadRequest)
+		f.post(0, "/auth/token", form("username", alice, "password", password, "scope", "admin")).is(http.StatusBadRequest)
+	}
+	h.says(http.StatusInternalServerError, "")
+	for range 4 {
+		f.attempt(1, alice, password).is(http.StatusServiceUnavailable)
+	}
+	h.says(http.StatusNoContent, "")
+	s := f.login(2)
+	// Nor does a right current password of a password change.
+	for i := range 4 {
+		current, next := password, "another-password"
+		if i%2 == 1 {
+			current, next = next, current
+		}
+		f.secrets.add(next)
+		f.post(0, "/users/me/password", bearer(s.access), form("current_password", current, "new_password", next)).is(http.StatusOK)
+	}
+	f.login(0)
+	for range 2 {
+		f.attempt(0, alice, "wrong-password").is(http.StatusUnauthorized)
+	}
+	f.attempt(0, alice, password).throttled(time.Hour)
+}
+
 // A name that no account has is throttled like one that has: the answers tell nothing.
 func TestThrottleOfUnknownUsers(t *testing.T) {
 	t.Parallel()
-	f := limited(t, 3, 5, 0)
+	f := limited(t, 3, 20, 0)
 	for range 5 {
 		known := f.attempt(0, alice, "wrong-password")
 		unknown := f.attempt(1, "nobody", "wrong-password")
@@ -149,7 +215,7 @@ func TestForwardedForOfATrustedProxy(t *testing.T) {
 // owner's browser is known.
 func TestKnownDeviceKeepsTheOwnerIn(t *testing.T) {
 	t.Parallel()
-	f := limited(t, 1000, 3, 0)
+	f := limited(t, 1000, 12, 0) // of which this network has 3
 	f.account(tokenstore.Account{Username: "mallory"}, "mallory-password")
 	device := f.attempt(0, alice, password).cookie("known_device").Value
 	mallory := f.attempt(0, "mallory", "mallory-password").cookie("known_device").Value
@@ -206,7 +272,154 @@ func TestPasswordChangeIsThrottled(t *testing.T) {
 	}
 	change("wrong-password").throttled(time.Hour)
 	change(password).throttled(time.Hour)
-	f.attempt(2, alice, password).throttled(time.Hour)
+	f.attempt(2, alice, password).is(http.StatusOK) // its guesses are its own
+}
+
+// from is a client's address as a trusted proxy tells it.
+func from(address string) option { return header("X-Forwarded-For", address) }
+
+// strangers fail to log in to an account from so many networks that its budget for unknown
+// devices is spent.
+func (f *fleet) strangers(username string) {
+	f.Helper()
+	for i := range 250 {
+		if f.attempt(i%3, username, "wrong-password", from("198.18."+strconv.Itoa(i)+".1")).status == http.StatusTooManyRequests {
+			return
+		}
+	}
+	f.Fatal("the budget is not spent")
+}
+
+// Whoever is no browser has the token of a known device in the body, and keeps out no
+// more than a browser does when strangers spend the account's budget.
+func TestDeviceTokenKeepsTheOwnerIn(t *testing.T) {
+	t.Parallel()
+	f := limited(t, 1000, 12, 1000, "127.0.0.0/8")
+	f.account(tokenstore.Account{Username: "mallory"}, "mallory-password")
+	app := f.register(tokenstore.Client{ID: "lkc_app", Grants: "refresh_token", Scopes: scopes})
+	for name, login := range map[string]func(username, password string, pairs ...string) answer{
+		"in the body": func(username, password string, pairs ...string) answer {
+			return f.post(0, "/auth/token", form(append(pairs, "username", username, "password", password, "refresh_delivery", "body")...))
+		},
+		"of a client": func(username, password string, pairs ...string) answer {
+			return f.post(1, "/auth/token", app.post(append(pairs, "username", username, "password", password)...), from("192.0.2.1"))
+		},
+	} {
+		first := login(alice, password).is(http.StatusOK)
+		device := first.member("device_token")
+		if len(device) != 43 || len(first.header.Values("Set-Cookie")) != 0 {
+			t.Fatalf("%s: device_token %q, cookies %q", name, device, first.header.Values("Set-Cookie"))
+		}
+		mallory := login("mallory", "mallory-password").member("device_token")
+		f.strangers(alice)
+		for range 12 {
+			login(alice, "wrong-password") // strangers by way of the client
+		}
+		login(alice, password).throttled(time.Hour)
+		for what, forged := range map[string]string{"another user's": mallory, "changed": flipLast(device), "longer": device + "AAAA", "garbage": "garbage"} {
+			if a := login(alice, password, "device_token", forged); a.status != http.StatusTooManyRequests {
+				t.Errorf("%s, %s: %d", name, what, a.status)
+			}
+		}
+		a := login(alice, password, "device_token", device).is(http.StatusOK)
+		if a.member("device_token") != "" {
+			t.Errorf("%s: a known device was made known again", name)
+		}
+		// It is of no use in a refresh, and none comes with it.
+		if a := f.post(0, "/auth/refresh", form("refresh_token", f.loginBody(device).refresh)); a.member("device_token") != "" {
+			t.Errorf("%s: a refresh has a device", name)
+		}
+	}
+}
+
+// loginBody logs alice in from a known device that is no browser.
+func (f *fleet) loginBody(device string) tokens {
+	f.Helper()
+	return f.post(0, "/auth/token", form("username", alice, "password", password, "refresh_delivery", "body", "device_token", device)).tokens()
+}
+
+// Strangers who fail elsewhere do not keep the users of a registered client out.
+func TestAClientsUsersHaveABudgetOfTheirOwn(t *testing.T) {
+	t.Parallel()
+	f := limited(t, 1000, 12, 1000, "127.0.0.0/8")
+	app := f.register(tokenstore.Client{ID: "lkc_app", Grants: "refresh_token", Scopes: scopes})
+	f.strangers(alice)
+	f.attempt(0, alice, password, from("192.0.2.1")).throttled(time.Hour)
+	f.post(0, "/auth/token", app.post("username", alice, "password", password), from("192.0.2.1")).is(http.StatusOK)
+	// Who only says to be the client has no part of it.
+	f.post(0, "/auth/token", registered{app.id, "wrong"}.post("username", alice, "password", password), from("192.0.2.1")).is(http.StatusUnauthorized)
+	f.post(0, "/auth/token", form("username", alice, "password", password, "client_id", "app"), from("192.0.2.1")).throttled(time.Hour)
+}
+
+// One network does not spend what an account has for all unknown devices, from however
+// many addresses it fails.
+func TestOneNetworkSpendsAQuarter(t *testing.T) {
+	t.Parallel()
+	f := limited(t, 1000, 12, 1000, "127.0.0.0/8")
+	for name, address := range map[string]func(i int) string{
+		"a /48": func(i int) string { return "2001:db8:1:" + strconv.Itoa(i) + "::1" },
+		"a /24": func(i int) string { return "203.0.113." + strconv.Itoa(i) },
+	} {
+		tried := 0
+		for i := range 40 {
+			if f.attempt(i%3, alice, "wrong-password", from(address(i))).status == http.StatusUnauthorized {
+				tried++
+			}
+		}
+		if tried != 3 {
+			t.Errorf("%s: %d guesses were tried, want 3", name, tried)
+		}
+		f.attempt(0, alice, password, from("192.0.2.1")).is(http.StatusOK)
+		f.attempt(0, alice, password, from("2001:db8:2::1")).is(http.StatusOK)
+	}
+}
+
+// The limit of an address is that of its /64; a /56 has four of it, and a /48 sixteen.
+func TestThrottleOfIPv6Networks(t *testing.T) {
+	t.Parallel()
+	f := limited(t, 0, 0, 1, "127.0.0.0/8")
+	tried := func(address func(i int) string) int {
+		n := 0
+		for i := range 40 {
+			if f.attempt(i%3, "user"+strconv.Itoa(i), "wrong-password", from(address(i))).status == http.StatusUnauthorized {
+				n++
+			}
+		}
+		return n
+	}
+	for _, c := range []struct {
+		name    string
+		address func(i int) string
+		want    int
+	}{
+		{"a /64", func(i int) string { return fmt.Sprintf("2001:db8:1::%x", i) }, 1},
+		{"a /56", func(i int) string { return fmt.Sprintf("2001:db8:2:%x::1", i) }, 4},
+		{"a /48", func(i int) string { return fmt.Sprintf("2001:db8:3:%x::1", i<<8) }, 16},
+		{"many", func(i int) string { return fmt.Sprintf("2001:db8:%x::1", 0x100+i) }, 40},
+	} {
+		if got := tried(c.address); got != c.want {
+			t.Errorf("%s: %d guesses were tried, want %d", c.name, got, c.want)
+		}
+	}
+}
+
+// A known device is not held up by what others fail from its address, nor a session by
+// what strangers fail at its account.
+func TestNeighboursDoNotLockTheOwnerOut(t *testing.T) {
+	t.Parallel()
+	f := limited(t, 1000, 12, 5, "127.0.0.0/8")
+	here := from("192.0.2.1")
+	first := f.attempt(0, alice, password, here)
+	device, s := first.cookie("known_device").Value, first.tokens()
+	for i := range 5 {
+		f.attempt(0, "user"+strconv.Itoa(i), "wrong-password", here).is(http.StatusUnauthorized)
+	}
+	f.attempt(1, alice, password, here).throttled(time.Hour)
+	f.attempt(1, alice, password, here, known(device)).is(http.StatusOK)
+	f.strangers(alice)
+	const next = "another-canary-password"
+	f.secrets.add(next)
+	f.post(2, "/users/me/password", here, bearer(s.access), form("current_password", password, "new_password", next)).is(http.StatusOK)
 }
 
 func flipLast(s string) string { return s[:len(s)-1] + string(other(s[len(s)-1])) }

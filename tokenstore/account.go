@@ -5,7 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
+
+	"github.com/redis/go-redis/v9"
 )
 
 var (
@@ -29,29 +32,40 @@ type Account struct {
 	Claims   string // JSON object of the operator's own, or empty
 }
 
-// Limit lets Burst failures happen at once and Burst more in each Period. A
+// Size returns how much of a token the account takes, in bytes: the subject counts
+// twice, since JSON may escape each of its characters. rotate.lua counts the same.
+func (a Account) Size() int { return 2*len(a.Subject) + len(a.Scopes) + len(a.Claims) }
+
+// Limit lets Burst attempts happen at once and Burst more in each Period. A
 // Burst of 0 is no limit.
 type Limit struct {
 	Burst  int
 	Period time.Duration
 }
 
-// Attempt is one try to log in, as the throttle sees it.
+// Attempt is one try at an account's password, as the throttle sees it.
 type Attempt struct {
 	Username string
-	Address  netip.Addr // invalid: unknown, not counted
-	// Device, if set, proves that this client has logged in to this account
-	// before. It is then counted by itself, and strangers cannot use up its
-	// budget.
+	Address  netip.Addr // an IPv4 address or the first of an IPv6 /64; invalid: unknown, not counted
+	// Device, if set, proves that whoever tries has logged in to this account before, or
+	// is logged in. It is then counted by itself, and no stranger can use up its budget.
 	Device string
+	// Client, if set, is the registered client that logs the user in. Its address says
+	// nothing of the user's.
+	Client string
 	Limits AttemptLimits
 }
 
-// AttemptLimits are the budgets of failed attempts.
+// AttemptLimits are the budgets of attempts that fail.
 type AttemptLimits struct {
-	Client  Limit // one account from one address or known device
-	Account Limit // one account from all unknown devices together
-	Address Limit // one address over all accounts
+	Client Limit // one account from one address or known device
+	// Account is one account from all unknown devices together; of these, those that a
+	// registered client logs in count by themselves. One network, an IPv4 /24 or an IPv6
+	// /48, has a quarter of it: a stranger needs four to use it up.
+	Account Limit
+	// Address is one address over all accounts, but for known devices. Of IPv6, a /56
+	// has four times as much, and a /48 sixteen times.
+	Address Limit
 }
 
 // Lookup is what a login needs before it checks the password.
@@ -60,20 +74,30 @@ type Lookup struct {
 	Found   bool
 	ReadAt  time.Time     // for [NewSession.ReadAt]
 	Wait    time.Duration // until the throttle lets the attempt in; 0 is now
+	Charge  Charge        // of the attempt, if it was let in
 }
 
-// Lookup reads an account and asks the throttle, in one round trip. An unknown
-// username is not an error: it costs what a known one costs. Nothing is
-// charged. Errors: [ErrUnavailable].
+// Charge is what one attempt was charged. The zero value is nothing.
+type Charge struct{ refunds []call }
+
+// receiptAge is for how long a charge can be taken back: longer than a password may
+// wait to be checked, and a login for the claims webhook.
+const receiptAge = 2 * time.Minute
+
+// Lookup reads an account and charges an attempt at its password, in one round trip: at
+// no time are more attempts under way than the limits allow. An attempt that has to
+// wait is charged nothing. One that was no wrong guess gets its charge back by
+// [Store.Refund] or [NewSession.Charge]. An unknown username is not an error: it costs
+// what a known one costs. Errors: [ErrUnavailable].
 func (s *Store) Lookup(ctx context.Context, a Attempt) (Lookup, error) {
-	user, address := s.throttles(a)
-	calls := []call{{
-		script: s.scripts.lookup,
-		keys:   append([]string{s.accountKey(a.Username)}, user.keys...),
-		args:   user.args,
-	}}
+	nonce, err := s.freshEpoch()
+	if err != nil {
+		return Lookup{}, err
+	}
+	user, address := s.throttles(a, nonce)
+	calls := []call{{script: s.scripts.lookup, keys: append([]string{s.accountKey(a.Username)}, user.keys...), args: user.args}}
 	if len(address.keys) > 0 {
-		calls = append(calls, call{script: s.scripts.throttlePeek, keys: address.keys, args: address.args})
+		calls = append(calls, call{script: s.scripts.throttleCharge, keys: address.keys, args: address.args})
 	}
 	replies, err := s.runAll(ctx, calls, 0)
 	if err != nil {
@@ -89,13 +113,28 @@ func (s *Store) Lookup(ctx context.Context, a Attempt) (Lookup, error) {
 		},
 	}
 	l.Found = l.Account.Hash != ""
+	for _, t := range []throttle{user, address} {
+		if len(t.keys) > 0 {
+			l.Charge.refunds = append(l.Charge.refunds, call{script: s.scripts.throttleRefund, keys: t.keys, args: t.args, courtesy: true})
+		}
+	}
 	if len(replies) > 1 {
-		peeked := replies[1]
-		s.observeTime(peeked.time(0))
-		l.Wait = max(l.Wait, peeked.milliseconds(1))
-		if err := peeked.err(); err != nil {
+		charged := replies[1]
+		s.observeTime(charged.time(0))
+		wait := charged.milliseconds(1)
+		if err := charged.err(); err != nil {
 			return Lookup{}, err
 		}
+		half := (l.Wait > 0) != (wait > 0)
+		l.Wait = max(l.Wait, wait)
+		if half {
+			// One half of the charge was made. If it cannot be taken back, a little
+			// less of that budget is left: no reason to answer anything else.
+			_ = s.Refund(ctx, l.Charge)
+		}
+	}
+	if l.Wait > 0 {
+		l.Charge = Charge{}
 	}
 	if err := r.err(); err != nil {
 		return Lookup{}, err
@@ -104,17 +143,16 @@ func (s *Store) Lookup(ctx context.Context, a Attempt) (Lookup, error) {
 	return l, nil
 }
 
-// Failed charges one failed attempt. Errors: [ErrUnavailable].
-func (s *Store) Failed(ctx context.Context, a Attempt) error {
-	user, address := s.throttles(a)
-	var calls []call
-	for _, t := range []throttle{user, address} {
-		if len(t.keys) > 0 {
-			calls = append(calls, call{script: s.scripts.throttleSpend, keys: t.keys, args: t.args})
-		}
-	}
-	if len(calls) == 0 {
+// Refund takes back what an attempt was charged that was no wrong guess. It counts
+// once however often it is called, and up to two minutes after the charge. Errors:
+// [ErrUnavailable].
+func (s *Store) Refund(ctx context.Context, c Charge) error {
+	if len(c.refunds) == 0 {
 		return nil
+	}
+	calls := slices.Clone(c.refunds)
+	for i := range calls {
+		calls[i].courtesy = false
 	}
 	replies, err := s.runAll(ctx, calls, 0)
 	if err != nil {
@@ -129,34 +167,75 @@ func (s *Store) Failed(ctx context.Context, a Attempt) error {
 	return nil
 }
 
-// throttle is a set of budgets that live in one slot.
+// throttle is a receipt and a set of budgets that live in one slot, as the throttle's
+// scripts want them; empty for no budgets.
 type throttle struct {
 	keys []string
 	args []any
 }
 
-func (t *throttle) add(key string, l Limit) {
-	if l.Burst > 0 && l.Period > 0 {
-		t.keys = append(t.keys, key)
-		t.args = append(t.args, l.Burst, milliseconds(l.Period))
+// add adds a budget; the first one brings the receipt along.
+func (t *throttle) add(receipt, key string, l Limit) {
+	if l.Burst <= 0 || l.Period <= 0 {
+		return
 	}
+	if len(t.keys) == 0 {
+		t.keys, t.args = []string{receipt}, []any{milliseconds(receiptAge)}
+	}
+	t.keys = append(t.keys, key)
+	t.args = append(t.args, l.Burst, milliseconds(l.Period))
 }
 
 // throttles returns the budgets that an attempt touches: those in the
 // username's slot and those in the address's.
-func (s *Store) throttles(a Attempt) (user, address throttle) {
-	client := "a:" + a.Address.String()
+func (s *Store) throttles(a Attempt, nonce string) (user, address throttle) {
+	receipt := s.receiptKey(s.UserID(a.Username)[0], "u"+nonce)
 	if a.Device != "" {
-		client = "d:" + a.Device
+		user.add(receipt, s.throttleKey(a.Username, "d:"+a.Device), a.Limits.Client)
+		return user, address
 	}
-	user.add(s.throttleKey(a.Username, client), a.Limits.Client)
-	if a.Device == "" {
-		user.add(s.anyoneKey(a.Username), a.Limits.Account)
+	if a.Client == "" {
+		user.add(receipt, s.throttleKey(a.Username, "a:"+a.Address.String()), a.Limits.Client)
+		if n := network(a.Address, 24, 48); n.IsValid() {
+			user.add(receipt, s.throttleKey(a.Username, "n:"+n.String()), a.Limits.Account.times(1, 4))
+		}
 	}
-	if a.Address.IsValid() {
-		address.add(s.addressKey(a.Address), a.Limits.Address)
+	user.add(receipt, s.anyoneKey(a.Username, a.Client), a.Limits.Account)
+	if !a.Address.IsValid() {
+		return user, address
+	}
+	// What is in one /48 is in one slot.
+	shard := s.UserID(digest(network(a.Address, 32, 48).String()))[0]
+	receipt = s.receiptKey(shard, "a"+nonce)
+	for _, wide := range []struct{ bits, times int }{{64, 1}, {56, 4}, {48, 16}} {
+		address.add(receipt, s.prefix[shard]+"thr:ip:"+digest(network(a.Address, 32, wide.bits).String()), a.Limits.Address.times(wide.times, 1))
+		if a.Address.Is4() {
+			break
+		}
 	}
 	return user, address
+}
+
+// times is a limit of more, or fewer, attempts in the same time.
+func (l Limit) times(n, of int) Limit {
+	if l.Burst > 0 {
+		l.Burst = max(1, l.Burst*n/of)
+	}
+	return l
+}
+
+// network is the network of an address that has v4 or v6 leading bits; invalid if the
+// address is.
+func network(a netip.Addr, v4, v6 int) netip.Prefix {
+	bits := v6
+	if a.Is4() {
+		bits = v4
+	}
+	p, err := a.Prefix(bits)
+	if err != nil {
+		return netip.Prefix{}
+	}
+	return p
 }
 
 // Account reads one account. Errors: [ErrNoAccount], [ErrUnavailable].
@@ -192,17 +271,41 @@ func (s *Store) CreateAccount(ctx context.Context, a Account) error {
 // force, or [ErrConflict] is returned. It returns when the change took effect,
 // for [UserEnd.ChangedAt]. Errors: also [ErrNoAccount], [ErrUnavailable].
 func (s *Store) SetPassword(ctx context.Context, username, old, hash string) (time.Time, error) {
-	return s.updateAccount(ctx, username, old, "hash", hash)
+	return s.updateAccount(ctx, username, old, 0, "hash", hash)
+}
+
+// replacedAge is for how long a password that its user replaced is remembered.
+const replacedAge = 5 * time.Minute
+
+// ReplacePassword is [Store.SetPassword] for a change that its user may send again:
+// [Store.ReplacedPassword] then returns the hash old for five minutes.
+func (s *Store) ReplacePassword(ctx context.Context, username, old, hash string) (time.Time, error) {
+	return s.updateAccount(ctx, username, old, replacedAge, "hash", hash)
+}
+
+// ReplacedPassword returns the hash that the user's last ReplacePassword replaced, or ""
+// if there was none lately. Errors: [ErrUnavailable].
+func (s *Store) ReplacedPassword(ctx context.Context, username string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.timeout)
+	defer cancel()
+	start := time.Now()
+	hash, err := s.rdb.Get(ctx, s.replacedKey(username)).Result()
+	if errors.Is(err, redis.Nil) {
+		err = nil
+	}
+	err = unavailable("replaced_password", err)
+	s.observe("replaced_password", time.Since(start), err)
+	return hash, err
 }
 
 // SetDisabled lets an account log in or not. It returns when the change took
 // effect, for [UserEnd.ChangedAt]. Errors: [ErrNoAccount], [ErrUnavailable].
 func (s *Store) SetDisabled(ctx context.Context, username string, disabled bool) (time.Time, error) {
-	return s.updateAccount(ctx, username, "", "off", flag(disabled))
+	return s.updateAccount(ctx, username, "", 0, "off", flag(disabled))
 }
 
-func (s *Store) updateAccount(ctx context.Context, username, old, field, value string) (time.Time, error) {
-	r, err := s.run(ctx, s.scripts.accountUpdate, []string{s.accountKey(username)}, old, field, value)
+func (s *Store) updateAccount(ctx context.Context, username, old string, keep time.Duration, field, value string) (time.Time, error) {
+	r, err := s.run(ctx, s.scripts.accountUpdate, []string{s.accountKey(username), s.replacedKey(username)}, old, milliseconds(keep), field, value)
 	if err != nil {
 		return time.Time{}, err
 	}

@@ -17,31 +17,45 @@ func attempt(username, address string) tokenstore.Attempt {
 		Username: username, Address: netip.MustParseAddr(address),
 		Limits: tokenstore.AttemptLimits{
 			Client:  tokenstore.Limit{Burst: 3, Period: time.Hour},
-			Account: tokenstore.Limit{Burst: 6, Period: time.Hour},
+			Account: tokenstore.Limit{Burst: 12, Period: time.Hour}, // a network has 3
 			Address: tokenstore.Limit{Burst: 9, Period: time.Hour},
 		},
 	}
 }
 
-func (f *fixture) wait(a tokenstore.Attempt) time.Duration {
+// try charges an attempt.
+func (f *fixture) try(a tokenstore.Attempt) tokenstore.Lookup {
 	f.t.Helper()
 	l, err := f.Lookup(f.t.Context(), a)
 	if err != nil {
 		f.t.Fatal(err)
 	}
+	return l
+}
+
+// wait tells how long an attempt would have to wait, and charges nothing.
+func (f *fixture) wait(a tokenstore.Attempt) time.Duration {
+	f.t.Helper()
+	l := f.try(a)
+	f.refund(l)
 	return l.Wait
+}
+
+func (f *fixture) refund(l tokenstore.Lookup) {
+	f.t.Helper()
+	if err := f.Refund(f.t.Context(), l.Charge); err != nil {
+		f.t.Fatal(err)
+	}
 }
 
 func (f *fixture) fail(a tokenstore.Attempt, times int) {
 	f.t.Helper()
 	for range times {
-		if err := f.Failed(f.t.Context(), a); err != nil {
-			f.t.Fatal(err)
-		}
+		f.try(a)
 	}
 }
 
-func TestOnlyFailuresSpendTheBudget(t *testing.T) {
+func TestWhatIsRefundedSpendsNothing(t *testing.T) {
 	onEach(t, func(t *testing.T, f *fixture) {
 		a := attempt("alice", "192.0.2.1")
 		for range 50 {
@@ -51,19 +65,94 @@ func TestOnlyFailuresSpendTheBudget(t *testing.T) {
 		}
 		f.fail(a, 3)
 		near(t, "wait after the burst", f.wait(a), 20*time.Minute, 5*time.Second)
+		// To be asked to wait costs nothing more.
+		f.fail(a, 20)
+		near(t, "wait after the burst", f.wait(a), 20*time.Minute, 5*time.Second)
+	})
+}
+
+// However many attempts come at once, no more are let in than the budget has, and all
+// of what they were charged can be had back, once.
+func TestParallelAttemptsShareTheBudget(t *testing.T) {
+	onEach(t, func(t *testing.T, f *fixture) {
+		a := attempt("alice", "192.0.2.1")
+		a.Limits.Address.Burst = 100 // what must wait elsewhere is charged here for a moment
+		for round := range 2 {
+			var wg sync.WaitGroup
+			tries := make([]tokenstore.Lookup, 70)
+			errs := make([]error, len(tries))
+			for i := range tries {
+				wg.Go(func() { tries[i], errs[i] = f.Lookup(t.Context(), a) })
+			}
+			wg.Wait()
+			in := 0
+			for i, l := range tries {
+				if errs[i] != nil {
+					t.Fatal(errs[i])
+				}
+				if l.Wait == 0 {
+					in++
+				}
+			}
+			if in != 3 {
+				t.Errorf("round %d: %d attempts were let in, want 3", round, in)
+			}
+			for range 3 { // as if each were sent again
+				for _, l := range tries {
+					f.refund(l)
+				}
+			}
+		}
+	})
+}
+
+// A refund that Redis gets twice, or late, takes nothing from what others were charged.
+func TestARefundCountsOnce(t *testing.T) {
+	onEach(t, func(t *testing.T, f *fixture) {
+		a := attempt("alice", "192.0.2.1")
+		owner := f.try(a)
+		f.fail(a, 2) // a stranger's
+		for range 3 {
+			f.refund(owner)
+		}
+		if w := f.try(a).Wait; w != 0 {
+			t.Errorf("the attempt that was refunded is missing: wait %v", w)
+		}
+		if w := f.wait(a); w == 0 {
+			t.Error("a refund that was sent three times gave three attempts")
+		}
+	})
+}
+
+// Half of a charge is taken back if the other half has to wait: an address whose budget
+// is spent does not spend those of accounts, nor the other way round.
+func TestAnAttemptThatWaitsIsChargedNothing(t *testing.T) {
+	onEach(t, func(t *testing.T, f *fixture) {
+		for i := range 9 {
+			f.fail(attempt(fmt.Sprintf("user%d", i), "198.51.100.1"), 1)
+		}
+		f.fail(attempt("alice", "198.51.100.1"), 20)
+		if w := f.wait(attempt("alice", "198.51.100.2")); w != 0 {
+			t.Errorf("the account waits %v for attempts that were not let in", w)
+		}
+		f.fail(attempt("bob", "203.0.113.1"), 20)
+		near(t, "the client waits", f.wait(attempt("bob", "203.0.113.1")), 20*time.Minute, 5*time.Second)
+		if w := f.wait(attempt("carol", "203.0.113.1")); w != 0 {
+			t.Errorf("the address waits %v for attempts that were not let in", w)
+		}
 	})
 }
 
 func TestEachLimitHolds(t *testing.T) {
 	onEach(t, func(t *testing.T, f *fixture) {
 		// One account from many addresses.
-		for i := range 6 {
-			f.fail(attempt("alice", fmt.Sprintf("192.0.2.%d", i)), 1)
+		for i := range 12 {
+			f.fail(attempt("alice", fmt.Sprintf("192.0.%d.1", i)), 1)
 		}
-		if f.wait(attempt("alice", "192.0.2.99")) == 0 {
+		if f.wait(attempt("alice", "192.0.99.1")) == 0 {
 			t.Error("the account's budget does not hold")
 		}
-		if w := f.wait(attempt("bob", "192.0.2.99")); w != 0 {
+		if w := f.wait(attempt("bob", "192.0.99.1")); w != 0 {
 			t.Errorf("another account waits %v", w)
 		}
 		// One address over many accounts.
@@ -81,9 +170,9 @@ func TestEachLimitHolds(t *testing.T) {
 
 func TestAStrangerCannotLockTheOwnerOut(t *testing.T) {
 	onEach(t, func(t *testing.T, f *fixture) {
-		stranger := attempt("alice", "203.0.113.1")
-		stranger.Limits.Address = tokenstore.Limit{} // the worst case: as if from everywhere
-		f.fail(stranger, 1000)
+		for i := range 250 { // the worst case: from everywhere
+			f.fail(attempt("alice", fmt.Sprintf("203.%d.113.1", i)), 1)
+		}
 		owner := attempt("alice", "192.0.2.1")
 		owner.Device = "the owner's browser"
 		if w := f.wait(owner); w != 0 {
@@ -163,6 +252,36 @@ func TestAccountLifecycle(t *testing.T) {
 		is(t, "password of nobody", err, tokenstore.ErrNoAccount)
 		_, err = f.SetDisabled(ctx, "alice", true)
 		is(t, "disable nobody", err, tokenstore.ErrNoAccount)
+	})
+}
+
+// What a user replaced is known for a while, and what somebody else set is not.
+func TestReplacedPassword(t *testing.T) {
+	onEach(t, func(t *testing.T, f *fixture) {
+		ctx := t.Context()
+		replaced := func(want string) {
+			t.Helper()
+			if got, err := f.ReplacedPassword(ctx, "alice"); err != nil || got != want {
+				t.Errorf("%q, %v; want %q", got, err, want)
+			}
+		}
+		if err := f.CreateAccount(ctx, tokenstore.Account{Username: "alice", Hash: "h1"}); err != nil {
+			t.Fatal(err)
+		}
+		replaced("")
+		for range 2 { // the second is the same request, sent again
+			if _, err := f.ReplacePassword(ctx, "alice", "h1", "h2"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		replaced("h1")
+		if _, err := f.SetPassword(ctx, "alice", "h2", "h3"); err != nil {
+			t.Fatal(err)
+		}
+		replaced("h1")
+		_, err := f.ReplacePassword(ctx, "alice", "h2", "h4")
+		is(t, "the password changed meanwhile", err, tokenstore.ErrConflict)
+		replaced("h1")
 	})
 }
 

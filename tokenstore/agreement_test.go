@@ -108,9 +108,11 @@ func (h *history) do(s int, op, user string, n, back int) string {
 		return fmt.Sprintf("%v %d %d", err, g.UserEpoch, g.Place.N)
 	}
 	if op == "failed" {
-		err := f.Failed(ctx, attempt(user, "192.0.2.1"))
-		l, err2 := f.Lookup(ctx, attempt(user, "192.0.2.1"))
-		return fmt.Sprint(err, err2, l.Found, l.Wait.Round(10*time.Minute))
+		l, err := f.Lookup(ctx, attempt(user, "192.0.2.1"))
+		if n%2 == 0 {
+			err = errors.Join(err, f.Refund(ctx, l.Charge))
+		}
+		return fmt.Sprint(err, l.Found, l.Wait.Round(10*time.Minute))
 	}
 	i, ok := h.pick(n)
 	if !ok {

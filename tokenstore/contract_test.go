@@ -4,6 +4,7 @@ import (
 	"crypto/sha1"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"regexp"
 	"strconv"
@@ -586,7 +587,7 @@ func TestEveryKeyExpiresButAccountsKeysAndMeta(t *testing.T) {
 				t.Errorf("%s has TTL %v", key, ttl)
 			}
 		}
-		for _, kind := range []string{"rt", "deny", "ue", "us", "log", "head", "acct", "client", "thr", "meta", "keys", "dead", "idx", "invalid"} {
+		for _, kind := range []string{"rt", "deny", "ue", "us", "log", "head", "acct", "client", "thr", "old", "meta", "keys", "dead", "idx", "invalid"} {
 			found := false
 			for k := range seen {
 				found = found || strings.HasPrefix(k, kind)
@@ -610,9 +611,13 @@ func exercise(t *testing.T, f *fixture) {
 	}
 	must(f.CreateAccount(ctx, tokenstore.Account{Username: "alice", Subject: "u-1", Hash: "h"}))
 	attempt := attempt("alice", "192.0.2.1")
-	_, err := f.Lookup(ctx, attempt)
+	charged, err := f.Lookup(ctx, attempt)
 	must(err)
-	must(f.Failed(ctx, attempt))
+	must(f.Refund(ctx, charged.Charge))
+	_, err = f.Lookup(ctx, attempt)
+	must(err)
+	_, err = f.ReplacePassword(ctx, "alice", "h", "h")
+	must(err)
 	_, err = f.OfferSigningKey(ctx, keySettings(), sealed("k1"), tokenstore.OfferDue)
 	must(err)
 	_, err = f.OfferSigningKey(ctx, keySettings(), sealed("k2"), tokenstore.OfferNow)
@@ -721,7 +726,11 @@ func TestScriptsSurviveAFlushedCache(t *testing.T) {
 			func() error { _, err := s.show(1); return err },
 			func() error { return s.verify(1) },
 			func() error { _, err := f.Lookup(ctx, attempt("alice", "192.0.2.1")); return err },
-			func() error { return f.Failed(ctx, attempt("alice", "192.0.2.1")) },
+			func() error {
+				l, err := f.Lookup(ctx, attempt("alice", "192.0.2.1"))
+				flush()
+				return errors.Join(err, f.Refund(ctx, l.Charge))
+			},
 			func() error { s.logout(true); return nil },
 		} {
 			flush()
@@ -752,9 +761,13 @@ func TestRoundTrips(t *testing.T) {
 		}
 		for range 2 { // on a Cluster, this user's node may see a script for the first time
 			var s *family
-			cost("lookup", 1, func() { _, _ = f.Lookup(t.Context(), attempt("carol", "192.0.2.1")) })
+			var charged tokenstore.Lookup
+			cost("lookup", 1, func() { charged, _ = f.Lookup(t.Context(), attempt("carol", "192.0.2.1")) })
 			cost("login", 1, func() { s = f.login("carol") })
-			cost("failed", 1, func() { _ = f.Failed(t.Context(), attempt("carol", "192.0.2.1")) })
+			cost("login with a refund", 1, func() {
+				_, _ = f.loginWith(tokenstore.NewSession{Subject: "carol", ReadAt: f.Now().Add(time.Hour), Charge: charged.Charge})
+			})
+			cost("refund", 1, func() { _ = f.Refund(t.Context(), charged.Charge) })
 			cost("rotate", 1, func() { _, _ = s.show(1) })
 			cost("same", 1, func() { _, _ = s.show(1) })
 			cost("verify", 1, func() { _ = s.verify(0) })

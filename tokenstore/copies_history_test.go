@@ -269,7 +269,7 @@ func TestAnEstimateThatIsBehindCostsOneRoundTrip(t *testing.T) {
 	f, mini := miniStore(t, tokenstore.Options{Lifetimes: lifetimes()})
 	s := f.login("alice")
 	now := time.Now()
-	for name, op := range operations(s) {
+	for name, op := range operations(s, f.try(attempt("alice", "192.0.2.1"))) {
 		now = now.Add(time.Hour)
 		mini.SetTime(now)
 		if err := op(); errors.Is(err, tokenstore.ErrUnavailable) {

@@ -212,9 +212,21 @@ func mutations() []mutation {
 			}
 			return nil
 		}},
-		{script: "throttle_spend", do: func(w *world) error {
-			return w.Failed(w.t.Context(), attempt(account, "192.0.2.1"))
-		}, inside: "a failed attempt counts twice"},
+		{script: "lookup", do: func(w *world) error {
+			_, err := w.Lookup(w.t.Context(), attempt(account, "192.0.2.1"))
+			return err
+		}},
+		{script: "throttle_charge", do: func(w *world) error {
+			_, err := w.Lookup(w.t.Context(), attempt(account, "192.0.2.1"))
+			return err
+		}},
+		{script: "throttle_refund", do: func(w *world) error {
+			l, err := w.Lookup(w.t.Context(), attempt(account, "192.0.2.1"))
+			if err != nil {
+				return err
+			}
+			return w.Refund(w.t.Context(), l.Charge)
+		}},
 		{script: "account_create", do: func(w *world) error {
 			if _, err := w.DeleteAccount(w.t.Context(), account); err != nil {
 				return err

@@ -21,9 +21,12 @@
 // Before it, a copy changes nothing that others have changed since, by what the script
 // does (a session's generation, a log entry that is there) or, for accounts, clients and
 // RevokeUser, by a key that keeps the answer until the deadline. The exceptions: a copy
-// of Failed charges the attempt twice, one of IssueToClient takes a second place in a
-// status list, and one of Renew puts a follower back that was struck or has left.
+// of IssueToClient takes a second place in a status list, and one of Renew puts a follower
+// back that was struck or has left.
 //
+//   - Lookup reads an account and charges an attempt at its password, or charges nothing
+//     and says how long to wait. Refund takes the charge back, once; so does Login, but
+//     it makes the session also if that fails.
 //   - Login makes one session. Asked again with the same ids and secret it returns that
 //     session and changes nothing. It ends those that are more than
 //     [Options.SessionsPerUser] now. It refuses with [ErrSuperseded] when the user's

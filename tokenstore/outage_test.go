@@ -25,14 +25,14 @@ func dial(t *testing.T, url string) redis.UniversalClient {
 }
 
 // operations are all that a request may call, on one session.
-func operations(s *family) map[string]func() error {
+func operations(s *family, charged tokenstore.Lookup) map[string]func() error {
 	ctx := s.f.t.Context()
 	return map[string]func() error{
 		"login":       func() error { _, err := s.f.tryLogin("alice", time.Now().Add(time.Hour)); return err },
 		"rotate":      func() error { _, err := s.show(1); return err },
 		"verify":      func() error { return s.verify(0) },
 		"lookup":      func() error { _, err := s.f.Lookup(ctx, attempt("alice", "192.0.2.1")); return err },
-		"failed":      func() error { return s.f.Failed(ctx, attempt("alice", "192.0.2.1")) },
+		"refund":      func() error { return s.f.Refund(ctx, charged.Charge) },
 		"sessions":    func() error { _, _, err := s.f.Sessions(ctx, s.uid, "", 100); return err },
 		"session":     func() error { _, err := s.f.Session(ctx, s.sid); return err },
 		"keys":        func() error { _, err := s.f.SigningKeys(ctx); return err },
@@ -42,6 +42,8 @@ func operations(s *family) map[string]func() error {
 		"open":        func() error { return s.f.Open(ctx) },
 		"account":     func() error { _, _, err := s.f.Account(ctx, "alice"); return err },
 		"password":    func() error { _, err := s.f.SetPassword(ctx, "alice", "", "h"); return err },
+		"replace":     func() error { _, err := s.f.ReplacePassword(ctx, "alice", "h", "h"); return err },
+		"replaced":    func() error { _, err := s.f.ReplacedPassword(ctx, "alice"); return err },
 		"create":      func() error { return s.f.CreateAccount(ctx, tokenstore.Account{Username: "bob", Hash: "h"}) },
 		"delete":      func() error { _, err := s.f.DeleteAccount(ctx, "bob"); return err },
 		"usernames":   func() error { return s.f.Usernames(ctx, func(string) error { return nil }) },
@@ -84,10 +86,10 @@ func TestAnOutageIsNotAbsence(t *testing.T) {
 			}
 			f := &fixture{Store: s, t: t, rdb: server.Client()}
 			eventually(t, func() error { return s.Open(t.Context()) })
-			fam := f.login("alice")
+			fam, charged := f.login("alice"), f.try(attempt("alice", "192.0.2.1"))
 
 			o.begin(server, t)
-			for op, call := range operations(fam) {
+			for op, call := range operations(fam, charged) {
 				start := time.Now()
 				err := call()
 				if !errors.Is(err, tokenstore.ErrUnavailable) {

@@ -260,7 +260,10 @@ func operationsByMethod() map[string]replied {
 		},
 		"Lookup":  always(func(w *world) error { _, err := w.Lookup(ctx, attempt(account, "192.0.2.1")); return err }),
 		"Account": always(func(w *world) error { _, _, err := w.Account(ctx, account); return err }),
-		"Failed":  always(func(w *world) error { return w.Failed(ctx, attempt(account, "192.0.2.1")) }),
+		"Refund": func(w *world) func() error {
+			l := w.try(attempt(account, "192.0.2.1"))
+			return func() error { return w.Refund(ctx, l.Charge) }
+		},
 		"CreateAccount": always(func(w *world) error {
 			return w.CreateAccount(ctx, tokenstore.Account{Username: fmt.Sprint("u", w.next()), Hash: "h"})
 		}),

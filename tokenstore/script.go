@@ -46,7 +46,7 @@ type script struct {
 
 type scripts struct {
 	login, rotate, revoke, revokeUser, verify   *script
-	lookup, throttlePeek, throttleSpend         *script
+	lookup, throttleCharge, throttleRefund      *script
 	accountCreate, accountUpdate, accountDelete *script
 	meta, revokeKey                             *script
 	keysSync, keysPut, keysRevoke, keysReseal   *script
@@ -84,34 +84,34 @@ func loadScripts() (scripts, error) {
 		return &script{name: name, effect: e, lua: redis.NewScript(src)}
 	}
 	sc := scripts{
-		login:         load(writes, "login", "status"),
-		rotate:        load(writes, "rotate", "log", "issued", "status", "primary"),
-		revoke:        load(writes, "revoke", "log", "issued", "status", "primary"),
-		revokeUser:    load(writesOnce, "revoke_user", "log", "status", "primary"),
-		verify:        load(writes, "verify"),
-		lookup:        load(reads, "lookup", "gcra"),
-		throttlePeek:  load(reads, "throttle_peek", "gcra"),
-		throttleSpend: load(writes, "throttle_spend", "gcra"),
-		accountCreate: load(writesOnce, "account_create"),
-		accountUpdate: load(writesOnce, "account_update"),
-		accountDelete: load(writesOnce, "account_delete"),
-		meta:          load(writes, "meta"),
-		keysSync:      load(writes, "keys_sync", "keyring"),
-		keysPut:       load(writes, "keys_put", "keyring"),
-		keysRevoke:    load(writes, "keys_revoke", "keyring"),
-		keysReseal:    load(writes, "keys_reseal"),
-		revokeKey:     load(writes, "revoke_key", "log", "primary"),
-		renew:         load(writes, "renew", "primary"),
-		strike:        load(writes, "strike"),
-		restoreEpoch:  load(writes, "restore_epoch", "log", "status"),
-		probe:         load(writes, "probe", "primary"),
-		clientCreate:  load(writesOnce, "client_create"),
-		clientRotate:  load(writesOnce, "client_rotate"),
-		clientCheck:   load(writes, "client_check", "status"),
-		peek:          load(reads, "peek"),
-		firstUse:      load(writes, "first_use"),
-		statusView:    load(writes, "status_view"),
-		sessionPage:   load(reads, "session_page"),
+		login:          load(writes, "login", "status"),
+		rotate:         load(writes, "rotate", "log", "issued", "status", "primary"),
+		revoke:         load(writes, "revoke", "log", "issued", "status", "primary"),
+		revokeUser:     load(writesOnce, "revoke_user", "log", "status", "primary"),
+		verify:         load(writes, "verify"),
+		lookup:         load(writes, "lookup", "gcra"),
+		throttleCharge: load(writes, "throttle_charge", "gcra"),
+		throttleRefund: load(writes, "throttle_refund"),
+		accountCreate:  load(writesOnce, "account_create"),
+		accountUpdate:  load(writesOnce, "account_update"),
+		accountDelete:  load(writesOnce, "account_delete"),
+		meta:           load(writes, "meta"),
+		keysSync:       load(writes, "keys_sync", "keyring"),
+		keysPut:        load(writes, "keys_put", "keyring"),
+		keysRevoke:     load(writes, "keys_revoke", "keyring"),
+		keysReseal:     load(writes, "keys_reseal"),
+		revokeKey:      load(writes, "revoke_key", "log", "primary"),
+		renew:          load(writes, "renew", "primary"),
+		strike:         load(writes, "strike"),
+		restoreEpoch:   load(writes, "restore_epoch", "log", "status"),
+		probe:          load(writes, "probe", "primary"),
+		clientCreate:   load(writesOnce, "client_create"),
+		clientRotate:   load(writesOnce, "client_rotate"),
+		clientCheck:    load(writes, "client_check", "status"),
+		peek:           load(reads, "peek"),
+		firstUse:       load(writes, "first_use"),
+		statusView:     load(writes, "status_view"),
+		sessionPage:    load(reads, "session_page"),
 	}
 	sc.rotate.hot, sc.verify.hot = true, true
 	return sc, errors.Join(errs...)
@@ -214,6 +214,8 @@ type call struct {
 	script *script
 	keys   []string
 	args   []any
+	// courtesy is set if the others count without it: its error is none of theirs.
+	courtesy bool
 }
 
 // prepare adds the key that keeps the answer of a script that writes once. It is named
@@ -408,7 +410,7 @@ func (s *Store) pipeline(ctx context.Context, rdb redis.Cmdable, calls []call, w
 	for i, c := range calls {
 		err := unavailable(c.script.name, errors.Join(errs[i], wait))
 		s.observe(c.script.name, time.Since(start), err)
-		if first == nil {
+		if first == nil && !c.courtesy {
 			first = err
 		}
 	}

@@ -29,6 +29,8 @@ var (
 	// ErrKeyBinding says that the session is bound to a key, and the caller has
 	// proven to hold another, or none; or that it is bound to none.
 	ErrKeyBinding = errors.New("the session is not bound to the key shown")
+	// ErrTooLarge says that what is stored of the session may not fit into a token.
+	ErrTooLarge = errors.New("the session may not fit into a token")
 	// ErrScope says that more was asked for than the session was granted.
 	ErrScope = errors.New("the scope was not granted")
 )
@@ -53,6 +55,9 @@ type NewSession struct {
 	JKT string
 	// ReadAt is when the account was read, as [Store.Lookup] returned it.
 	ReadAt time.Time
+	// Charge is what the attempt was charged that found the password right: it is taken
+	// back in the same round trip, if it can be.
+	Charge Charge
 }
 
 // Grant is what an access token may say: who, since when, until when.
@@ -102,13 +107,16 @@ func (s *Store) Login(ctx context.Context, n NewSession) (Grant, error) {
 	if s.statusLists {
 		keys = append(keys, s.livingKey(n.UID))
 	}
-	r, err := s.run(ctx, s.scripts.login, keys,
+	login := call{script: s.scripts.login, keys: keys, args: []any{
 		epoch, n.SID.String(), n.Hash[:], n.Subject, username, n.Scope, n.ClientID, n.Device, n.Address,
 		milliseconds(s.life.Refresh), milliseconds(s.life.Session), milliseconds(s.life.Access), milliseconds(skewPad),
-		n.ReadAt.UnixMilli(), n.Claims, n.JKT, s.perUser)
+		n.ReadAt.UnixMilli(), n.Claims, n.JKT, s.perUser,
+	}}
+	replies, err := s.runAll(ctx, append([]call{login}, n.Charge.refunds...), 0)
 	if err != nil {
 		return Grant{}, err
 	}
+	r := replies[0]
 	now := r.time(1)
 	if r.code() == 1 {
 		return Grant{}, r.verdict(ErrSuperseded)
@@ -166,6 +174,10 @@ type Rotation struct {
 	// hold, or "". It must be that of the session; for a registered client, which may
 	// change its key, it must be there if the session has one.
 	JKT string
+	// Room is how many bytes of a token there are for what is stored of the session:
+	// twice its subject, its scope, its claims and its client id. Members is how many
+	// claims there may be. A Room of 0 checks neither.
+	Room, Members int
 }
 
 const (
@@ -179,7 +191,8 @@ const (
 // whether it did, or which token is current (Same, Current). The first token of a login
 // rotates at once. Errors: [ErrNoSession], [ErrRevoked],
 // [ErrSuperseded], [ErrReuse] and [ErrRollback], after which the session is
-// over; [ErrForeign], [ErrKeyBinding] and [ErrScope], after which nothing has changed;
+// over; [ErrForeign], [ErrKeyBinding], [ErrTooLarge] and [ErrScope], after which nothing
+// has changed;
 // [ErrUnavailable], after which the same token may be shown again.
 // A [Revocation] accompanies ErrReuse, ErrRollback and ErrRevoked: the last may be
 // the answer to a theft that was sent twice.
@@ -197,7 +210,7 @@ func (s *Store) Rotate(ctx context.Context, t Rotation) (Grant, Revocation, erro
 			[]string{s.rtKey(t.SID), s.userKey(t.UID), s.epochKey(t.UID), s.denyKey(t.SID), s.headKey(shard), s.logKey(shard), s.membersKey(shard), s.invalidKey(shard), s.livingKey(t.UID)},
 			epoch, t.SID.String(), t.Gen, t.Hash[:], t.Next[:],
 			milliseconds(s.life.Refresh), milliseconds(s.life.Access), milliseconds(s.life.Grace), milliseconds(skewPad),
-			flag(s.statusLists), t.IssuedTo, t.Scope, t.JKT)
+			flag(s.statusLists), t.IssuedTo, t.Scope, t.JKT, t.Room, t.Members)
 		if err == nil {
 			s.observeTime(r.time(1))
 		}
@@ -243,6 +256,8 @@ func (s *Store) Rotate(ctx context.Context, t Rotation) (Grant, Revocation, erro
 		return Grant{}, Revocation{}, r.verdict(ErrScope)
 	case 10:
 		return Grant{}, Revocation{}, r.verdict(ErrKeyBinding)
+	case 12:
+		return Grant{}, Revocation{}, r.verdict(ErrTooLarge)
 	default:
 		return Grant{}, Revocation{}, r.unknown()
 	}

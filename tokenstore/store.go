@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/netip"
 	"strconv"
 	"sync/atomic"
 	"time"
@@ -211,19 +210,24 @@ func (s *Store) accountKey(username string) string {
 	return s.prefix[s.UserID(username)[0]] + "acct:" + username
 }
 
+// replacedKey has the password hash that an account had before its user replaced it.
+func (s *Store) replacedKey(username string) string {
+	return s.prefix[s.UserID(username)[0]] + "old:" + username
+}
+
 // throttleKeys are named by a hash, so that an attacker's input is of one
 // length and no address is readable in a dump.
 func (s *Store) throttleKey(username, client string) string {
 	return s.prefix[s.UserID(username)[0]] + "thr:c:" + digest(username+"\x00"+client)
 }
 
-func (s *Store) anyoneKey(username string) string {
-	return s.prefix[s.UserID(username)[0]] + "thr:a:" + digest(username)
+func (s *Store) anyoneKey(username, client string) string {
+	return s.prefix[s.UserID(username)[0]] + "thr:a:" + digest(username+"\x00"+client)
 }
 
-func (s *Store) addressKey(a netip.Addr) string {
-	d := digest(a.String())
-	return s.prefix[s.UserID(d)[0]] + "thr:ip:" + d
+// receiptKey names what one attempt was charged in one slot.
+func (s *Store) receiptKey(shard byte, nonce string) string {
+	return s.prefix[shard] + "thr:r:" + nonce
 }
 
 func digest(v string) string {

@@ -18,6 +18,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/latchkey-auth/latchkey/internal/accesstoken"
 	"github.com/latchkey-auth/latchkey/tokenstore"
 )
 
@@ -108,16 +109,22 @@ func newClientOf(name string, grants, scopes, audiences []string, claims []byte)
 		return c, err
 	}
 	for _, a := range audiences {
-		if u, err := url.Parse(a); err != nil || u.Fragment != "" || a == "" || strings.ContainsFunc(a, func(r rune) bool { return r <= ' ' || r > '~' }) {
-			return c, errors.New("an audience is not usable; write a URL or a name in printable ASCII, without spaces and fragment")
+		if u, err := url.Parse(a); err != nil || u.Fragment != "" || a == "" || strings.ContainsFunc(a, func(r rune) bool { return r <= ' ' || r > '~' || r == '"' || r == '\\' }) {
+			return c, errors.New(`an audience is not usable; write a URL or a name in printable ASCII, without spaces, ", \ and fragment`)
 		}
 	}
 	c.Audiences = strings.Join(audiences, " ")
-	if len(c.Audiences) > maxText {
-		return c, fmt.Errorf("the audiences take more than %d bytes; give fewer", maxText)
+	if c.Claims, err = compactClaims(claims); err != nil {
+		return c, err
 	}
-	c.Claims, err = compactClaims(claims)
-	return c, err
+	if over := c.Size() - accesstoken.MaxClient; over > 0 {
+		return c, fmt.Errorf("the client would not fit into a token: its id, audiences and claims are %d bytes more than %d; give fewer, or shorter ones", over, accesstoken.MaxClient)
+	}
+	// In a token of its own it takes an account's place.
+	if over := (tokenstore.Account{Subject: c.ID, Scopes: c.Scopes}).Size() - accesstoken.MaxAccount; over > 0 {
+		return c, fmt.Errorf("the client's scopes are %d bytes too long for a token; give fewer", over)
+	}
+	return c, nil
 }
 
 // clientID returns the id of the client of a name; the id itself names it, too.

@@ -88,6 +88,10 @@ func TestClientAddRefuses(t *testing.T) {
 		{"a space in an audience", []string{"a", "--audience", "a b"}, "an audience is not usable"},
 		{"a fragment in an audience", []string{"a", "--audience", "https://a.example#b"}, "an audience is not usable"},
 		{"a claim that is Latchkey's", []string{"a", "--claims", `{"sub":"root"}`}, "Latchkey sets sub itself"},
+		{"a backslash in an audience", []string{"a", "--audience", `a\b`}, "an audience is not usable"},
+		{"too much of a token", []string{"a", "--audience", "https://a.example/" + strings.Repeat("x", 200), "--claims", `{"a":"` + strings.Repeat("x", 200) + `"}`}, "would not fit into a token"},
+		{"too many scopes", []string{"a", "--scope", strings.Repeat("s", 1020)}, "bytes too long for a token"},
+		{"too many claims", []string{"a", "--claims", manyClaims(17)}, "there are 17 claims; give at most 16"},
 		{"a claim that binds", []string{"a", "--claims", `{"cnf":{}}`}, "Latchkey sets cnf itself"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

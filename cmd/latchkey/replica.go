@@ -172,6 +172,9 @@ func newReplica(ctx context.Context, cfg *config.Config, logger *slog.Logger) (*
 			Version: buildVersion(), Docs: cfg.Docs, Nonces: nonces,
 		},
 	}
+	if cfg.KeysDir == "" { // the keys of a folder may be any
+		dependencies.Settings.SignatureSize = accesstoken.Algorithm(cfg.Algorithm).SignatureSize()
+	}
 	if cfg.StatusList {
 		dependencies.Settings.StatusListTTL = cfg.StatusListTTL
 	}

@@ -298,9 +298,6 @@ func printUsers(w io.Writer, accounts []tokenstore.Account) error {
 // allows no more than 255 characters.
 const maxSubject = 255
 
-// maxText bounds an account's scopes and its claims, in bytes each.
-const maxText = 1024
-
 // newAccount checks and normalises what an operator says of an account.
 func newAccount(username, subject string, scopes []string, claims []byte) (tokenstore.Account, error) {
 	a := tokenstore.Account{Username: username, Subject: subject}
@@ -321,8 +318,13 @@ func newAccount(username, subject string, scopes []string, claims []byte) (token
 	if a.Scopes, err = joinScopes(scopes); err != nil {
 		return a, err
 	}
-	a.Claims, err = compactClaims(claims)
-	return a, err
+	if a.Claims, err = compactClaims(claims); err != nil {
+		return a, err
+	}
+	if over := a.Size() - accesstoken.MaxAccount; over > 0 {
+		return a, fmt.Errorf("the user would not fit into a token: the subject counted twice, the scopes and the claims are %d bytes more than %d; give fewer, or shorter ones", over, accesstoken.MaxAccount)
+	}
+	return a, nil
 }
 
 // joinScopes returns the scopes, each once, as RFC 6749 section 3.3 writes them.
@@ -336,11 +338,7 @@ func joinScopes(scopes []string) (string, error) {
 			once = append(once, s)
 		}
 	}
-	joined := strings.Join(once, " ")
-	if len(joined) > maxText {
-		return "", fmt.Errorf("the scopes take more than %d bytes; give fewer", maxText)
-	}
-	return joined, nil
+	return strings.Join(once, " "), nil
 }
 
 // compactClaims returns the claims as one line of JSON, or "" for none.
@@ -352,7 +350,13 @@ func compactClaims(claims []byte) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("the claims: %w", err)
 	}
+	if len(object) > accesstoken.MaxExtraPart {
+		return "", fmt.Errorf("there are %d claims; give at most %d", len(object), accesstoken.MaxExtraPart)
+	}
 	for name := range object {
+		if name == "" {
+			return "", errors.New("the claims: one has no name; give it one")
+		}
 		if accesstoken.Reserved(name) {
 			return "", fmt.Errorf("the claims: Latchkey sets %s itself; leave it out", name)
 		}
@@ -363,9 +367,6 @@ func compactClaims(claims []byte) (string, error) {
 	compact, err := json.Marshal(object)
 	if err != nil {
 		return "", fmt.Errorf("the claims: %w", err)
-	}
-	if len(compact) > maxText {
-		return "", fmt.Errorf("the claims take more than %d bytes; give fewer", maxText)
 	}
 	return string(compact), nil
 }

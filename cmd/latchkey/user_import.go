@@ -18,6 +18,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/latchkey-auth/latchkey/internal/credential"
+	"github.com/latchkey-auth/latchkey/internal/jsontext"
 	"github.com/latchkey-auth/latchkey/tokenstore"
 )
 
@@ -307,10 +308,6 @@ func parseUser(line []byte) (tokenstore.Account, error) {
 	if credential.ValidateHash(username) == nil {
 		return tokenstore.Account{}, errors.New("its username is a password hash; has something been swapped?")
 	}
-	// The decoder puts U+FFFD for halves of characters, and different names would become one.
-	if strings.ContainsRune(username+subject, utf8.RuneError) {
-		return tokenstore.Account{}, errors.New("its username or sub holds half a character (a lone surrogate); correct it at its source")
-	}
 	account, err := newAccount(username, subject, scopes, claims)
 	if err != nil {
 		return tokenstore.Account{}, err
@@ -346,10 +343,14 @@ func (s *scopeList) UnmarshalJSON(b []byte) error {
 
 // members reads one JSON object and nothing else. Unlike encoding/json alone it
 // refuses a name given twice, of which one value would silently be lost (RFC 8259
-// section 4), and what is not UTF-8. Its errors hold no value.
+// section 4), and what is not UTF-8 or holds half a character, in place of which it would
+// put U+FFFD: different names would become one. Its errors hold no value.
 func members(text []byte) (map[string]json.RawMessage, error) {
 	if !utf8.Valid(text) {
 		return nil, errors.New("it is not UTF-8; convert it")
+	}
+	if !jsontext.Whole(text) {
+		return nil, errors.New("it holds half a character (a lone surrogate); correct it at its source")
 	}
 	d := json.NewDecoder(bytes.NewReader(text))
 	if open, err := d.Token(); err != nil || open != json.Delim('{') {

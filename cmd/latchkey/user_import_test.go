@@ -79,6 +79,7 @@ func TestImportReportsEachBadLine(t *testing.T) {
 		{"a string for claims", userLine("alice", `,"claims":"{}"`), "claims: it is not one JSON object"},
 		{"a control character", `{"username":"al\u001b[2Jice","hash":"` + importedBcrypt + `"}`, "control character"},
 		{"half a character", `{"username":"\ud800","hash":"` + importedBcrypt + `"}`, "half a character"},
+		{"half a character in a claim", userLine("alice", `,"claims":{"\ud800":1,"\ud801":2}`), "half a character"},
 		{"not UTF-8", "{\"username\":\"a\xff\",\"hash\":\"" + importedBcrypt + `"}`, "not UTF-8"},
 		{"a hash of no known kind", `{"username":"alice","hash":"$5$rounds=5000$` + canary + `"}`, "its kind is not known"},
 		{"a hash that was cut", `{"username":"alice","hash":"` + importedBcrypt[:40] + `"}`, "60 characters, this has 40"},

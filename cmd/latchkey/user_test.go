@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -90,12 +91,15 @@ func TestUserAddRefuses(t *testing.T) {
 		{"a subject of a client", []string{"bob", "--sub", "lkc_billing"}, "begins with lkc_ is a client's"},
 		{"a username of a client", []string{"lkc_billing"}, "begins with lkc_ is a client's"},
 		{"a quote in a scope", []string{"bob", "--scope", `read "write"`}, "a scope is not usable"},
-		{"too many scopes", []string{"bob", "--scope", strings.Repeat("s", 1025)}, "more than 1024 bytes"},
+		{"too many scopes", []string{"bob", "--scope", strings.Repeat("s", 1025)}, "would not fit into a token"},
 		{"claims that are no object", []string{"bob", "--claims", "[1]"}, "not one JSON object"},
 		{"claims with something behind", []string{"bob", "--claims", "{} {}"}, "not one JSON object"},
 		{"a claim given twice", []string{"bob", "--claims", `{"a":1,"a":2}`}, `"a" twice`},
 		{"a claim that is Latchkey's", []string{"bob", "--claims", `{"exp":1}`}, "Latchkey sets exp itself"},
-		{"claims that are too long", []string{"bob", "--claims", `{"a":"` + strings.Repeat("x", 1024) + `"}`}, "more than 1024 bytes"},
+		{"claims that are too long", []string{"bob", "--claims", `{"a":"` + strings.Repeat("x", 1024) + `"}`}, "would not fit into a token"},
+		{"all together too long", []string{"bob", "--sub", strings.Repeat("s", 200), "--scope", strings.Repeat("s", 400), "--claims", `{"a":"` + strings.Repeat("x", 400) + `"}`}, "184 bytes more than 1024"},
+		{"too many claims", []string{"bob", "--claims", manyClaims(17)}, "there are 17 claims; give at most 16"},
+		{"a claim without a name", []string{"bob", "--claims", `{"":1}`}, "one has no name"},
 		{"an unknown flag", []string{"bob", "--admin"}, "unknown flag"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -427,4 +431,13 @@ func TestShellWord(t *testing.T) {
 			t.Errorf("shellWord(%q) = %s, want %s", in, got, want)
 		}
 	}
+}
+
+// manyClaims is an object of n claims.
+func manyClaims(n int) string {
+	var members []string
+	for i := range n {
+		members = append(members, fmt.Sprintf(`"c%d":1`, i))
+	}
+	return "{" + strings.Join(members, ",") + "}"
 }

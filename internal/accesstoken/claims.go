@@ -1,6 +1,7 @@
 package accesstoken
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
@@ -138,11 +139,21 @@ func (c *Claims) encode() ([]byte, error) {
 	if c.StatusURI != "" {
 		w.Status = &status{List: statusReference{Index: c.StatusIndex, URI: c.StatusURI}}
 	}
-	payload, err := json.Marshal(w)
+	payload, err := marshal(w)
 	if err != nil {
 		return nil, fmt.Errorf("accesstoken: encode claims: %w", err)
 	}
 	return withExtra(payload, c.Extra)
+}
+
+// marshal is [json.Marshal] without the escapes for HTML, which would make six bytes
+// of one.
+func marshal(v any) ([]byte, error) {
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	err := e.Encode(v)
+	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), err
 }
 
 // parseClaims reads a claims set. It returns [ErrMalformed] if payload is not an

@@ -6,8 +6,13 @@ import (
 	"unicode/utf8"
 )
 
-// MaxExtra is how many claims of the operator's own a token may carry.
-const MaxExtra = 32
+const (
+	// MaxExtra is how many claims of the operator's own a token may carry.
+	MaxExtra = 3 * MaxExtraPart
+	// MaxExtraPart is how many of them an account, a client and all scopes together
+	// may have, each.
+	MaxExtraPart = 16
+)
 
 // Reserved reports whether a claim is not the operator's to set: those that
 // Latchkey sets itself, those of RFC 7519 section 4.1 and RFC 9068 section 2.2
@@ -25,6 +30,13 @@ func Reserved(name string) bool {
 	return false
 }
 
+// ExtraSize returns how many bytes claims of the operator's own add to a token's JSON.
+// Errors: [ErrClaims], as [Signer.Sign].
+func ExtraSize(extra map[string]json.RawMessage) (int, error) {
+	text, err := withExtra([]byte("{}"), extra)
+	return len(text) - len("{}"), err
+}
+
 // withExtra adds the claims of the operator's own, sorted by name, to an encoded
 // claims set.
 func withExtra(payload []byte, extra map[string]json.RawMessage) ([]byte, error) {
@@ -39,7 +51,7 @@ func withExtra(payload []byte, extra map[string]json.RawMessage) ([]byte, error)
 			return nil, fmt.Errorf("%w: %q is not the operator's", ErrClaims, name)
 		}
 	}
-	text, err := json.Marshal(extra)
+	text, err := marshal(extra)
 	if err != nil || !utf8.Valid(text) {
 		return nil, fmt.Errorf("%w: a claim of the operator's own is not JSON", ErrClaims)
 	}

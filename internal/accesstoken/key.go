@@ -121,6 +121,9 @@ func newKey(private any) (*Key, error) {
 		if p.N.BitLen() < minRSABits {
 			return nil, fmt.Errorf("%w: RSA modulus below %d bits", ErrKey, minRSABits)
 		}
+		if p.N.BitLen() > maxSigningRSABits {
+			return nil, fmt.Errorf("%w: RSA modulus above %d bits, which leaves a token too little room", ErrKey, maxSigningRSABits)
+		}
 		alg, public = RS256, &p.PublicKey
 	case []byte:
 		if len(p) < hmacKeySize {

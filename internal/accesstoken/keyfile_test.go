@@ -232,13 +232,13 @@ func TestARingAtRestVerifiesAndDoesNotSign(t *testing.T) {
 	token := mustSign(t, ring, testClaims())
 	kid := ring.Active().ID()
 	ring.Rest()
-	if err := NewSigner(ring).Ready(); !errors.Is(err, ErrNoKey) {
+	if _, err := NewSigner(ring).Room(MaxLength); !errors.Is(err, ErrNoKey) {
 		t.Errorf("Ready = %v, want ErrNoKey", err)
 	}
 	if _, err := verifierOf(ring).Verify(token, issued); err != nil {
 		t.Errorf("Verify = %v", err)
 	}
-	if err := ring.Activate(kid); err != nil || NewSigner(ring).Ready() != nil {
+	if err := ring.Activate(kid); err != nil || ring.Active() == nil {
 		t.Errorf("it does not sign again: %v", err)
 	}
 }

@@ -14,15 +14,6 @@ type Signer struct {
 // NewSigner returns a signer that follows r's active key.
 func NewSigner(r *Ring) *Signer { return &Signer{ring: r} }
 
-// Ready returns [ErrNoKey] if there is no key to sign with: to be asked before
-// something is done that only a signature completes.
-func (s *Signer) Ready() error {
-	if s.ring.Active() == nil {
-		return ErrNoKey
-	}
-	return nil
-}
-
 // Sign returns the token of c in compact form. It returns [ErrNoKey] if the ring has
 // no active key, and [ErrClaims] if a required claim is missing, a time is out of
 // range, exp is not after iat, or the token would be longer than [MaxLength]: it

@@ -32,6 +32,8 @@ const (
 func start(t *testing.T, redisURL string, settings ...string) *stacktest.Replica {
 	t.Helper()
 	f := stacktest.NewFleet(t, stacktest.Build(t, "../.."), 1, redisURL, append([]string{
+		// One user at one address has more logins under way here than any limit allows.
+		"LATCHKEY_LOGIN_LIMIT_CLIENT=100000/1m", "LATCHKEY_LOGIN_LIMIT_ACCOUNT=100000/1m", "LATCHKEY_LOGIN_LIMIT_ADDRESS=100000/1m",
 		"LATCHKEY_PPROF=true", "LATCHKEY_LOG_LEVEL=warn", "LATCHKEY_REVOCATIONS_TOKEN=" + streaming,
 	}, settings...)...)
 	f.Command(t, password+"\n", "user", "add", user)

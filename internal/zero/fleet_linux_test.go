@@ -68,6 +68,8 @@ func (f *fleet) add() {
 	r.cmd.Env = []string{
 		"LATCHKEY_SECRET=" + secret, "LATCHKEY_REDIS_URL=" + f.redis, "LATCHKEY_ADDR=127.0.0.1:0",
 		"LATCHKEY_ADMIN_ADDR=127.0.0.1:0", "LATCHKEY_COOKIE_SECURE=false", "LATCHKEY_ISSUER=" + issuer, "LATCHKEY_AUDIENCE=" + audience,
+		// A login that its replica did not live to answer stays charged.
+		"LATCHKEY_LOGIN_LIMIT_CLIENT=100000/1m", "LATCHKEY_LOGIN_LIMIT_ACCOUNT=100000/1m", "LATCHKEY_LOGIN_LIMIT_ADDRESS=100000/1m",
 		"LATCHKEY_VERIFY=follow", "LATCHKEY_LOG_LEVEL=info", "HOME=" + f.t.TempDir(),
 	}
 	r.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}

@@ -1,7 +1,8 @@
 -- account_update: changes fields of an account that exists.
 --
--- KEYS 1 acct:<username>
+-- KEYS 1 acct:<username>  2 old:<username>
 -- ARGV 1 the password hash that must be in force, or '' for any
+--      2 how long KEYS 2 keeps that hash (ms); 0 leaves it as it is
 --      then name and value of each field to set
 -- Returns {0, now} changed   {1, now} no such account
 --         {2, now} another password hash is in force: nothing changed
@@ -13,5 +14,8 @@ end
 if ARGV[1] ~= '' and hash ~= ARGV[1] then
   return {2, now}
 end
-redis.call('HSET', KEYS[1], unpack(ARGV, 2))
+redis.call('HSET', KEYS[1], unpack(ARGV, 3))
+if ARGV[2] ~= '0' then
+  redis.call('SET', KEYS[2], hash, 'PX', ARGV[2])
+end
 return {0, now}

@@ -1,6 +1,12 @@
 -- Shared by the throttle's scripts. The generic cell rate algorithm over one
--- number a key: the theoretical arrival time in ms. burst failures may come at
--- once, and burst more in each period.
+-- number a key: the theoretical arrival time in ms. burst attempts may come at
+-- once, and burst more in each period. An attempt is charged before the password is
+-- looked at, so that no more than burst are ever under way, and what was no failure
+-- gets its charge back.
+--
+-- The receipt of a charge names it: it has the theoretical arrival time of each key
+-- after the charge, and makes both the charge and its refund count once, however often
+-- they are sent.
 
 -- wait_ms returns how long to wait before the next attempt, 0 for not at all.
 local function wait_ms(key, now, burst, period)
@@ -11,11 +17,28 @@ local function wait_ms(key, now, burst, period)
   return math.max(0, math.ceil(tat - now - (period - period / burst)))
 end
 
--- spend charges one failure. It charges also when the budget is empty:
--- attempts that were let in together and all failed are all paid for. The debt
--- is bounded by one period, so that nobody can be kept out for good.
-local function spend(key, now, burst, period)
-  local tat = math.max(tonumber((redis.call('GET', key))) or 0, now) + period / burst
-  tat = math.ceil(math.min(tat, now + 2 * period))
-  redis.call('SET', key, tat, 'PXAT', tat)
+-- charge charges KEYS[first] and those behind it, with burst and period in ARGV from
+-- 2 on, and returns 0; or charges none of them and returns how long to wait.
+local function charge(receipt, keep, first, now)
+  if redis.call('EXISTS', receipt) == 1 then
+    return 0
+  end
+  local wait = 0
+  for i = first, #KEYS do
+    local a = 2 * (i - first) + 2
+    wait = math.max(wait, wait_ms(KEYS[i], now, tonumber(ARGV[a]), tonumber(ARGV[a + 1])))
+  end
+  if wait > 0 then
+    return wait
+  end
+  local charged = {}
+  for i = first, #KEYS do
+    local a = 2 * (i - first) + 2
+    local tat = math.max(tonumber((redis.call('GET', KEYS[i]))) or 0, now)
+    tat = math.ceil(tat + tonumber(ARGV[a + 1]) / tonumber(ARGV[a]))
+    redis.call('SET', KEYS[i], tat, 'PXAT', tat)
+    charged[#charged + 1] = string.format('%.0f', tat)
+  end
+  redis.call('SET', receipt, table.concat(charged, ' '), 'PX', keep)
+  return 0
 end

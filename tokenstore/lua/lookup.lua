@@ -1,13 +1,15 @@
--- lookup: reads an account for a login, and whether the throttle lets it in.
+-- lookup: reads an account for a login, and charges the attempt.
 --
--- KEYS 1 acct:<username>, then one throttle key for each limit
--- ARGV burst and period (ms) for each throttle key, in order
+-- KEYS 1 acct:<username>  [2 receipt, then one throttle key for each limit]
+-- ARGV 1 how long the receipt is kept (ms), then burst and period (ms) for each
+--      throttle key, in order
 -- Returns {now, wait ms, sub, password hash, disabled, scopes, claims}
+--         a wait of more than 0: nothing was charged
 --         the account's fields are all '' if there is no such account
 local now = now_ms()
 local wait = 0
-for i = 2, #KEYS do
-  wait = math.max(wait, wait_ms(KEYS[i], now, tonumber(ARGV[2 * i - 3]), tonumber(ARGV[2 * i - 2])))
+if #KEYS > 1 then
+  wait = charge(KEYS[2], ARGV[1], 3, now)
 end
 local a = redis.call('HMGET', KEYS[1], 'sub', 'hash', 'off', 'scopes', 'claims')
 return {now, wait, a[1] or '', a[2] or '', a[3] or '', a[4] or '', a[5] or ''}

@@ -13,6 +13,8 @@
 --      11 the registered client that shows it, or '' for the service's own logins
 --      12 scope asked for, or '' for all that was granted
 --      13 thumbprint of the key that whoever shows it has proven to hold, or ''
+--      14 bytes of a token that there are for what is stored of the session, or 0
+--      15 how many claims the session may have, if 14 is not 0
 -- Returns {code, now, refresh expiry, user epoch, log epoch, created, sub, username, scope, client, claims, [place]}
 --   0 OK    the shown token was current; its successor is now
 --   1 SAME  the shown token is the current one's parent, within the grace:
@@ -33,6 +35,8 @@
 --               granted; nothing changed
 --   10 KEY      {code, now}: it is bound to another key, or to one of which there
 --               is no proof; nothing changed
+--   12 TOO LARGE {code, now}: what is stored may not fit into a token; nothing
+--               changed, whatever the token shown is
 --
 -- A rotation that ran when nobody waits for its answer (late.lua) would make the token
 -- that the client still holds a parent, and after the grace a theft.
@@ -63,6 +67,13 @@ end
 local bound = s[14] or ''
 if (ARGV[11] == '' and bound ~= ARGV[13]) or (bound ~= '' and ARGV[13] == '') then
   return {10, now}
+end
+-- Nothing changes for a token that could not be signed. The claims are text here: ":
+-- stands once in each member, and perhaps within values, too.
+local room, claims = tonumber(ARGV[14]), s[13] or ''
+if room ~= 0 and (2 * #s[8] + #(s[10] or '') + #(s[11] or '') + #claims > room or
+    (claims ~= '' and select(2, string.gsub(claims, '":', '')) > tonumber(ARGV[15]))) then
+  return {12, now}
 end
 local excess = false
 for name in string.gmatch(ARGV[12], '[^ ]+') do

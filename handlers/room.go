@@ -1,0 +1,127 @@
+package handlers
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/latchkey-auth/latchkey/internal/accesstoken"
+	"github.com/latchkey-auth/latchkey/internal/jsontext"
+	"github.com/latchkey-auth/latchkey/tokenstore"
+)
+
+// Whether a token can be signed is known before anything is committed: a login that
+// failed afterwards would leave a session behind, and a refresh would spend the refresh
+// token. What is stored keeps to the bounds of accesstoken.MaxAccount and its kin, and
+// newTokenRoom checks at the start that the settings leave that much. So only what
+// another version stored, or a key that has become longer, can still fail.
+
+// errTokenRoom says that what belongs into a token does not fit.
+var errTokenRoom = errors.New("the access token would be too long")
+
+// longestJKT is as long as the thumbprint of any key.
+const longestJKT = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"
+
+// tokenRoom is what the settings say about how long tokens may be.
+type tokenRoom struct {
+	limit  int // of a token, in bytes; with its name it fits into a cookie
+	frame  int // bytes of JSON that do not depend on whom the token is for
+	scopes int // bytes that the claims of all scopes take
+	names  int // how many names these have
+}
+
+// newTokenRoom returns an error that names the settings to change if tokens could not
+// hold what they allow.
+func newTokenRoom(s Settings, frame accesstoken.Claims) (tokenRoom, error) {
+	// RFC 6265bis section 5.6: browsers drop a cookie whose name and value take more
+	// than 4096 bytes.
+	r := tokenRoom{limit: accesstoken.MaxLength - len(s.AccessCookie)}
+	var err error
+	if r.scopes, r.names, err = scopeClaimsSize(s.ScopeClaims); err != nil {
+		return r, err
+	}
+	if r.scopes > accesstoken.MaxScopes || r.names > accesstoken.MaxExtraPart {
+		return r, fmt.Errorf("LATCHKEY_SCOPE_CLAIMS: %d claims that may take %d bytes together; give fewer: %d claims and %d bytes are allowed",
+			r.names, r.scopes, accesstoken.MaxExtraPart, accesstoken.MaxScopes)
+	}
+	frame.Subject, frame.ClientID, frame.Scope = "x", "x", "x" // required, or left out when empty
+	size, err := frame.Size()
+	if err != nil {
+		return r, err
+	}
+	r.frame = size - 3
+	signature := s.SignatureSize
+	if signature == 0 {
+		signature = accesstoken.MaxSignature
+	}
+	own := len(s.ClientID)
+	need := r.frame + own + accesstoken.MaxAccount + accesstoken.MaxClient + accesstoken.MaxScopes
+	if over := need - accesstoken.Room(r.limit, signature); over > 0 {
+		return r, fmt.Errorf("LATCHKEY_ISSUER, LATCHKEY_AUDIENCE, LATCHKEY_CLIENT_ID and LATCHKEY_ACCESS_COOKIE are together %d bytes too long: "+
+			"access tokens of %d bytes would leave too little for accounts and clients; shorten them (with LATCHKEY_STATUS_LIST=true the issuer counts twice), or choose an algorithm with shorter signatures",
+			over, r.limit)
+	}
+	return r, nil
+}
+
+// scopeClaimsSize returns how many bytes and names the claims of scopes can bring into
+// a token: of a name that several scopes have, one value counts.
+func scopeClaimsSize(all map[string]map[string]json.RawMessage) (size, names int, err error) {
+	longest := map[string]int{}
+	for scope, claims := range all {
+		for name, value := range claims {
+			n, err := accesstoken.ExtraSize(map[string]json.RawMessage{name: value})
+			if err != nil || !jsontext.Whole(value) || !utf8.ValidString(scope) {
+				return 0, 0, fmt.Errorf("LATCHKEY_SCOPE_CLAIMS: the claim %q of the scope %q cannot be in a token: it must be UTF-8, and its name none that Latchkey sets itself", name, scope)
+			}
+			longest[name] = max(longest[name], n)
+		}
+	}
+	for _, n := range longest {
+		size += n
+	}
+	return size, len(longest), nil
+}
+
+// sessionRoom returns how much room a token that client asks for has for what is
+// stored of a session, and for how many claims. Errors: [accesstoken.ErrNoKey].
+func (a *api) sessionRoom(client tokenstore.Client) (room, members int, err error) {
+	room, err = a.Signer.Room(a.room.limit)
+	if err != nil {
+		return 0, 0, err
+	}
+	// The session has the client's id.
+	room -= a.room.frame + a.room.scopes + client.Size() - len(client.ID)
+	return max(1, room), max(0, accesstoken.MaxExtra-a.room.names-strings.Count(client.Claims, `":`)), nil
+}
+
+// fits returns an error unless a token of m can be signed, whatever the store adds to
+// the grant. Errors: errTokenRoom, [accesstoken.ErrNoKey].
+func (a *api) fits(m minted) error {
+	room, err := a.Signer.Room(a.room.limit)
+	if err != nil {
+		return err
+	}
+	m.grant = longestGrant(m.grant, a.Store.Now())
+	claims := a.tokenClaims(m, tokenstore.ID{})
+	size, err := claims.Size()
+	if err != nil {
+		return fmt.Errorf("%w: %w", errTokenRoom, err)
+	}
+	if size > room {
+		return fmt.Errorf("%w: the claims of %s take %d bytes, and %d are allowed; shorten those of the account, the client or LATCHKEY_SCOPE_CLAIMS",
+			errTokenRoom, m.grant.Subject, size, room)
+	}
+	return nil
+}
+
+// longestGrant is g with what the store adds to it, as long as that can be.
+func longestGrant(g tokenstore.Grant, now time.Time) tokenstore.Grant {
+	g.Now, g.AuthTime = now, now
+	g.LogEpoch, g.UserEpoch = strings.Repeat("x", 16), 1<<53-1
+	g.Place = tokenstore.Place{History: g.LogEpoch, N: 1<<53 - 1}
+	return g
+}
