@@ -34,8 +34,8 @@ func BenchmarkVerify(b *testing.B) {
 
 func BenchmarkRotate(b *testing.B) {
 	f := newFixture(b, redistest.Start(b).Client(), withoutGrace())
-	c := chain{sid: f.login("alice").sid, uid: f.UserID("alice")}
-	if err := c.adopt(f); err != nil {
+	c := chain{uid: f.UserID("alice")}
+	if err := c.login(f); err != nil {
 		b.Fatal(err)
 	}
 	b.ReportAllocs()
@@ -63,10 +63,13 @@ func (c *chain) hash(gen uint32) [32]byte {
 	return sha256.Sum256(binary.BigEndian.AppendUint32(c.sid[:], gen))
 }
 
-// adopt logs in anew with this chain's derivation.
-func (c *chain) adopt(f *fixture) error {
+// login begins a session with this chain's derivation.
+func (c *chain) login(f *fixture) (err error) {
+	if c.sid, err = f.NewID(c.uid); err != nil {
+		return err
+	}
 	c.gen = 1
-	_, err := f.Login(context.Background(), tokenstore.NewSession{
+	_, err = f.Login(context.Background(), tokenstore.NewSession{
 		SID: c.sid, UID: c.uid, Hash: c.hash(1), Subject: "alice", Username: "alice", ReadAt: time.Now().Add(time.Hour),
 	})
 	return err

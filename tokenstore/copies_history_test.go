@@ -83,7 +83,7 @@ func (w *world) over(s *family, want error) {
 }
 
 func TestACopyOfALoginAfterALogoutEverywhere(t *testing.T) {
-	onCopies(t, func(t *testing.T, w *world) {
+	onCopies(t, func(_ *testing.T, w *world) {
 		s, again := w.copyOfLogin()
 		w.revokeUser(tokenstore.UserEnd{UID: s.uid})
 		again()
@@ -95,7 +95,7 @@ func TestACopyOfALoginAfterALogoutEverywhere(t *testing.T) {
 }
 
 func TestACopyOfALoginAfterALogout(t *testing.T) {
-	onCopies(t, func(t *testing.T, w *world) {
+	onCopies(t, func(_ *testing.T, w *world) {
 		s, again := w.copyOfLogin()
 		s.logout(false)
 		again()

@@ -242,7 +242,7 @@ func keyRing(fields map[string]string) (KeyRing, error) {
 		if err != nil {
 			return KeyRing{}, fmt.Errorf("%w: access is %q", errReply, text)
 		}
-		r.Longest = time.Duration(ms) * time.Millisecond //nolint:gosec // of 63 bits
+		r.Longest = time.Duration(ms) * time.Millisecond
 	}
 	for name, value := range fields {
 		if kid, ok := strings.CutPrefix(name, "k:"); ok {
