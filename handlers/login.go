@@ -2,6 +2,7 @@ package handlers
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"log/slog"
 	"net/http"
@@ -60,6 +61,8 @@ func (a *api) login(c *gin.Context) error {
 	if err != nil {
 		return err
 	}
+	// The session is there, whatever becomes of the answer.
+	a.note(c, EventLogin, slog.String("sub", m.grant.Subject), slog.String("sid", m.sid.String()))
 	// Whoever deletes a client ends the sessions that are there then; one that was
 	// opened later must not be answered.
 	if _, err := a.loginClient(c, req.shown); err != nil {
@@ -72,7 +75,6 @@ func (a *api) login(c *gin.Context) error {
 	if !req.inBody && attempt.Device == "" {
 		a.rememberDevice(c, req.username)
 	}
-	a.note(c, EventLogin, slog.String("sub", m.grant.Subject), slog.String("sid", m.sid.String()))
 	c.JSON(http.StatusOK, answer)
 	return nil
 }
@@ -252,7 +254,8 @@ func (a *api) openSession(c *gin.Context, found tokenstore.Lookup, client tokens
 	if m.asked, err = a.askClaims(c, hookLogin, m); err != nil {
 		return token, m, err
 	}
-	m.grant, err = a.Store.Login(c.Request.Context(), tokenstore.NewSession{
+	// A client that goes away does not interrupt this: else nobody would know of the session.
+	m.grant, err = a.Store.Login(context.WithoutCancel(c.Request.Context()), tokenstore.NewSession{
 		SID: sid, UID: uid, Hash: token.Hash(),
 		Subject: account.Subject, Username: account.Username, Scope: scope, Claims: account.Claims, ClientID: m.grant.ClientID,
 		Device: device(c.Request.UserAgent()), Address: c.ClientIP(), ReadAt: found.ReadAt, JKT: jkt,

@@ -144,7 +144,9 @@ const (
 // over; [ErrForeign], [ErrKeyBinding] and [ErrScope], after which nothing has changed;
 // [ErrUnavailable], after which the same token may be shown again.
 // A [Revocation] accompanies ErrReuse, ErrRollback and ErrRevoked: the last may be
-// the answer to a theft that was sent twice.
+// the answer to a theft that was sent twice. An error that is ErrReuse or
+// ErrRollback and also ErrUnavailable says that the session was ended, and too few replicas are known to have
+// that.
 func (s *Store) Rotate(ctx context.Context, t Rotation) (Grant, Revocation, error) {
 	if !s.together(t.SID, t.UID) {
 		return Grant{}, Revocation{}, ErrNoSession
@@ -219,8 +221,11 @@ func (s *Store) endFamily(ctx context.Context, t Rotation, r reply, why error) (
 		return Grant{}, r.revocation(t.SID), why
 	}
 	rev, err := s.Revoke(ctx, SessionEnd{SID: t.SID, UID: t.UID})
-	if err != nil {
+	switch {
+	case err != nil && errors.Is(why, ErrRevoked): // nothing was ended now
 		return Grant{}, Revocation{}, err
+	case err != nil:
+		return Grant{}, Revocation{}, fmt.Errorf("%w: %w", err, why)
 	}
 	return Grant{}, rev, why
 }
