@@ -30,6 +30,10 @@ type SealedKey struct {
 	ID        string // kid
 	Algorithm string
 	Sealed    []byte
+	// Public is the key's public half, by which its tokens are recognised once the key
+	// has gone; nil for an algorithm that has none. It is not read back: see
+	// [KeyRing.Retired].
+	Public []byte
 
 	// By Redis TIME; zero is not yet.
 	Published time.Time
@@ -56,12 +60,21 @@ type KeyRing struct {
 	Keys   map[string]SealedKey // by kid
 	// Gone are the keys that were removed on purpose; true for those that were revoked.
 	Gone map[string]bool
+	// Retired are the keys that have gone by age, as long as a session can be alive of
+	// which they have signed a token. They admit nobody.
+	Retired map[string]RetiredKey
 	// Wanted says that a new key should be offered now.
 	Wanted bool
 	// Rotates is when the next key will sign; zero for never.
 	Rotates time.Time
 	// Longest is the longest access lifetime that a replica ever asked for.
 	Longest time.Duration
+}
+
+// RetiredKey is what is left of a key that has gone.
+type RetiredKey struct {
+	Public []byte // as it was offered
+	Until  time.Time
 }
 
 // State returns where a key of the ring is in its life.
@@ -97,7 +110,8 @@ func (s *Store) SigningKeys(ctx context.Context) (KeyRing, error) {
 
 // SyncSigningKeys does what is due among the signing keys: the next one becomes
 // active once it has been published for long enough, and a retired one is removed
-// once its last token has expired. It returns the keys in force. Errors:
+// once its last token has expired: its public half stays for as long as sessions live.
+// It returns the keys in force. Errors:
 // [ErrUnavailable].
 func (s *Store) SyncSigningKeys(ctx context.Context, o KeySettings) (KeyRing, error) {
 	ring, _, err := s.keys(ctx, s.scripts.keysSync, o)
@@ -119,7 +133,7 @@ const (
 // that are offered at once, one wins and the others are dropped. Errors:
 // [ErrUnavailable].
 func (s *Store) OfferSigningKey(ctx context.Context, o KeySettings, k SealedKey, why Offer) (KeyRing, error) {
-	ring, _, err := s.keys(ctx, s.scripts.keysPut, o, k.ID, k.Sealed, k.Algorithm, string(why))
+	ring, _, err := s.keys(ctx, s.scripts.keysPut, o, k.ID, k.Sealed, k.Public, k.Algorithm, string(why))
 	return ring, err
 }
 
@@ -128,7 +142,7 @@ func (s *Store) OfferSigningKey(ctx context.Context, o KeySettings, k SealedKey,
 // dead only once [Store.DenyKey] has told every shard. Errors: [ErrKeyActive] if
 // there is nothing to sign with instead, [ErrUnavailable].
 func (s *Store) RevokeSigningKey(ctx context.Context, o KeySettings, kid string, replacement SealedKey) (KeyRing, error) {
-	ring, code, err := s.keys(ctx, s.scripts.keysRevoke, o, kid, replacement.ID, replacement.Sealed, replacement.Algorithm)
+	ring, code, err := s.keys(ctx, s.scripts.keysRevoke, o, kid, replacement.ID, replacement.Sealed, replacement.Public, replacement.Algorithm)
 	if err == nil && code == 1 {
 		err = ErrKeyActive
 	}
@@ -190,6 +204,7 @@ func (s *Store) KeyID(kid string, shard int) ID {
 func (s *Store) keys(ctx context.Context, sc *script, o KeySettings, args ...any) (KeyRing, int64, error) {
 	args = append([]any{
 		milliseconds(s.life.Access), milliseconds(o.Publish), milliseconds(o.Rotation), o.Algorithm, milliseconds(skewPad),
+		milliseconds(s.life.Session),
 	}, args...)
 	run := s.runDurably
 	if sc == s.scripts.keysSync {
@@ -214,7 +229,7 @@ func (s *Store) keys(ctx context.Context, sc *script, o KeySettings, args ...any
 }
 
 func keyRing(fields map[string]string) KeyRing {
-	r := KeyRing{Active: fields["active"], Next: fields["next"], Keys: map[string]SealedKey{}, Gone: map[string]bool{}}
+	r := KeyRing{Active: fields["active"], Next: fields["next"], Keys: map[string]SealedKey{}, Gone: map[string]bool{}, Retired: map[string]RetiredKey{}}
 	if ms, err := strconv.ParseInt(fields["access"], 10, 64); err == nil {
 		r.Longest = time.Duration(ms) * time.Millisecond
 	}
@@ -225,6 +240,11 @@ func keyRing(fields map[string]string) KeyRing {
 			r.Keys[kid] = k
 		} else if kid, ok := strings.CutPrefix(name, "d:"); ok {
 			r.Gone[kid] = strings.HasPrefix(value, "revoked")
+		} else if kid, ok := strings.CutPrefix(name, "r:"); ok {
+			till, public, _ := strings.Cut(value, " ")
+			if ms, err := strconv.ParseInt(till, 10, 64); err == nil {
+				r.Retired[kid] = RetiredKey{Public: []byte(public), Until: time.UnixMilli(ms)}
+			}
 		}
 	}
 	return r
