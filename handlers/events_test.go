@@ -180,6 +180,20 @@ func TestAnEndOfWhichNobodyKnowsIsRecorded(t *testing.T) {
 	}
 }
 
+// Whether the password was changed is not known: that it may have been is recorded.
+func TestAPasswordChangeOfWhichNobodyKnowsIsRecorded(t *testing.T) {
+	t.Parallel()
+	f := start(t, setup{replicas: 1})
+	method, path, options, _ := ends()["password_changed"](f)
+	f.replicas[0].rdb.AddHook(&loss{lost: func(keys string) bool { // account_update has no other key
+		return strings.HasPrefix(keys, "lk:") && strings.Contains(keys, "acct:") && !strings.Contains(keys, " ")
+	}})
+	f.do(0, method, path, options...).is(http.StatusServiceUnavailable)
+	if e := f.recorded("password_changed"); e["confirmed"] != false || e["sub"] != alice {
+		t.Errorf("%v", e)
+	}
+}
+
 // A session is recorded though no token of it could be issued.
 func TestALoginIsRecordedThoughItIsNotAnswered(t *testing.T) {
 	t.Parallel()

@@ -250,6 +250,18 @@ func TestExtAuthzRemovesWhatIsSpoofed(t *testing.T) {
 	}
 }
 
+// A key that is only recognised admits nobody.
+func TestExtAuthzAndARetiredKey(t *testing.T) {
+	t.Parallel()
+	e := extAuthz(t, setup{})
+	s := e.login(0)
+	e.accepted(e.check(asks("GET", authorized(s.access))), s.access)
+	old := e.ring.Active()
+	e.ring.Remove(old.ID())
+	e.ring.Recognise(old)
+	e.refused(e.check(asks("GET", authorized(s.access))), 401, "invalid_token")
+}
+
 func TestExtAuthzAccessCookie(t *testing.T) {
 	t.Parallel()
 	e := extAuthz(t, setup{settings: func(s *handlers.Settings) { s.AccessCookie = accessCookie }})
@@ -410,18 +422,30 @@ func TestExtAuthzRefusalsAreEvents(t *testing.T) {
 		code   string
 		want   map[string]any
 	}{
-		{"another site's page", from(asks("POST", cookie("x-request-id", "mine")), "192.0.2.7"), 403, "access_denied",
-			map[string]any{"event": "cross_site_refused", "address": "192.0.2.7", "request_id": "mine"}},
-		{"through a trusted proxy", from(asks("POST", cookie("x-forwarded-for", "198.51.100.9, 192.0.2.8, 10.1.1.1")), "10.0.0.1"), 403, "access_denied",
-			map[string]any{"event": "cross_site_refused", "address": "192.0.2.8"}},
-		{"through one that is not", from(asks("POST", cookie("x-forwarded-for", "198.51.100.9")), "192.0.2.8"), 403, "access_denied",
-			map[string]any{"event": "cross_site_refused", "address": "192.0.2.8"}},
-		{"Envoy does not say from where", asks("POST", cookie("x-request-id", "<x>")), 403, "access_denied",
-			map[string]any{"event": "cross_site_refused", "address": "127.0.0.1"}},
-		{"a bad proof", from(asks("GET", proven(dpoptest.With("htm", "PUT"))), "2001:db8::1"), 401, "invalid_dpop_proof",
-			map[string]any{"event": "proof_refused", "address": "2001:db8::1", "reason": "invalid"}},
-		{"a proof used twice", from(asks("GET", good), "192.0.2.1"), 401, "invalid_dpop_proof",
-			map[string]any{"event": "proof_refused", "address": "192.0.2.1", "reason": "replayed"}},
+		{
+			"another site's page", from(asks("POST", cookie("x-request-id", "mine")), "192.0.2.7"), 403, "access_denied",
+			map[string]any{"event": "cross_site_refused", "address": "192.0.2.7", "request_id": "mine"},
+		},
+		{
+			"through a trusted proxy", from(asks("POST", cookie("x-forwarded-for", "198.51.100.9, 192.0.2.8, 10.1.1.1")), "10.0.0.1"), 403, "access_denied",
+			map[string]any{"event": "cross_site_refused", "address": "192.0.2.8"},
+		},
+		{
+			"through one that is not", from(asks("POST", cookie("x-forwarded-for", "198.51.100.9")), "192.0.2.8"), 403, "access_denied",
+			map[string]any{"event": "cross_site_refused", "address": "192.0.2.8"},
+		},
+		{
+			"Envoy does not say from where", asks("POST", cookie("x-request-id", "<x>")), 403, "access_denied",
+			map[string]any{"event": "cross_site_refused", "address": "127.0.0.1"},
+		},
+		{
+			"a bad proof", from(asks("GET", proven(dpoptest.With("htm", "PUT"))), "2001:db8::1"), 401, "invalid_dpop_proof",
+			map[string]any{"event": "proof_refused", "address": "2001:db8::1", "reason": "invalid"},
+		},
+		{
+			"a proof used twice", from(asks("GET", good), "192.0.2.1"), 401, "invalid_dpop_proof",
+			map[string]any{"event": "proof_refused", "address": "192.0.2.1", "reason": "replayed"},
+		},
 	} {
 		before, streamed := len(e.lines()), len(stream.String())
 		e.refused(e.check(c.req), c.status, c.code)

@@ -221,4 +221,3 @@ func TestLogoutWithWhatCannotBeCheckedInAnOutage(t *testing.T) {
 	f.post(0, "/auth/logout", cookie(forge(t, s.refresh))).fails(http.StatusServiceUnavailable, "temporarily_unavailable", "")
 	f.redis.Resume(t)
 }
-

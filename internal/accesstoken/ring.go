@@ -23,7 +23,7 @@ type ringState struct {
 	byHeader map[string]*Key
 	active   *Key
 	retired  map[string]*Key // by kid; public halves alone
-	removed  uint64 // how many keys were ever removed
+	removed  uint64          // how many keys were ever removed
 }
 
 // NewRing returns an empty ring.
