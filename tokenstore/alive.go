@@ -2,6 +2,7 @@ package tokenstore
 
 import (
 	"context"
+	"slices"
 	"strconv"
 	"time"
 
@@ -14,6 +15,10 @@ import (
 // and a second one if Redis has any of the sessions. It does not ask whether replicas
 // confirm what it finds. Errors: [ErrUnavailable].
 func (s *Store) AnyAlive(ctx context.Context, sids []ID) (alive bool, err error) {
+	sids = slices.DeleteFunc(slices.Clone(sids), func(sid ID) bool { return !s.together(sid) })
+	if len(sids) == 0 {
+		return false, nil
+	}
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
 	start := time.Now()
@@ -24,12 +29,9 @@ func (s *Store) AnyAlive(ctx context.Context, sids []ID) (alive bool, err error)
 	pipe := s.rdb.Pipeline()
 	asked := map[ID]*redis.SliceCmd{}
 	for _, sid := range sids {
-		if s.together(sid) && asked[sid] == nil {
+		if asked[sid] == nil {
 			asked[sid] = pipe.HMGet(ctx, s.rtKey(sid), "sub", "ue")
 		}
-	}
-	if len(asked) == 0 {
-		return false, nil
 	}
 	if _, err := pipe.Exec(ctx); err != nil {
 		return false, unavailable("alive", err)
