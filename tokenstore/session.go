@@ -144,9 +144,9 @@ const (
 // over; [ErrForeign], [ErrKeyBinding] and [ErrScope], after which nothing has changed;
 // [ErrUnavailable], after which the same token may be shown again.
 // A [Revocation] accompanies ErrReuse, ErrRollback and ErrRevoked: the last may be
-// the answer to a theft that was sent twice. An error that is ErrReuse or
-// ErrRollback and also ErrUnavailable says that the session was ended, and too few replicas are known to have
-// that.
+// the answer to a theft that was sent twice. An error that is ErrReuse or ErrRollback and
+// also ErrUnavailable says that the session was ended, and that too few replicas are known
+// to have that.
 func (s *Store) Rotate(ctx context.Context, t Rotation) (Grant, Revocation, error) {
 	if !s.together(t.SID, t.UID) {
 		return Grant{}, Revocation{}, ErrNoSession
