@@ -360,9 +360,10 @@ func (v *Verifier) strict(ctx context.Context, t *Known) error {
 	}
 }
 
-// Authentic returns the claims of a token that was issued here, even if it has
-// expired or was revoked: what a logout needs to know. Errors: [ErrInvalid],
-// [ErrUnavailable].
+// Authentic returns the claims of a token that a key of ours has signed, even if it has
+// expired or was revoked, is for another audience, names another issuer (the setting may
+// have changed), or if its key has since been retired. It tells a logout which session to
+// end, and must never admit anybody. Errors: [ErrInvalid], [ErrUnavailable].
 func (v *Verifier) Authentic(ctx context.Context, token string) (Claims, error) {
 	if t := v.cache.get(token); t != nil {
 		return t.Claims, nil

@@ -3,8 +3,10 @@ package edge
 import (
 	"context"
 	"encoding/base64"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -225,8 +227,26 @@ func TestARemovedKeyEndsItsTokens(t *testing.T) {
 	if _, err := n.verifier.Verify(t.Context(), token); err != nil {
 		t.Fatal(err)
 	}
-	ring.Remove(ring.Active().ID())
+	old := ring.Active()
+	ring.Remove(old.ID())
 	if _, err := n.verifier.Verify(t.Context(), token); !errors.Is(err, ErrInvalid) {
 		t.Errorf("got %v, want ErrInvalid", err)
+	}
+	// That it is recognised as ours admits nobody.
+	ring.Recognise(old)
+	if c, err := n.verifier.Authentic(t.Context(), token); err != nil || c.SessionID != sid.String() {
+		t.Errorf("Authentic: %+v, %v", c, err)
+	}
+	for range 2 { // Authentic has not made it a token that is remembered
+		if _, err := n.verifier.Verify(t.Context(), token); !errors.Is(err, ErrInvalid) {
+			t.Errorf("recognised: got %v, want ErrInvalid", err)
+		}
+	}
+	if _, err := n.verifier.VerifyBound(t.Context(), token, "k"); !errors.Is(err, ErrInvalid) {
+		t.Errorf("recognised, bound: got %v, want ErrInvalid", err)
+	}
+	text, err := json.Marshal(ring.Public())
+	if err != nil || strings.Contains(string(text), old.ID()) {
+		t.Errorf("published: %s, %v", text, err)
 	}
 }

@@ -126,20 +126,31 @@ type api struct {
 // password change: twice 1 KiB, percent-encoded.
 const maxBody = 16 << 10
 
-// New returns the API. The error names settings it cannot work with.
-func New(d Dependencies) (http.Handler, error) {
-	gin.SetMode(gin.ReleaseMode)
+// newAPI returns what the HTTP API and [ExtAuthz] have in common. The error names settings
+// it cannot work with.
+func newAPI(d Dependencies) (*api, error) {
 	a := &api{Dependencies: d, crossOrigin: http.NewCrossOriginProtection(), began: time.Now(), noStore: []string{"no-store"}}
 	a.Settings.CookieName = cmp.Or(a.Settings.CookieName, defaultCookieName)
 	if issuer, err := url.Parse(a.Settings.Issuer); err == nil {
 		a.issuerHost = hostname(issuer.Host)
 	}
+	var faults []error
+	for _, origin := range d.Settings.AllowedOrigins {
+		faults = append(faults, a.crossOrigin.AddTrustedOrigin(origin))
+	}
+	return a, errors.Join(faults...)
+}
+
+// New returns the API. The error names settings it cannot work with.
+func New(d Dependencies) (http.Handler, error) {
+	gin.SetMode(gin.ReleaseMode)
+	a, fault := newAPI(d)
 	engine := gin.New()
 	engine.HandleMethodNotAllowed = true
 	engine.RedirectTrailingSlash = false
 	engine.UseEscapedPath = true
 
-	var faults []error
+	faults := []error{fault}
 	proxies := make([]string, len(d.Settings.TrustedProxies))
 	for i, p := range d.Settings.TrustedProxies {
 		proxies[i] = p.String()
@@ -147,9 +158,6 @@ func New(d Dependencies) (http.Handler, error) {
 	faults = append(faults, engine.SetTrustedProxies(proxies))
 	// X-Real-Ip is not among them: a proxy that does not know it passes on the client's.
 	engine.RemoteIPHeaders = []string{"X-Forwarded-For"}
-	for _, origin := range d.Settings.AllowedOrigins {
-		faults = append(faults, a.crossOrigin.AddTrustedOrigin(origin))
-	}
 	for scope, claims := range d.Settings.ScopeClaims {
 		for name := range claims {
 			if accesstoken.Reserved(name) {

@@ -67,7 +67,7 @@ func TestAuditSchema(t *testing.T) {
 
 	whole := func() map[string]any {
 		return map[string]any{
-			"time": "2026-01-02T03:04:05.678Z", "level": "INFO", "msg": "security", "schema": 1, "id": "abcdefghijklmn",
+			"time": "2026-01-02T03:04:05.678Z", "level": "INFO", "msg": "security", "schema": 2, "id": "abcdefghijklmn",
 			"event": "login", "request_id": "r", "address": "192.0.2.1", "sub": "alice", "sid": "AAAAAAAAAAAAAAAAAAAAAA",
 		}
 	}
@@ -78,12 +78,14 @@ func TestAuditSchema(t *testing.T) {
 		"a member that is not listed":    func(e map[string]any) { e["refresh_token"] = "lkr1_" },
 		"an event that is not listed":    func(e map[string]any) { e["event"] = "logon" },
 		"no subject":                     func(e map[string]any) { delete(e, "sub") },
-		"another version":                func(e map[string]any) { e["schema"] = 2 },
+		"another version":                func(e map[string]any) { e["schema"] = 1 },
 		"no time":                        func(e map[string]any) { e["time"] = "now" },
 		"theft that warns nobody":        func(e map[string]any) { e["event"] = "refresh_reuse"; delete(e, "sub") },
 		"a name that was typed":          func(e map[string]any) { e["event"] = "login_failed"; e["reason"] = "unknown_user"; delete(e, "sid") },
 		"a reason of another event":      func(e map[string]any) { e["event"] = "refresh_refused"; e["reason"] = "password"; delete(e, "sub") },
-		"a logout of which nobody knows": func(e map[string]any) { e["event"] = "logout_all"; delete(e, "sid") },
+		"a logout of which nobody knows": func(e map[string]any) { e["event"] = "logout_all"; delete(e, "sid"); e["confirmed"] = true },
+		"an end, confirmed or not":       func(e map[string]any) { e["event"] = "session_ended" },
+		"a login that is confirmed":      func(e map[string]any) { e["confirmed"] = true },
 	} {
 		e := whole()
 		spoil(e)

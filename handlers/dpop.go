@@ -148,13 +148,21 @@ func (a *api) admitBound(ctx context.Context, answer, request http.Header, q ask
 	return claims, err
 }
 
-// noteProof makes an event of a proof that was refused, unless all that it lacks is
-// the nonce.
+// noteProof makes an event of a proof that was refused.
 func (a *api) noteProof(c *gin.Context, err error) {
+	if reason := proofRefusal(err); reason != "" {
+		a.note(c, EventProofRefused, slog.String("reason", reason))
+	}
+}
+
+// proofRefusal is the reason of the event that a refused proof is: "" for another error,
+// and for a proof that lacks nothing but the nonce.
+func proofRefusal(err error) string {
 	switch {
 	case errors.Is(err, dpop.ErrReplayed):
-		a.note(c, EventProofRefused, slog.String("reason", "replayed"))
+		return "replayed"
 	case errors.Is(err, dpop.ErrProof):
-		a.note(c, EventProofRefused, slog.String("reason", "invalid"))
+		return "invalid"
 	}
+	return ""
 }

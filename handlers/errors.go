@@ -44,6 +44,9 @@ var (
 	errNoSession      = errors.New("the user has no such session")
 	errNotUser        = errors.New("the access token is a client's own")
 	errMedia          = errors.New("the body is of another type")
+	// errUnchecked says that a token claims to be ours, and its key or root secret is not
+	// known any more.
+	errUnchecked = errors.New("the token cannot be checked")
 )
 
 // requestError is a fault of the request that the client can mend.
@@ -85,6 +88,8 @@ var problems = []struct {
 	{edge.ErrExpired, problem{http.StatusUnauthorized, "invalid_token", "Could not validate credentials", "The access token has expired", `error="invalid_token", error_description="The access token has expired"`}},
 	{edge.ErrRevoked, problem{http.StatusUnauthorized, "invalid_token", "Could not validate credentials", "The access token was revoked", `error="invalid_token", error_description="The access token was revoked"`}},
 	{edge.ErrInvalid, problem{http.StatusUnauthorized, "invalid_token", "Could not validate credentials", "The access token is not valid", `error="invalid_token", error_description="The access token is not valid"`}},
+
+	{errUnchecked, problem{http.StatusUnauthorized, "invalid_token", "Not everything has ended", "A token that was shown cannot be checked any more, so its session may live on; everything else that was shown has ended. Send the session's refresh token or a fresh access token, or log in and send POST /auth/logout-all.", `error="invalid_token", error_description="A token that was shown cannot be checked any more"`}},
 
 	{errCredentials, problem{http.StatusUnauthorized, "invalid_grant", "Incorrect username or password", "", ""}},
 	{errNoRefreshToken, problem{http.StatusUnauthorized, "invalid_grant", "Refresh token missing", "Send the refresh token as a cookie, or as refresh_token in the body.", ""}},

@@ -1,6 +1,7 @@
 package handlers
 
 import (
+	"context"
 	"log/slog"
 	"time"
 
@@ -23,6 +24,7 @@ const (
 	EventRefreshAmbiguous Event = "refresh_ambiguous"
 	EventRefreshRefused   Event = "refresh_refused" // reason: invalid, expired, revoked, superseded, foreign, key
 	EventLogout           Event = "logout"
+	EventLogoutRefused    Event = "logout_refused" // reason: unchecked, key
 	EventLogoutAll        Event = "logout_all"
 	EventSessionEnded     Event = "session_ended" // by its user, from another session; reason limit: by a login, there were too many
 	EventPasswordChanged  Event = "password_changed"
@@ -36,12 +38,24 @@ const (
 
 // auditSchema is the version of the events' form: docs/audit-events.schema.json.
 // A new optional member leaves it as it is; any other change counts it up.
-const auditSchema = 1
+const auditSchema = 2
 
-// note logs and counts one security event, and sends it to the audit stream if
-// there is one. Attributes may name a subject, a session and a reason; never a
-// token or a password.
+// origin is which request a security event comes from.
+type origin struct {
+	requestID string
+	address   string // of the client
+}
+
+// note records a security event of a request to the API.
 func (a *api) note(c *gin.Context, e Event, attrs ...slog.Attr) {
+	a.record(c.Request.Context(), origin{requestID(c), c.ClientIP()}, e, attrs...)
+}
+
+// record logs and counts one security event, and sends it to the audit stream if
+// there is one. It does not matter whether ctx has ended. Attributes may name a subject,
+// a session and a reason; never a token or a password.
+func (a *api) record(ctx context.Context, from origin, e Event, attrs ...slog.Attr) {
+	ctx = context.WithoutCancel(ctx)
 	reason := ""
 	for _, at := range attrs {
 		if at.Key == "reason" {
@@ -53,7 +67,6 @@ func (a *api) note(c *gin.Context, e Event, attrs ...slog.Attr) {
 	if e == EventRefreshReuse || e == EventRefreshRollback {
 		level = slog.LevelWarn
 	}
-	ctx := c.Request.Context()
 	logged := a.Log.Enabled(ctx, level)
 	if !logged && a.Audit == nil {
 		return
@@ -63,8 +76,8 @@ func (a *api) note(c *gin.Context, e Event, attrs ...slog.Attr) {
 		slog.Int("schema", auditSchema),
 		slog.String("id", newRequestID()), // an id of the same kind
 		slog.String("event", string(e)),
-		slog.String("request_id", requestID(c)),
-		slog.String("address", c.ClientIP()),
+		slog.String("request_id", from.requestID),
+		slog.String("address", from.address),
 	)
 	r.AddAttrs(attrs...)
 	if a.Audit != nil {

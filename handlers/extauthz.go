@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -22,6 +23,7 @@ import (
 	"google.golang.org/grpc/health"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 
 	"github.com/latchkey-auth/latchkey/edge"
@@ -57,14 +59,12 @@ type ExtAuthz struct {
 }
 
 // NewExtAuthz returns the service; of the dependencies it uses Verifier, Store,
-// Metrics, Log and Settings. It is not ready yet, see SetReady. The error names
+// Metrics, Log, Audit and Settings. It is not ready yet, see SetReady. The error names
 // settings it cannot work with.
 func NewExtAuthz(d Dependencies) (*ExtAuthz, error) {
-	a := &api{Dependencies: d, crossOrigin: http.NewCrossOriginProtection()}
-	for _, origin := range d.Settings.AllowedOrigins {
-		if err := a.crossOrigin.AddTrustedOrigin(origin); err != nil {
-			return nil, fmt.Errorf("the API's settings: %w", err)
-		}
+	a, err := newAPI(d)
+	if err != nil {
+		return nil, fmt.Errorf("the API's settings: %w", err)
 	}
 	e := &ExtAuthz{api: a, checks: class{name: ShedExtAuthz, limit: maxChecks}, health: health.NewServer()}
 	e.server = grpc.NewServer(
@@ -150,20 +150,19 @@ func (e *ExtAuthz) Check(ctx context.Context, req *authv3.CheckRequest) (*authv3
 	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
 	defer cancel()
 	asked := req.GetAttributes().GetRequest().GetHttp()
-	h := headersOf(asked)
-	answer, code := e.check(ctx, asked, h, req.GetAttributes().GetContextExtensions())
+	answer, code := e.check(ctx, req.GetAttributes(), headersOf(asked))
 	e.api.Metrics.request(extAuthzRoute, method(asked.GetMethod()), code, time.Since(start))
 	return answer, nil
 }
 
-func (e *ExtAuthz) check(ctx context.Context, asked *authv3.AttributeContext_HttpRequest, h http.Header, extensions map[string]string) (*authv3.CheckResponse, int) {
+func (e *ExtAuthz) check(ctx context.Context, attributes *authv3.AttributeContext, h http.Header) (*authv3.CheckResponse, int) {
 	nonce := make(http.Header)
 	if !e.checks.enter() {
 		e.api.shed(e.checks.name)
 		return e.refuse(ctx, errOverload, h, nonce)
 	}
 	defer e.checks.leave()
-	v, err := e.decide(ctx, asked, h, nonce, extensions)
+	v, err := e.decide(ctx, attributes, h, nonce)
 	if err != nil {
 		return e.refuse(ctx, err, h, nonce)
 	}
@@ -184,10 +183,12 @@ func (e *ExtAuthz) check(ctx context.Context, asked *authv3.AttributeContext_Htt
 }
 
 // decide is verify, for a request that Envoy describes. What the client is to be told
-// besides goes into answer.
-func (e *ExtAuthz) decide(ctx context.Context, asked *authv3.AttributeContext_HttpRequest, h, answer http.Header, extensions map[string]string) (*identity, error) {
+// besides goes into answer. Refusals that HTTP makes security events of are events here,
+// too.
+func (e *ExtAuthz) decide(ctx context.Context, attributes *authv3.AttributeContext, h, answer http.Header) (*identity, error) {
+	asked := attributes.GetRequest().GetHttp()
 	var demanded []string
-	if scope, ok := extensions["scope"]; ok {
+	if scope, ok := attributes.GetContextExtensions()["scope"]; ok {
 		var err error
 		if demanded, err = scopeNames(scope); err != nil {
 			return nil, err
@@ -199,13 +200,58 @@ func (e *ExtAuthz) decide(ctx context.Context, asked *authv3.AttributeContext_Ht
 	}
 	if shown.byCookie {
 		if err := e.api.ownRequest(asked.GetMethod(), asked.GetHost(), h); err != nil {
-			e.api.Metrics.event(EventCrossSite, "")
+			e.api.record(ctx, e.originOf(ctx, attributes, h), EventCrossSite)
 			return nil, err
 		}
 	}
 	return e.api.whose(ctx, shown, demanded, func() (edge.Claims, error) {
-		return e.api.admitBound(ctx, answer, h, described(asked), shown.token)
+		claims, err := e.api.admitBound(ctx, answer, h, described(asked), shown.token)
+		if reason := proofRefusal(err); reason != "" {
+			e.api.record(ctx, e.originOf(ctx, attributes, h), EventProofRefused, slog.String("reason", reason))
+		}
+		return claims, err
 	})
+}
+
+// originOf is where the request comes from that Envoy describes. Its source is who
+// connected to Envoy: if that is a trusted proxy, the client is in X-Forwarded-For, as
+// for the HTTP API. A description without a source counts as from Envoy itself.
+func (e *ExtAuthz) originOf(ctx context.Context, attributes *authv3.AttributeContext, h http.Header) origin {
+	id := h.Get(headerRequestID)
+	if !harmless(id) {
+		id = newRequestID()
+	}
+	address := attributes.GetSource().GetAddress().GetSocketAddress().GetAddress()
+	if p, ok := peer.FromContext(ctx); ok && address == "" {
+		if tcp, ok := p.Addr.(*net.TCPAddr); ok {
+			address = tcp.IP.String()
+		}
+	}
+	return origin{requestID: id, address: e.api.clientAddress(address, strings.Join(h.Values("X-Forwarded-For"), ","))}
+}
+
+// clientAddress is the address of the client behind a peer: that of the peer, or if it is
+// a trusted proxy, the last in X-Forwarded-For that is none. It is what gin.Context's
+// ClientIP returns for a request of our own.
+func (a *api) clientAddress(peer, forwardedFor string) string {
+	trusted := func(text string) bool {
+		ip, err := netip.ParseAddr(text)
+		return err == nil && slices.ContainsFunc(a.Settings.TrustedProxies, func(p netip.Prefix) bool { return p.Contains(ip.Unmap()) })
+	}
+	if !trusted(peer) {
+		return peer
+	}
+	hops := strings.Split(forwardedFor, ",")
+	for i, hop := range slices.Backward(hops) {
+		hop = strings.TrimSpace(hop)
+		if _, err := netip.ParseAddr(hop); err != nil {
+			break
+		}
+		if i == 0 || !trusted(hop) {
+			return hop
+		}
+	}
+	return peer
 }
 
 // described is the request as Envoy has received it: it speaks for itself here, and

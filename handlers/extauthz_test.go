@@ -25,6 +25,7 @@ import (
 
 	"github.com/latchkey-auth/latchkey/edge"
 	"github.com/latchkey-auth/latchkey/handlers"
+	"github.com/latchkey-auth/latchkey/internal/dpop/dpoptest"
 )
 
 // envoy is a client that asks as Envoy does, over a real connection.
@@ -49,10 +50,14 @@ func extAuthz(t *testing.T, s setup) *envoy {
 		s.settings(&settings)
 	}
 	e := &envoy{fleet: f, metrics: metrics, served: make(chan error, 1)}
-	e.service, err = handlers.NewExtAuthz(handlers.Dependencies{
+	dependencies := handlers.Dependencies{
 		Verifier: verifier, Metrics: metrics, Settings: settings, Store: f.replicas[0].store,
 		Log: slog.New(slog.NewJSONHandler(f.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
-	})
+	}
+	if s.dependencies != nil {
+		s.dependencies(&dependencies)
+	}
+	e.service, err = handlers.NewExtAuthz(dependencies)
 	f.check(err)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	f.check(err)
@@ -245,6 +250,18 @@ func TestExtAuthzRemovesWhatIsSpoofed(t *testing.T) {
 	}
 }
 
+// A key that is only recognised admits nobody.
+func TestExtAuthzAndARetiredKey(t *testing.T) {
+	t.Parallel()
+	e := extAuthz(t, setup{})
+	s := e.login(0)
+	e.accepted(e.check(asks("GET", authorized(s.access))), s.access)
+	old := e.ring.Active()
+	e.ring.Remove(old.ID())
+	e.ring.Recognise(old)
+	e.refused(e.check(asks("GET", authorized(s.access))), 401, "invalid_token")
+}
+
 func TestExtAuthzAccessCookie(t *testing.T) {
 	t.Parallel()
 	e := extAuthz(t, setup{settings: func(s *handlers.Settings) { s.AccessCookie = accessCookie }})
@@ -372,5 +389,105 @@ func TestExtAuthzShutdownIsBounded(t *testing.T) {
 	}
 	if err := <-e.served; err != nil {
 		t.Error(err)
+	}
+}
+
+// What is refused here is recorded as where a proxy asks over HTTP: in the log, in the
+// audit stream and in the metrics, with the address of the client and not of Envoy.
+func TestExtAuthzRefusalsAreEvents(t *testing.T) {
+	t.Parallel()
+	stream := &logBuffer{}
+	e := extAuthz(t, setup{
+		settings: func(s *handlers.Settings) {
+			s.AccessCookie, s.TrustedProxies = accessCookie, prefixes(t, "10.0.0.0/8")
+		},
+		dependencies: func(d *handlers.Dependencies) { d.Audit = slog.NewJSONHandler(stream, nil) },
+	})
+	from := func(req *authv3.CheckRequest, address string) *authv3.CheckRequest {
+		req.Attributes.Source = &authv3.AttributeContext_Peer{Address: &corev3.Address{Address: &corev3.Address_SocketAddress{
+			SocketAddress: &corev3.SocketAddress{Address: address},
+		}}}
+		return req
+	}
+	k := dpoptest.NewKey(t, "ES256")
+	s, bound := e.login(0), e.bound(k)
+	cookie := func(pairs ...string) map[string]string {
+		h := map[string]string{"cookie": accessCookie + "=" + s.access, "origin": "https://evil.example"}
+		for pair := range slices.Chunk(pairs, 2) {
+			h[pair[0]] = pair[1]
+		}
+		return h
+	}
+	proven := func(changes ...dpoptest.Change) map[string]string {
+		return map[string]string{"authorization": "DPoP " + bound.access, "dpop": k.Proof("GET", "https://shop.example.com/orders", bound.access, changes...)}
+	}
+	good := proven()
+	e.accepted(e.check(from(asks("GET", good), "192.0.2.1")), bound.access)
+	for _, c := range []struct {
+		name   string
+		req    *authv3.CheckRequest
+		status int
+		code   string
+		want   map[string]any
+	}{
+		{
+			"another site's page", from(asks("POST", cookie("x-request-id", "mine")), "192.0.2.7"), 403, "access_denied",
+			map[string]any{"event": "cross_site_refused", "address": "192.0.2.7", "request_id": "mine"},
+		},
+		{
+			"through a trusted proxy", from(asks("POST", cookie("x-forwarded-for", "198.51.100.9, 192.0.2.8, 10.1.1.1")), "10.0.0.1"), 403, "access_denied",
+			map[string]any{"event": "cross_site_refused", "address": "192.0.2.8"},
+		},
+		{
+			"through one that is not", from(asks("POST", cookie("x-forwarded-for", "198.51.100.9")), "192.0.2.8"), 403, "access_denied",
+			map[string]any{"event": "cross_site_refused", "address": "192.0.2.8"},
+		},
+		{
+			"Envoy does not say from where", asks("POST", cookie("x-request-id", "<x>")), 403, "access_denied",
+			map[string]any{"event": "cross_site_refused", "address": "127.0.0.1"},
+		},
+		{
+			"a bad proof", from(asks("GET", proven(dpoptest.With("htm", "PUT"))), "2001:db8::1"), 401, "invalid_dpop_proof",
+			map[string]any{"event": "proof_refused", "address": "2001:db8::1", "reason": "invalid"},
+		},
+		{
+			"a proof used twice", from(asks("GET", good), "192.0.2.1"), 401, "invalid_dpop_proof",
+			map[string]any{"event": "proof_refused", "address": "192.0.2.1", "reason": "replayed"},
+		},
+	} {
+		before, streamed := len(e.lines()), len(stream.String())
+		e.refused(e.check(c.req), c.status, c.code)
+		var events []map[string]any
+		for _, l := range e.lines()[before:] {
+			if l["msg"] == "security" {
+				events = append(events, l)
+			}
+		}
+		if len(events) != 1 {
+			t.Errorf("%s: %d events in the log: %v", c.name, len(events), events)
+			continue
+		}
+		for name, value := range c.want {
+			if events[0][name] != value {
+				t.Errorf("%s: %s is %v, want %v", c.name, name, events[0][name], value)
+			}
+		}
+		e.wellFormed(events[0])
+		if id, _ := events[0]["id"].(string); !strings.Contains(stream.String()[streamed:], id) {
+			t.Errorf("%s: the audit stream does not have it: %s", c.name, stream.String()[streamed:])
+		}
+	}
+	families, err := e.metrics.Registry.Gather()
+	e.fleet.check(err)
+	counted := map[string]float64{}
+	for _, family := range families {
+		for _, m := range family.GetMetric() {
+			if family.GetName() == "latchkey_security_events_total" {
+				counted[m.GetLabel()[0].GetValue()] = m.GetCounter().GetValue()
+			}
+		}
+	}
+	if counted["cross_site_refused"] != 4 || counted["proof_refused"] != 2 {
+		t.Errorf("counted %v", counted)
 	}
 }

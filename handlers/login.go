@@ -55,6 +55,8 @@ func (a *api) login(c *gin.Context) error {
 		a.refund(c, account.Charge)
 		return err
 	}
+	// The session is there, whatever becomes of the answer.
+	a.note(c, EventLogin, slog.String("sub", m.grant.Subject), slog.String("sid", m.sid.String()))
 	// Whoever deletes a client ends the sessions that are there then; one that was
 	// opened later must not be answered.
 	if _, err := a.loginClient(c, req.shown); err != nil {
@@ -71,7 +73,6 @@ func (a *api) login(c *gin.Context) error {
 	if attempt.Device == "" {
 		answer.DeviceToken = a.rememberDevice(c, req)
 	}
-	a.note(c, EventLogin, slog.String("sub", m.grant.Subject), slog.String("sid", m.sid.String()))
 	c.JSON(http.StatusOK, answer)
 	return nil
 }
@@ -291,7 +292,8 @@ func (a *api) openSession(c *gin.Context, found tokenstore.Lookup, client tokens
 	if err := a.endEarlier(c); err != nil {
 		return token, m, err
 	}
-	m.grant, err = a.Store.Login(c.Request.Context(), tokenstore.NewSession{
+	// A client that goes away does not interrupt this: else nobody would know of the session.
+	m.grant, err = a.Store.Login(context.WithoutCancel(c.Request.Context()), tokenstore.NewSession{
 		SID: sid, UID: uid, Hash: token.Hash(),
 		Subject: account.Subject, Username: account.Username, Scope: scope, Claims: account.Claims, ClientID: m.grant.ClientID,
 		Device: device(c.Request.UserAgent()), Address: c.ClientIP(), ReadAt: found.ReadAt, JKT: jkt, Charge: found.Charge,
@@ -311,17 +313,9 @@ func (a *api) openSession(c *gin.Context, found tokenstore.Lookup, client tokens
 func (a *api) endEarlier(c *gin.Context) error {
 	for _, token := range a.families(a.refreshCookies(c.Request)) {
 		end := tokenstore.SessionEnd{SID: token.SID, UID: token.UID}
-		revoked, err := a.Store.Revoke(c.Request.Context(), end)
-		if errors.Is(err, tokenstore.ErrNoSession) {
-			continue // its ids are of shards that are no more: nothing accepts it
-		}
-		if err == nil {
-			err = a.confirm(c, revoked)
-		}
-		if err != nil {
+		if err := a.endOne(c, EventLogout, end); err != nil {
 			return err
 		}
-		a.note(c, EventLogout, slog.String("sid", end.SID.String()))
 	}
 	return nil
 }

@@ -1,6 +1,7 @@
 package handlers
 
 import (
+	"context"
 	"errors"
 	"log/slog"
 	"net/http"
@@ -10,6 +11,8 @@ import (
 	"github.com/gin-gonic/gin"
 
 	"github.com/latchkey-auth/latchkey/edge"
+	"github.com/latchkey-auth/latchkey/internal/accesstoken"
+	"github.com/latchkey-auth/latchkey/internal/refreshtoken"
 	"github.com/latchkey-auth/latchkey/tokenstore"
 )
 
@@ -18,34 +21,36 @@ type message struct {
 	Message string `json:"message"`
 }
 
-// logout is POST /auth/logout: one round trip, and what the confirmation takes. It ends the session of whatever
-// token of ours is shown: cookie, access token, or refresh token in the body; a
-// token that has expired still names its session. Tokens that are not ours have
-// nothing to end and are no error.
+// logout is POST /auth/logout. It ends the session of each token that is shown: cookies,
+// access token, and refresh token in the body. It costs one round trip a session, and
+// what the confirmation takes.
 //
-// A 200 means that it is done. What cannot be done is a 503, and the cookie
-// stays, so that the next try can do it.
+// 200 means that everything shown that is ours has ended. What is not ours has nothing to
+// end. What may not be ended, or cannot be checked, does not keep the rest from being
+// ended: then the answer is a 401, see [api.notEnded]. A 503 changes no cookie, so that
+// the next try can do what was left.
 func (a *api) logout(c *gin.Context) error {
 	p, err := bind(c)
 	if err != nil {
 		return err
 	}
-	ends, err := a.sessionsShown(c, p["refresh_token"])
+	shown, err := a.sessionsShown(c, p["refresh_token"])
 	if err != nil {
 		return err
 	}
-	for _, end := range ends {
-		revoked, err := a.Store.Revoke(c.Request.Context(), end)
-		if errors.Is(err, tokenstore.ErrNoSession) {
-			continue // its ids are of shards that are no more: nothing accepts it
-		}
-		if err == nil {
-			err = a.confirm(c, revoked)
-		}
-		if err != nil {
+	for _, end := range shown.ends {
+		if err := a.endOne(c, EventLogout, end); err != nil {
 			return err
 		}
-		a.note(c, EventLogout, slog.String("sid", end.SID.String()))
+	}
+	why, err := a.notEnded(c.Request.Context(), shown)
+	if err != nil {
+		return err
+	}
+	if why != nil {
+		a.expireShown(c)
+		a.noteLogoutRefused(c, why)
+		return why
 	}
 	a.clearRefreshCookie(c)
 	a.clearAccessCookie(c)
@@ -53,46 +58,169 @@ func (a *api) logout(c *gin.Context) error {
 	return nil
 }
 
-// sessionsShown are the sessions that the request's tokens name, each once.
-func (a *api) sessionsShown(c *gin.Context, inBody string) ([]tokenstore.SessionEnd, error) {
-	var ends []tokenstore.SessionEnd
-	add := func(end tokenstore.SessionEnd) {
-		if !slices.ContainsFunc(ends, func(e tokenstore.SessionEnd) bool { return e.SID == end.SID }) {
-			ends = append(ends, end)
-		}
+// endOne ends a session that a token of ours names, and returns nil once no replica
+// accepts it.
+func (a *api) endOne(c *gin.Context, e Event, end tokenstore.SessionEnd) error {
+	err := a.end(c, e, func(ctx context.Context) (tokenstore.Revocation, error) {
+		return a.Store.Revoke(ctx, end)
+	}, slog.String("sid", end.SID.String()))
+	if errors.Is(err, tokenstore.ErrNoSession) {
+		return nil // its ids are of shards that are no more: nothing accepts it
 	}
+	return err
+}
+
+// expireShown expires the cookies that came along with a logout that was refused. It
+// leaves those that were not shown: with them the client may refresh, and try again.
+func (a *api) expireShown(c *gin.Context) {
+	if came := len(c.Request.CookiesNamed(a.Settings.CookieName)); came > 0 {
+		if came == 1 { // it may be from another path or domain, too
+			a.expireElsewhere(c, a.Settings.CookieName, a.Settings.CookiePath, a.refreshPaths())
+		}
+		a.clearRefreshCookie(c)
+	}
+	if len(a.accessCookies(c.Request)) > 0 {
+		a.clearAccessCookie(c)
+	}
+}
+
+func (a *api) noteLogoutRefused(c *gin.Context, why error) {
+	reason := "key"
+	if errors.Is(why, errUnchecked) {
+		reason = "unchecked"
+	}
+	a.note(c, EventLogoutRefused, slog.String("reason", reason))
+}
+
+// shownSessions are the sessions that the tokens of a logout name.
+type shownSessions struct {
+	ends []tokenstore.SessionEnd // each once
+	left []leftToken
+}
+
+// leftToken is a token that is ours, or says so, and that does not end its session.
+type leftToken struct {
+	sid tokenstore.ID
+	why error // errUnchecked; [edge.ErrInvalid] or a [proofError] of a token that is bound to a key
+	// perhaps says that the token matters only if Redis has its session.
+	perhaps bool
+}
+
+func (s *shownSessions) end(e tokenstore.SessionEnd) {
+	if !s.ended(e.SID) {
+		s.ends = append(s.ends, e)
+	}
+}
+
+func (s *shownSessions) ended(sid tokenstore.ID) bool {
+	return slices.ContainsFunc(s.ends, func(e tokenstore.SessionEnd) bool { return e.SID == sid })
+}
+
+// sessionsShown reads the tokens of a logout. Errors: a [requestError];
+// [edge.ErrUnavailable].
+func (a *api) sessionsShown(c *gin.Context, inBody string) (*shownSessions, error) {
+	sessions := &shownSessions{}
 	inHeader, bound, err := edge.AuthorizationToken(c.Request)
 	if errors.Is(err, edge.ErrTwoTokens) {
 		return nil, badRequest("%v", err)
 	}
-	shownAccess := []shownToken{}
 	if err == nil {
-		shownAccess = append(shownAccess, shownToken{token: inHeader, bound: bound})
-	}
-	for _, access := range a.accessCookies(c.Request) { // all of them: to end too much is safer than too little
-		shownAccess = append(shownAccess, shownToken{token: access, byCookie: true})
-	}
-	for _, shown := range shownAccess {
-		claims, err := a.Verifier.Authentic(c.Request.Context(), shown.token)
-		if errors.Is(err, edge.ErrInvalid) {
-			continue // it is not ours
-		}
-		if err == nil {
-			err = a.mayEnd(c, shown, claims)
-		}
-		if err != nil {
+		if err := a.accessShown(c, sessions, shownToken{token: inHeader, bound: bound}); err != nil {
 			return nil, err
 		}
-		add(a.endOf(claims))
+	}
+	for _, access := range a.accessCookies(c.Request) { // all of them: to end too much is safer than too little
+		if err := a.accessShown(c, sessions, shownToken{token: access, byCookie: true}); err != nil {
+			return nil, err
+		}
 	}
 	shown := a.refreshCookies(c.Request)
 	if inBody != "" {
 		shown = append(shown, inBody)
 	}
 	for _, token := range a.families(shown) {
-		add(tokenstore.SessionEnd{SID: token.SID, UID: token.UID})
+		sessions.end(tokenstore.SessionEnd{SID: token.SID, UID: token.UID})
 	}
-	return ends, nil
+	for _, text := range shown {
+		if left, ok := a.uncheckedRefresh(text); ok {
+			sessions.left = append(sessions.left, left)
+		}
+	}
+	return sessions, nil
+}
+
+// accessShown adds the session that an access token names. Error: [edge.ErrUnavailable].
+func (a *api) accessShown(c *gin.Context, sessions *shownSessions, shown shownToken) error {
+	claims, err := a.Verifier.Authentic(c.Request.Context(), shown.token)
+	switch {
+	case errors.Is(err, edge.ErrInvalid):
+		if left, ok := a.uncheckedAccess(shown.token, err); ok {
+			sessions.left = append(sessions.left, left)
+		}
+		return nil
+	case err != nil:
+		return err
+	case shown.byCookie && claims.JKT != "":
+		// It counts in no cookie, and no login has put it there: somebody planted it.
+		return nil
+	}
+	end := a.endOf(claims)
+	switch err := a.mayEnd(c, shown, claims); {
+	case errors.Is(err, edge.ErrUnavailable):
+		return err
+	case err != nil:
+		sessions.left = append(sessions.left, leftToken{sid: end.SID, why: err})
+	default:
+		sessions.end(end)
+	}
+	return nil
+}
+
+// notEnded returns why the answer to a logout whose sessions have ended cannot be a 200:
+// nil if they are all that the tokens name. Error: [tokenstore.ErrUnavailable].
+func (a *api) notEnded(ctx context.Context, s *shownSessions) (why, err error) {
+	var perhaps []tokenstore.ID
+	for _, left := range s.left {
+		switch {
+		case s.ended(left.sid): // another token has ended its session
+		case left.perhaps:
+			perhaps = append(perhaps, left.sid)
+		default:
+			return left.why, nil
+		}
+	}
+	alive, err := a.Store.AnyAlive(ctx, perhaps)
+	if alive {
+		why = errUnchecked
+	}
+	return why, err
+}
+
+// uncheckedRefresh reads what has the form of a refresh token and an authentication code
+// under none of our root secrets: it may be of one that was taken out.
+func (a *api) uncheckedRefresh(text string) (leftToken, bool) {
+	if _, err := a.Refresh.Parse(text); !errors.Is(err, refreshtoken.ErrForged) {
+		return leftToken{}, false
+	}
+	sid, err := a.Refresh.UnverifiedSession(text)
+	return leftToken{sid: sid, why: errUnchecked, perhaps: true}, err == nil
+}
+
+// uncheckedAccess reads an access token that was refused with err because nobody here has
+// its key: it was retired longer ago than sessions live, or revoked, or it is a stranger's.
+func (a *api) uncheckedAccess(token string, err error) (leftToken, bool) {
+	if !errors.Is(err, accesstoken.ErrUnknownKey) {
+		return leftToken{}, false // it was checked, and is not ours
+	}
+	claims, err := accesstoken.Unverified(token)
+	if err != nil {
+		return leftToken{}, false
+	}
+	sid, err := tokenstore.ParseID(claims.SessionID)
+	// If it could still be accepted, then perhaps by a replica that has the key already,
+	// and that Redis does not have its session says nothing if it is a client's own.
+	young := claims.Issuer == a.Settings.Issuer && a.Store.Now().Unix() < claims.ExpiresAt
+	return leftToken{sid: sid, why: errUnchecked, perhaps: !young}, err == nil
 }
 
 // mayEnd refuses a token that is bound to a key to whoever does not prove to hold it,

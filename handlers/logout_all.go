@@ -1,6 +1,7 @@
 package handlers
 
 import (
+	"context"
 	"errors"
 	"log/slog"
 	"net/http"
@@ -35,17 +36,15 @@ func (a *api) logoutAll(c *gin.Context) error {
 	if exceptCurrent {
 		end.Except = &caller.sid
 	}
-	revoked, err := a.Store.RevokeUser(c.Request.Context(), end)
+	err = a.end(c, EventLogoutAll, func(ctx context.Context) (tokenstore.Revocation, error) {
+		return a.Store.RevokeUser(ctx, end)
+	}, slog.String("sub", caller.Subject), slog.Bool("except_current", exceptCurrent))
 	if errors.Is(err, tokenstore.ErrNoSession) {
 		return edge.ErrRevoked // this very session ended meanwhile
-	}
-	if err == nil {
-		err = a.confirm(c, revoked)
 	}
 	if err != nil {
 		return err
 	}
-	a.note(c, EventLogoutAll, slog.String("sub", caller.Subject), slog.Bool("except_current", exceptCurrent))
 	if !exceptCurrent {
 		a.clearRefreshCookie(c)
 		a.clearAccessCookie(c)

@@ -45,18 +45,17 @@ func (a *api) changePassword(c *gin.Context) error {
 	if err != nil {
 		return err
 	}
-	revoked, err := a.Store.RevokeUser(c.Request.Context(), tokenstore.UserEnd{UID: caller.uid, Except: &caller.sid, ChangedAt: changedAt})
-	if errors.Is(err, tokenstore.ErrNoSession) {
-		// This session ended meanwhile: then all end.
-		revoked, err = a.Store.RevokeUser(c.Request.Context(), tokenstore.UserEnd{UID: caller.uid, ChangedAt: changedAt})
-	}
-	if err == nil {
-		err = a.confirm(c, revoked)
-	}
+	err = a.end(c, EventPasswordChanged, func(ctx context.Context) (tokenstore.Revocation, error) {
+		revoked, err := a.Store.RevokeUser(ctx, tokenstore.UserEnd{UID: caller.uid, Except: &caller.sid, ChangedAt: changedAt})
+		if errors.Is(err, tokenstore.ErrNoSession) {
+			// This session ended meanwhile: then all end.
+			revoked, err = a.Store.RevokeUser(ctx, tokenstore.UserEnd{UID: caller.uid, ChangedAt: changedAt})
+		}
+		return revoked, err
+	}, slog.String("sub", caller.Subject))
 	if err != nil {
 		return err
 	}
-	a.note(c, EventPasswordChanged, slog.String("sub", caller.Subject))
 	c.JSON(http.StatusOK, message{"Password changed; all other sessions have ended"})
 	return nil
 }
@@ -100,7 +99,11 @@ func (a *api) replacePassword(c *gin.Context, caller caller, username, current, 
 	if err != nil {
 		return time.Time{}, err
 	}
-	return a.Store.ReplacePassword(ctx, username, found.Account.Hash, hash)
+	changedAt, err := a.Store.ReplacePassword(context.WithoutCancel(ctx), username, found.Account.Hash, hash)
+	if errors.Is(err, tokenstore.ErrUnavailable) { // it may have been changed, and nothing else will say so
+		a.note(c, EventPasswordChanged, slog.String("sub", found.Account.Subject), slog.Bool("confirmed", false))
+	}
+	return changedAt, err
 }
 
 // changedBefore reports whether the user replaced current by next a moment ago. Whoever

@@ -2,6 +2,7 @@ package handlers
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"log/slog"
 	"net/http"
@@ -210,7 +211,8 @@ func (a *api) rotate(c *gin.Context, token refreshtoken.Token, r renewal) (refre
 		rotation.Room, rotation.Members = room, members
 	}
 	rotation.Next, rotation.IssuedTo, rotation.Scope, rotation.JKT = next.Hash(), r.client.ID, r.scope, r.jkt
-	grant, ended, err := a.Store.Rotate(c.Request.Context(), rotation)
+	// A client that goes away does not interrupt this: what came of it is recorded.
+	grant, ended, err := a.Store.Rotate(context.WithoutCancel(c.Request.Context()), rotation)
 	if grant.Current {
 		next = token
 	}
@@ -225,11 +227,9 @@ func (a *api) rotate(c *gin.Context, token refreshtoken.Token, r renewal) (refre
 	case err == nil:
 		a.note(c, EventRefresh, sid, slog.String("sub", grant.Subject))
 	case errors.Is(err, tokenstore.ErrReuse):
-		a.note(c, EventRefreshReuse, sid)
-		err = cmp.Or(a.confirm(c, ended), errRefreshToken)
+		err = a.endFamily(c, EventRefreshReuse, ended, err, sid)
 	case errors.Is(err, tokenstore.ErrRollback):
-		a.note(c, EventRefreshRollback, sid)
-		err = cmp.Or(a.confirm(c, ended), errRefreshToken)
+		err = a.endFamily(c, EventRefreshRollback, ended, err, sid)
 	case errors.Is(err, tokenstore.ErrNoSession):
 		err = refused("expired")
 	case errors.Is(err, tokenstore.ErrRevoked):
@@ -245,4 +245,17 @@ func (a *api) rotate(c *gin.Context, token refreshtoken.Token, r renewal) (refre
 		}
 	}
 	return next, grant, err
+}
+
+// endFamily records that a rotation has ended its session, which Redis did as it refused
+// the token with why, and returns errRefreshToken once no replica accepts the session.
+// Error: [tokenstore.ErrUnavailable].
+func (a *api) endFamily(c *gin.Context, e Event, ended tokenstore.Revocation, why error, sid slog.Attr) error {
+	err := a.end(c, e, func(context.Context) (tokenstore.Revocation, error) {
+		if errors.Is(why, tokenstore.ErrUnavailable) { // not on as many replicas as it has to be
+			return ended, why
+		}
+		return ended, nil
+	}, sid)
+	return cmp.Or(err, errRefreshToken)
 }

@@ -1,8 +1,8 @@
 package handlers
 
 import (
+	"context"
 	"errors"
-	"log/slog"
 	"net/http"
 
 	"github.com/gin-gonic/gin"
@@ -16,8 +16,9 @@ import (
 // (section 2.1); a token that a client got for itself ends alone. A client ends only
 // what was issued to it.
 //
-// A 200 means that no replica accepts the token any more, be it because it was never
-// one (section 2.2).
+// A 200 means that no replica accepts the token any more, nor the session that it names,
+// or that it never was one (section 2.2). A token that cannot be checked is invalid_grant
+// while the session that it names may be alive.
 func (a *api) revoke(c *gin.Context) error {
 	p, err := bindForm(c)
 	if err != nil {
@@ -30,60 +31,65 @@ func (a *api) revoke(c *gin.Context) error {
 	if p["token"] == "" {
 		return badRequest("token is required")
 	}
-	end, known, err := a.endOfShown(c, p["token"], client.ID)
+	shown, err := a.endOfShown(c.Request.Context(), p["token"], client.ID)
 	if err != nil {
 		return err
 	}
-	if known {
-		err = a.endShown(c, end)
+	for _, end := range shown.ends {
+		if err := a.endOne(c, EventTokenRevoked, end); errors.Is(err, tokenstore.ErrForeign) {
+			return errForeign
+		} else if err != nil {
+			return err
+		}
 	}
+	why, err := a.notEnded(c.Request.Context(), shown)
 	if err != nil {
 		return err
+	}
+	if why != nil {
+		return errUncheckedGrant
 	}
 	c.Status(http.StatusOK)
 	return nil
 }
 
-// endOfShown names the session that a token of either kind belongs to, and false for
-// what is no token of ours. An access token says whom it was issued to; of a refresh
+// endOfShown names the session that a token of either kind belongs to: none for what is
+// no token of ours. An access token says whom it was issued to; of a refresh
 // token the store knows. Errors: errForeign, [edge.ErrUnavailable].
-func (a *api) endOfShown(c *gin.Context, shown, client string) (tokenstore.SessionEnd, bool, error) {
+func (a *api) endOfShown(ctx context.Context, shown, client string) (*shownSessions, error) {
+	sessions := &shownSessions{}
 	if token, err := a.Refresh.Parse(shown); err == nil {
-		return tokenstore.SessionEnd{SID: token.SID, UID: token.UID, IssuedTo: &client}, true, nil
+		sessions.end(tokenstore.SessionEnd{SID: token.SID, UID: token.UID, IssuedTo: &client})
+		return sessions, nil
 	}
-	claims, err := a.Issued.Authentic(c.Request.Context(), shown)
-	switch {
-	case errors.Is(err, edge.ErrUnavailable):
-		return tokenstore.SessionEnd{}, false, err
-	case errors.Is(err, edge.ErrInvalid):
-		return tokenstore.SessionEnd{}, false, nil
-	case err != nil:
-		return tokenstore.SessionEnd{}, false, err
+	if left, ok := a.uncheckedRefresh(shown); ok {
+		sessions.left = append(sessions.left, left)
+		return sessions, nil
+	}
+	claims, err := a.Issued.Authentic(ctx, shown)
+	if errors.Is(err, edge.ErrInvalid) {
+		if left, ok := a.uncheckedAccess(shown, err); ok {
+			sessions.left = append(sessions.left, left)
+		}
+		return sessions, nil
+	}
+	if err != nil {
+		return nil, err
 	}
 	own := claims.ClientID == client || client == "" && !tokenstore.IsClient(claims.ClientID)
 	if !own {
-		return tokenstore.SessionEnd{}, false, errForeign
+		return nil, errForeign
 	}
-	return a.endOf(claims), true, nil
+	sessions.end(a.endOf(claims))
+	return sessions, nil
 }
 
-// errForeign says that a token was issued to another client (RFC 7009 section 2.1).
-var errForeign = &requestError{code: "invalid_grant", description: "The token was issued to another client"}
-
-// endShown ends a session, and returns once no replica accepts its tokens.
-func (a *api) endShown(c *gin.Context, end tokenstore.SessionEnd) error {
-	revoked, err := a.Store.Revoke(c.Request.Context(), end)
-	switch {
-	case errors.Is(err, tokenstore.ErrNoSession):
-		return nil // its ids are of shards that are no more: nothing accepts it
-	case errors.Is(err, tokenstore.ErrForeign):
-		return errForeign
-	case err == nil:
-		err = a.confirm(c, revoked)
+var (
+	// errForeign says that a token was issued to another client (RFC 7009 section 2.1).
+	errForeign = &requestError{code: "invalid_grant", description: "The token was issued to another client"}
+	// errUncheckedGrant is errUnchecked for clients.
+	errUncheckedGrant = &requestError{
+		code:        "invalid_grant",
+		description: "The token cannot be checked any more, so its session may live on; send its refresh token or a fresh access token",
 	}
-	if err != nil {
-		return err
-	}
-	a.note(c, EventTokenRevoked, slog.String("sid", end.SID.String()))
-	return nil
-}
+)

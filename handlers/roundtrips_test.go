@@ -52,6 +52,7 @@ func TestRoundTrips(t *testing.T) {
 		{"logout by bearer", "POST", "/auth/logout", []option{bearer(byBearer.access)}, 200, 1},
 		{"logout by both", "POST", "/auth/logout", []option{cookie(byBoth.refresh), bearer(byBoth.access)}, 200, 1},
 		{"logout of two sessions", "POST", "/auth/logout", []option{cookie(two.refresh), bearer(three.access)}, 200, 2},
+		{"logout that cannot be checked", "POST", "/auth/logout", []option{cookie(forge(t, s.refresh)), cookie(forge(t, reseal(t, s.refresh, func(raw []byte) { raw[1] ^= 1 })))}, 401, 2},
 		{"verify of a dead token", "GET", "/auth/verify", []option{bearer(two.access)}, 401, 1},
 		{"sessions", "GET", "/auth/sessions", []option{bearer(s.access)}, 200, 3},
 		{"me", "GET", "/users/me", []option{bearer(s.access)}, 200, 3},

@@ -1,6 +1,7 @@
 package handlers
 
 import (
+	"context"
 	"errors"
 	"log/slog"
 	"net/http"
@@ -86,17 +87,16 @@ func (a *api) endSession(c *gin.Context) error {
 	if err != nil {
 		return errNoSession
 	}
-	revoked, err := a.Store.Revoke(c.Request.Context(), tokenstore.SessionEnd{SID: sid, UID: caller.uid, Owner: caller.Subject})
+	end := tokenstore.SessionEnd{SID: sid, UID: caller.uid, Owner: caller.Subject}
+	err = a.end(c, EventSessionEnded, func(ctx context.Context) (tokenstore.Revocation, error) {
+		return a.Store.Revoke(ctx, end)
+	}, slog.String("sub", caller.Subject), slog.String("sid", sid.String()))
 	if errors.Is(err, tokenstore.ErrNoSession) {
 		return errNoSession
-	}
-	if err == nil {
-		err = a.confirm(c, revoked)
 	}
 	if err != nil {
 		return err
 	}
-	a.note(c, EventSessionEnded, slog.String("sub", caller.Subject), slog.String("sid", sid.String()))
 	if sid == caller.sid {
 		a.clearRefreshCookie(c)
 		a.clearAccessCookie(c)

@@ -97,6 +97,7 @@ func (a *api) whose(ctx context.Context, shown shownToken, demanded []string, bo
 func (a *api) verifyBound(c *gin.Context, token string) (edge.Claims, error) {
 	q, err := a.forwarded(c)
 	if err != nil {
+		a.noteProof(c, err)
 		return edge.Claims{}, &proofError{err, true}
 	}
 	claims, err := a.admitBound(c.Request.Context(), c.Writer.Header(), c.Request.Header, q, token)

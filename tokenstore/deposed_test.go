@@ -1,6 +1,7 @@
 package tokenstore_test
 
 import (
+	"errors"
 	"testing"
 	"time"
 
@@ -42,6 +43,35 @@ func TestAPrimaryWithoutItsReplicasEndsNoSession(t *testing.T) {
 			_, _, err = s.Rotate(t.Context(), tokenstore.Rotation{SID: tokenstore.ID{alice.sid[0], 1}, UID: alice.uid, Gen: 1})
 			is(t, "a session that this Redis does not know", err, tt.want)
 		})
+	}
+}
+
+// A theft that is on too few replicas has ended the session all the same: the error says
+// both, so that the theft is recorded.
+func TestATheftThatTooFewReplicasHave(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	s, err := tokenstore.New(dial(t, server.URL()), tokenstore.Options{Shards: 16, Lifetimes: lifetimes(), Timeout: 2 * time.Second, WaitReplicas: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, func() error { return s.Open(t.Context()) })
+	f := &fixture{Store: s, t: t, rdb: server.Client()}
+	fam := f.login("alice")
+	for gen := 1; gen <= 2; gen++ {
+		if _, err := fam.show(gen); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, err = fam.show(1)
+	is(t, "a theft", err, tokenstore.ErrUnavailable)
+	if !errors.Is(err, tokenstore.ErrReuse) {
+		t.Errorf("the error does not say what it was: %v", err)
+	}
+	_, err = fam.show(1)
+	is(t, "shown again", err, tokenstore.ErrUnavailable)
+	if errors.Is(err, tokenstore.ErrReuse) || errors.Is(err, tokenstore.ErrRevoked) {
+		t.Errorf("nothing was ended now: %v", err)
 	}
 }
 

@@ -31,6 +31,10 @@ type SealedKey struct {
 	ID        string // kid
 	Algorithm string
 	Sealed    []byte
+	// Public is the key's public half, by which its tokens are recognised once the key
+	// has gone; nil for an algorithm that has none. It is not read back: see
+	// [KeyRing.Retired].
+	Public []byte
 
 	// By Redis TIME; zero is not yet.
 	Published time.Time
@@ -57,12 +61,21 @@ type KeyRing struct {
 	Keys   map[string]SealedKey // by kid
 	// Gone are the keys that were removed on purpose; true for those that were revoked.
 	Gone map[string]bool
+	// Retired are the keys that have gone by age, as long as a session can be alive of
+	// which they have signed a token. They admit nobody.
+	Retired map[string]RetiredKey
 	// Wanted says that a new key should be offered now.
 	Wanted bool
 	// Rotates is when the next key will sign; zero for never.
 	Rotates time.Time
 	// Longest is the longest access lifetime that a replica ever asked for.
 	Longest time.Duration
+}
+
+// RetiredKey is what is left of a key that has gone.
+type RetiredKey struct {
+	Public []byte // as it was offered
+	Until  time.Time
 }
 
 // State returns where a key of the ring is in its life.
@@ -99,7 +112,8 @@ func (s *Store) SigningKeys(ctx context.Context) (KeyRing, error) {
 
 // SyncSigningKeys does what is due among the signing keys: the next one becomes
 // active once it has been published for long enough, and a retired one is removed
-// once its last token has expired. It returns the keys in force. Errors:
+// once its last token has expired: its public half stays for as long as sessions live.
+// It returns the keys in force. Errors:
 // [ErrUnavailable].
 func (s *Store) SyncSigningKeys(ctx context.Context, o KeySettings) (KeyRing, error) {
 	ring, _, err := s.keys(ctx, s.scripts.keysSync, o)
@@ -121,7 +135,7 @@ const (
 // that are offered at once, one wins and the others are dropped. Errors:
 // [ErrUnavailable].
 func (s *Store) OfferSigningKey(ctx context.Context, o KeySettings, k SealedKey, why Offer) (KeyRing, error) {
-	ring, _, err := s.keys(ctx, s.scripts.keysPut, o, k.ID, k.Sealed, k.Algorithm, string(why))
+	ring, _, err := s.keys(ctx, s.scripts.keysPut, o, k.ID, k.Sealed, k.Public, k.Algorithm, string(why))
 	return ring, err
 }
 
@@ -130,7 +144,7 @@ func (s *Store) OfferSigningKey(ctx context.Context, o KeySettings, k SealedKey,
 // dead only once [Store.DenyKey] has told every shard. Errors: [ErrKeyActive] if
 // there is nothing to sign with instead, [ErrUnavailable].
 func (s *Store) RevokeSigningKey(ctx context.Context, o KeySettings, kid string, replacement SealedKey) (KeyRing, error) {
-	ring, active, err := s.keys(ctx, s.scripts.keysRevoke, o, kid, replacement.ID, replacement.Sealed, replacement.Algorithm)
+	ring, active, err := s.keys(ctx, s.scripts.keysRevoke, o, kid, replacement.ID, replacement.Sealed, replacement.Public, replacement.Algorithm)
 	if err == nil && active {
 		err = ErrKeyActive
 	}
@@ -201,6 +215,7 @@ func (s *Store) KeyID(kid string, shard int) ID {
 func (s *Store) keys(ctx context.Context, sc *script, o KeySettings, args ...any) (ring KeyRing, active bool, err error) {
 	args = append([]any{
 		milliseconds(s.life.Access), milliseconds(o.Publish), milliseconds(o.Rotation), o.Algorithm, milliseconds(skewPad),
+		milliseconds(s.life.Session),
 	}, args...)
 	run := s.runDurably
 	if sc == s.scripts.keysSync {
@@ -236,7 +251,7 @@ func (s *Store) keys(ctx context.Context, sc *script, o KeySettings, args ...any
 
 // keyRing reads the hash that lua/keyring.lua describes.
 func keyRing(fields map[string]string) (KeyRing, error) {
-	r := KeyRing{Active: fields["active"], Next: fields["next"], Keys: map[string]SealedKey{}, Gone: map[string]bool{}}
+	r := KeyRing{Active: fields["active"], Next: fields["next"], Keys: map[string]SealedKey{}, Gone: map[string]bool{}, Retired: map[string]RetiredKey{}}
 	if text, ok := fields["access"]; ok {
 		ms, err := strconv.ParseUint(text, 10, 63)
 		if err != nil {
@@ -253,6 +268,13 @@ func keyRing(fields map[string]string) (KeyRing, error) {
 			r.Keys[kid] = k
 		} else if kid, ok := strings.CutPrefix(name, "d:"); ok {
 			r.Gone[kid] = strings.HasPrefix(value, "revoked")
+		} else if kid, ok := strings.CutPrefix(name, "r:"); ok {
+			till, public, _ := strings.Cut(value, " ")
+			ms, err := strconv.ParseInt(till, 10, 64)
+			if err != nil {
+				return KeyRing{}, fmt.Errorf("%w: %s is %q", errReply, name, value)
+			}
+			r.Retired[kid] = RetiredKey{Public: []byte(public), Until: time.UnixMilli(ms)}
 		}
 	}
 	return r, nil

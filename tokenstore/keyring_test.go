@@ -14,7 +14,7 @@ func keySettings() tokenstore.KeySettings {
 }
 
 func sealed(kid string) tokenstore.SealedKey {
-	return tokenstore.SealedKey{ID: kid, Algorithm: "EdDSA", Sealed: []byte("sealed " + kid)}
+	return tokenstore.SealedKey{ID: kid, Algorithm: "EdDSA", Sealed: []byte("sealed " + kid), Public: []byte(`{"public of": "` + kid + `"}`)}
 }
 
 // ring is a fixture that keeps signing keys.
@@ -164,6 +164,56 @@ func TestASigningKeysLife(t *testing.T) {
 			t.Errorf("of the one that has gone is known: %v", s.Gone)
 		}
 		r.states("it does not come back", r.offer("a", tokenstore.OfferLost), states{"b": active})
+	})
+}
+
+// Of a key that has gone by age the public half stays, for as long as a session can be
+// alive of which it has signed a token.
+func TestARetiredKeyIsRecognisedForAsLongAsSessionsLive(t *testing.T) {
+	onEachRing(t, func(t *testing.T, r ring) {
+		r.o.Rotation = 0
+		recognised := func(what string, got tokenstore.KeyRing, want ...string) {
+			t.Helper()
+			ok := len(got.Retired) == len(want)
+			for _, kid := range want {
+				ok = ok && string(got.Retired[kid].Public) == string(sealed(kid).Public)
+			}
+			if !ok {
+				t.Errorf("%s: recognised %v, want %q", what, got.Retired, want)
+			}
+		}
+		r.offer("a", tokenstore.OfferDue)
+		secret := sealed("secret") // HS256 has no public half
+		secret.Public = nil
+		r.must(r.OfferSigningKey(t.Context(), r.o, secret, tokenstore.OfferNow))
+		r.offer("stolen", tokenstore.OfferNow)
+		r.offer("b", tokenstore.OfferNow)
+		recognised("while they verify", r.sync())
+		r.back(r.Lifetimes().Access + r.o.Publish + 11*time.Second)
+		s := r.sync()
+		r.states("gone", s, states{"b": active})
+		recognised("gone", s, "a", "stolen")
+		recognised("read", r.must(r.SigningKeys(t.Context())), "a", "stolen")
+		// The last session of which it has signed a token began as it was retired.
+		near(t, "how long", s.Retired["a"].Until.Sub(s.Now), r.Lifetimes().Session-r.Lifetimes().Access, 5*time.Second)
+		r.must(r.revoke("stolen", ""))
+		recognised("revoked", r.sync(), "a")
+		// Retired at the beginning of time: nothing of it can be alive.
+		if err := r.rdb.HSet(t.Context(), "lk:keys", "r:a", fmt.Sprint(s.Now.UnixMilli()-1, " x")).Err(); err != nil {
+			t.Fatal(err)
+		}
+		recognised("when sessions are over", r.sync())
+
+		// However often keys change, only so many are kept: the latest.
+		for i := range 120 {
+			if err := r.rdb.HSet(t.Context(), "lk:keys", fmt.Sprint("r:k", i), fmt.Sprint(s.Now.Add(time.Hour).UnixMilli()+int64(i), " x")).Err(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		s = r.sync()
+		if _, oldest := s.Retired["k19"]; oldest || len(s.Retired) != 100 {
+			t.Errorf("%d are recognised, the 101st %t", len(s.Retired), oldest)
+		}
 	})
 }
 

@@ -3,6 +3,7 @@ package tokenstore
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strconv"
 	"strings"
@@ -195,7 +196,9 @@ const (
 // has changed;
 // [ErrUnavailable], after which the same token may be shown again.
 // A [Revocation] accompanies ErrReuse, ErrRollback and ErrRevoked: the last may be
-// the answer to a theft that was sent twice.
+// the answer to a theft that was sent twice. An error that is ErrReuse or ErrRollback and
+// also ErrUnavailable says that the session was ended, and that too few replicas are known
+// to have that.
 func (s *Store) Rotate(ctx context.Context, t Rotation) (Grant, Revocation, error) {
 	if !s.together(t.SID, t.UID) {
 		return Grant{}, Revocation{}, ErrNoSession
@@ -270,8 +273,11 @@ func (s *Store) endFamily(ctx context.Context, t Rotation, r *reply, why error) 
 	if err == nil && s.waitReplicas > 0 {
 		rev, err = s.Revoke(ctx, SessionEnd{SID: t.SID, UID: t.UID})
 	}
-	if err != nil {
+	switch {
+	case err != nil && errors.Is(why, ErrRevoked): // nothing was ended now
 		return Grant{}, Revocation{}, err
+	case err != nil:
+		return Grant{}, Revocation{}, fmt.Errorf("%w: %w", err, why)
 	}
 	return Grant{}, rev, why
 }

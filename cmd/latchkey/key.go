@@ -31,7 +31,7 @@ type keyView struct {
 	Published *time.Time `json:"published_at,omitempty"`
 	Signs     *time.Time `json:"signs_at,omitempty"` // since when, or from when on
 	Retired   *time.Time `json:"retired_at,omitempty"`
-	Gone      *time.Time `json:"gone_at,omitempty"` // when a retiring key will be removed
+	Gone      *time.Time `json:"gone_at,omitempty"` // when a retiring or recognised key will be removed
 }
 
 func newKeyList() *cobra.Command {
@@ -40,8 +40,8 @@ func newKeyList() *cobra.Command {
 		Use:   "list",
 		Short: "List the signing keys and their states",
 		Long: `List the signing keys. Times are UTC. A key is next (published, and will sign at the
-time shown), active (signs), retiring (verifies until its last token has expired), or
-revoked.`,
+time shown), active (signs), retiring (verifies until its last token has expired),
+recognised (verifies no more; a logout still knows its tokens as ours), or revoked.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return operate(cmd, func(ctx context.Context, op operator) error {
@@ -90,6 +90,9 @@ func keyViews(have tokenstore.KeyRing, o tokenstore.KeySettings) []keyView {
 		}
 		views = append(views, v)
 	}
+	for _, kid := range slices.Sorted(maps.Keys(have.Retired)) {
+		views = append(views, keyView{ID: kid, State: stateRecognised, Gone: stamp(have.Retired[kid].Until)})
+	}
 	for _, kid := range slices.Sorted(maps.Keys(have.Gone)) {
 		if have.Gone[kid] {
 			views = append(views, keyView{ID: kid, State: stateRevoked})
@@ -98,7 +101,10 @@ func keyViews(have tokenstore.KeyRing, o tokenstore.KeySettings) []keyView {
 	return views
 }
 
-const stateRevoked = "revoked"
+const (
+	stateRecognised = "recognised"
+	stateRevoked    = "revoked"
+)
 
 // folderViews lists what is in LATCHKEY_KEYS_DIR, as this machine sees it.
 func folderViews(cfg *config.Config, have tokenstore.KeyRing) ([]keyView, error) {
@@ -115,6 +121,9 @@ func folderViews(cfg *config.Config, have tokenstore.KeyRing) ([]keyView, error)
 		case k.ID() == set.active:
 			views[i].State = string(tokenstore.KeyActive)
 		}
+	}
+	for _, k := range set.retired {
+		views = append(views, keyView{ID: k.ID(), Algorithm: string(k.Algorithm()), State: stateRecognised})
 	}
 	return views, nil
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"crypto/rand"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -164,7 +165,13 @@ func sealKey(sealer *accesstoken.Sealer, key *accesstoken.Key) (tokenstore.Seale
 	if err != nil {
 		return tokenstore.SealedKey{}, fmt.Errorf("seal the signing key: %w", err)
 	}
-	return tokenstore.SealedKey{ID: key.ID(), Algorithm: string(key.Algorithm()), Sealed: sealed}, nil
+	offer := tokenstore.SealedKey{ID: key.ID(), Algorithm: string(key.Algorithm()), Sealed: sealed}
+	if jwk, ok := key.PublicJWK(); ok {
+		if offer.Public, err = json.Marshal(jwk); err != nil {
+			return tokenstore.SealedKey{}, fmt.Errorf("encode the public key: %w", err)
+		}
+	}
+	return offer, nil
 }
 
 // adopt makes the ring what Redis says. Keys come before the one that signs
@@ -196,6 +203,7 @@ func (k *keyKeeper) adopt(ctx context.Context, have tokenstore.KeyRing) error {
 		}
 		k.signs = have.Active
 	}
+	k.recognise(ctx, have)
 	for _, kid := range k.ring.IDs() {
 		if _, there := have.Keys[kid]; !there {
 			k.ring.Remove(kid)
@@ -210,6 +218,27 @@ func (k *keyKeeper) adopt(ctx context.Context, have tokenstore.KeyRing) error {
 	}
 	k.shown.Store(&have)
 	return failed
+}
+
+// recognise makes the retired keys of the ring those that Redis has.
+func (k *keyKeeper) recognise(ctx context.Context, have tokenstore.KeyRing) {
+	before := k.ring.Retired()
+	for kid, retired := range have.Retired {
+		if slices.Contains(before, kid) {
+			continue
+		}
+		key, err := accesstoken.ParsePublicKey(retired.Public)
+		if err != nil || key.ID() != kid {
+			k.log.LogAttrs(ctx, slog.LevelDebug, "a retired key in Redis cannot be read", slog.String("kid", kid))
+			continue
+		}
+		k.ring.Recognise(key)
+	}
+	for _, kid := range before {
+		if _, there := have.Retired[kid]; !there {
+			k.ring.Forget(kid)
+		}
+	}
 }
 
 // reseal puts a key under the first secret, if it is under an older one.
@@ -252,8 +281,19 @@ func (k *keyKeeper) reload(ctx context.Context) error {
 	if err := k.ring.Activate(set.active); err != nil {
 		return err
 	}
+	in := func(keys []*accesstoken.Key, kid string) bool {
+		return slices.ContainsFunc(keys, func(key *accesstoken.Key) bool { return key.ID() == kid })
+	}
+	for _, key := range set.retired {
+		k.ring.Recognise(key)
+	}
+	for _, kid := range k.ring.Retired() {
+		if !in(set.retired, kid) {
+			k.ring.Forget(kid)
+		}
+	}
 	for _, kid := range k.ring.IDs() {
-		if !slices.ContainsFunc(set.keys, func(key *accesstoken.Key) bool { return key.ID() == kid }) {
+		if !in(set.keys, kid) {
 			k.ring.Remove(kid)
 		}
 	}

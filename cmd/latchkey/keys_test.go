@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -140,4 +141,70 @@ func TestAKeyThatHasGoneIsNotPutBack(t *testing.T) {
 	if _, there := have.Keys[old]; there || asleep.ring.Has(old) || asleep.ring.Active().ID() != next.ID {
 		t.Errorf("in Redis: %v; in the ring: %v", slices.Sorted(maps.Keys(have.Keys)), asleep.ring.IDs())
 	}
+}
+
+// The tokens of a key that has gone by age are recognised for as long as sessions live, also
+// by a replica that comes later and under another root secret; those of a key that was
+// revoked are not.
+func TestAKeyThatHasGoneIsRecognised(t *testing.T) {
+	t.Parallel()
+	m := redistest.Mini(t)
+	began := time.Now()
+	m.SetTime(began)
+	a := keeperOn(t, m)
+	a.mustSync(t)
+	old := a.ring.Active().ID()
+	token, err := accesstoken.NewSigner(a.ring).Sign(accesstoken.Claims{
+		Issuer: "i", Subject: "alice", Audience: []string{"a"}, ID: "j", SessionID: "s", ClientID: "c", IssuedAt: 1, ExpiresAt: 2,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	fresh, err := freshKey(a.sealer, "EdDSA")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := a.store.OfferSigningKey(t.Context(), a.settings, fresh, tokenstore.OfferNow); err != nil {
+		t.Fatal(err)
+	}
+	m.SetTime(began.Add(24 * time.Hour))
+	a.mustSync(t)
+	late := keeperOn(t, m)
+	if late.sealer, err = accesstoken.NewSealer([]byte(strings.Repeat("another root secret ", 2))); err != nil {
+		t.Fatal(err)
+	}
+	if err := late.sync(t.Context()); !errors.Is(err, errSealed) { // the key that signs does not open
+		t.Fatal(err)
+	}
+	recognises := func(what string, want bool) {
+		t.Helper()
+		for _, k := range []*keyKeeper{a, late} {
+			v := accesstoken.NewVerifier(k.ring, accesstoken.VerifierOptions{Issuer: "i", Audience: "a"})
+			if _, err := v.Authentic(token); (err == nil) != want {
+				t.Errorf("%s: Authentic = %v", what, err)
+			}
+			if _, err := v.Verify(token, time.Unix(1, 0)); !errors.Is(err, accesstoken.ErrUnknownKey) {
+				t.Errorf("%s: Verify = %v", what, err)
+			}
+			if k.ring.Has(old) {
+				t.Errorf("%s: it verifies", what)
+			}
+		}
+	}
+	recognises("gone", true)
+	var state string
+	for _, v := range keyViews(a.mustSync(t), a.settings) {
+		if v.ID == old {
+			state = v.State
+		}
+	}
+	if state != stateRecognised {
+		t.Errorf("it is listed as %q", state)
+	}
+	if _, err := a.store.RevokeSigningKey(t.Context(), a.settings, old, tokenstore.SealedKey{}); err != nil {
+		t.Fatal(err)
+	}
+	a.mustSync(t)
+	_ = late.sync(t.Context())
+	recognises("revoked", false)
 }

@@ -25,13 +25,17 @@ type keyFolder struct {
 
 // keySet is what a folder holds.
 type keySet struct {
-	keys   []*accesstoken.Key
-	active string // kid
+	keys    []*accesstoken.Key
+	retired []*accesstoken.Key // only recognised
+	active  string             // kid
 }
 
 const (
 	// activeFile names the file that signs, or its kid.
 	activeFile = "active"
+	// retiredPrefix begins the names of keys that do not verify any more: they only tell
+	// a logout that a token was issued here.
+	retiredPrefix = "retired-"
 	// maxKeyFile and maxKeyFiles bound what is read: a wrong path must not fill
 	// the memory. A verifier reads at most a hundred keys of a set.
 	maxKeyFile  = 64 << 10
@@ -87,6 +91,10 @@ func (f *keyFolder) read() (*keySet, error) {
 		key, err := accesstoken.ParseKeyFile(file.text)
 		if err != nil {
 			return nil, fmt.Errorf("LATCHKEY_KEYS_DIR: %s: %w", file.name, err)
+		}
+		if strings.HasPrefix(file.name, retiredPrefix) {
+			set.retired = append(set.retired, key)
+			continue
 		}
 		set.keys = append(set.keys, key)
 		byName[file.name], byName[key.ID()] = key, key

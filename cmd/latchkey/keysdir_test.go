@@ -8,8 +8,11 @@ import (
 	"encoding/pem"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+
+	"github.com/latchkey-auth/latchkey/internal/redistest"
 )
 
 func pemOf(t *testing.T, key ed25519.PrivateKey) []byte {
@@ -57,6 +60,8 @@ func TestWhichKeyOfAFolderSigns(t *testing.T) {
 		{"the last that can", map[string]string{"1.pem": keys["a"], "2.pem": keys["b public"]}, "a"},
 		{"by active", map[string]string{"1.pem": keys["a"], "2.pem": keys["b"], "active": "1.pem\n"}, "a"},
 		{"names with a dot are passed over", map[string]string{"1.pem": keys["a"], ".2.pem": "x"}, "a"},
+		{"a retired one does not sign", map[string]string{"1.pem": keys["a"], "retired-2.pem": keys["b"]}, "a"},
+		{"a retired one is not active", map[string]string{"1.pem": keys["a"], "retired-2.pem": keys["b"], "active": "retired-2.pem"}, "names no file and no kid"},
 		{"none", nil, "no key to sign with"},
 		{"public ones alone", map[string]string{"1.pem": keys["a public"]}, "no key to sign with"},
 		{"active names nothing", map[string]string{"1.pem": keys["a"], "active": "3.pem"}, "names no file and no kid"},
@@ -91,6 +96,44 @@ func TestWhichKeyOfAFolderSigns(t *testing.T) {
 				t.Errorf("nothing has changed, and it was read again: %v, %v", again, err)
 			}
 		})
+	}
+}
+
+// A key of a folder whose name begins with retired- is recognised, and nothing else.
+func TestARetiredKeyOfAFolder(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	write := func(name, seed string) {
+		t.Helper()
+		if err := os.WriteFile(filepath.Join(dir, name), pemOf(t, ed25519.NewKeyFromSeed([]byte(strings.Repeat(seed, 32)))), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("2026-01.pem", "a")
+	k := keeperOn(t, redistest.Mini(t))
+	k.folder = &keyFolder{path: dir}
+	sync := func() {
+		t.Helper()
+		if err := k.sync(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	sync()
+	old := k.ring.Active().ID()
+	write("2026-02.pem", "b")
+	if err := os.Rename(filepath.Join(dir, "2026-01.pem"), filepath.Join(dir, "retired-2026-01.pem")); err != nil {
+		t.Fatal(err)
+	}
+	sync()
+	if k.ring.Has(old) || !slices.Equal(k.ring.Retired(), []string{old}) {
+		t.Errorf("verifies %v, recognised %v", k.ring.IDs(), k.ring.Retired())
+	}
+	if err := os.Remove(filepath.Join(dir, "retired-2026-01.pem")); err != nil {
+		t.Fatal(err)
+	}
+	sync()
+	if len(k.ring.Retired()) > 0 {
+		t.Errorf("recognised %v", k.ring.Retired())
 	}
 }
 

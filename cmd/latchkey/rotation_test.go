@@ -301,6 +301,62 @@ func TestARevokedKeysTokensDieAtOnce(t *testing.T) {
 	}
 }
 
+// A client shows an access token at its logout whose key was rotated away and has gone
+// since. The session is alive until then, and over at every replica after.
+func TestALogoutWithATokenWhoseKeyHasGone(t *testing.T) {
+	t.Parallel()
+	bin, server := program(t), redistest.Start(t)
+	settings := []string{"LATCHKEY_ACCESS_TTL=2s", "LATCHKEY_JWKS_MAX_AGE=2s", "LATCHKEY_KEY_ROTATION=0s"}
+	replicas := launchThree(t, bin, server.URL(), settings...)
+	account(t, server.URL())
+	in := ask(t, "POST", replicas[0].api+"/auth/token", login(), "", "")
+	want(t, "login", in, 200)
+	kid := signedWith(t, in.access())
+	if out, err := runKey(t, bin, server.URL(), settings, "key", "rotate", "--now"); err != nil {
+		t.Fatalf("key rotate: %v\n%s", err, out)
+	}
+	state := func() string {
+		for _, v := range listKeys(t, bin, server.URL(), settings...) {
+			if v.ID == kid {
+				return v.State
+			}
+		}
+		return ""
+	}
+	for deadline := time.Now().Add(2 * time.Minute); state() != stateRecognised; time.Sleep(200 * time.Millisecond) { // a poll, not a timing
+		if time.Now().After(deadline) {
+			t.Fatalf("the key is %q", state())
+		}
+	}
+	// A replica that comes now has never had the key.
+	late := launch(t, bin, server.URL(), settings...)
+	late.becomes(200)
+	if set := keySetOf(t, late); strings.Contains(set, kid) {
+		t.Errorf("the published keys: %s", set)
+	}
+	want(t, "verify", ask(t, "GET", late.api+"/auth/verify", nil, in.access(), ""), 401)
+	alive := ask(t, "POST", replicas[1].api+"/auth/refresh", url.Values{}, "", in.refresh())
+	want(t, "the session is alive", alive, 200)
+	want(t, "logout", ask(t, "POST", late.api+"/auth/logout", url.Values{}, in.access(), ""), 200)
+	for i, r := range append(replicas, late) {
+		want(t, fmt.Sprint("refresh at replica ", i), ask(t, "POST", r.api+"/auth/refresh", url.Values{}, "", alive.refresh()), 401)
+	}
+	// Of a key that was revoked nothing is believed: that is no 200.
+	in = ask(t, "POST", replicas[0].api+"/auth/token", login(), "", "")
+	want(t, "login", in, 200)
+	stolen := signedWith(t, in.access())
+	if out, err := runKey(t, bin, server.URL(), settings, "key", "revoke", "--now", "--", stolen); err != nil {
+		t.Fatalf("key revoke: %v\n%s", err, out)
+	}
+	for deadline := time.Now().Add(time.Minute); strings.Contains(keySetOf(t, late), stolen); time.Sleep(50 * time.Millisecond) { // it looks once a second
+		if time.Now().After(deadline) {
+			t.Fatal("the replica keeps the key")
+		}
+	}
+	want(t, "logout under a revoked key", ask(t, "POST", late.api+"/auth/logout", url.Values{}, in.access(), ""), 401)
+	want(t, "its session is alive", ask(t, "POST", replicas[2].api+"/auth/refresh", url.Values{}, "", in.refresh()), 200)
+}
+
 // kill ends the process at once.
 func (p *process) kill() {
 	_ = p.cmd.Process.Kill()

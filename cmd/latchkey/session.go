@@ -129,31 +129,16 @@ refused from then on. The user can log in again: see latchkey user disable.`,
 	return cmd
 }
 
-// revokeSession ends one session of a user. One that is over is ended again: that
+// revokeSession ends one session of a user. One that was ended lately is ended again: that
 // is how a command that was cut off before every replica knew is completed.
 func (op operator) revokeSession(ctx context.Context, cmd *cobra.Command, a tokenstore.Account, sid tokenstore.ID) error {
-	none := fmt.Errorf("%s has no session %s; list those there are with: latchkey session list %s",
-		printable(a.Username), sid, shellWord(a.Username))
-	found, err := op.Session(ctx, sid)
-	live := err == nil
-	if live && found.Subject != a.Subject {
-		return none
-	}
-	if !live && !errors.Is(err, tokenstore.ErrNoSession) {
-		return err
-	}
-	revoked, err := op.Revoke(ctx, tokenstore.SessionEnd{SID: sid, UID: op.UserID(a.Subject)})
+	err := op.confirmed(ctx)(op.Revoke(ctx, tokenstore.SessionEnd{SID: sid, UID: op.UserID(a.Subject), Owner: a.Subject}))
 	if errors.Is(err, tokenstore.ErrNoSession) {
-		return none // its id is of another shard than the user
-	}
-	if err == nil {
-		err = op.confirmer.Confirm(ctx, revoked)
+		return fmt.Errorf("%s has no session %s, so there is nothing to end; list those there are with: latchkey session list %s",
+			printable(a.Username), sid, shellWord(a.Username))
 	}
 	if err != nil {
 		return fmt.Errorf("end the session %s: %w", sid, err)
-	}
-	if !live {
-		return say(cmd, "there was no live session %s of %s", sid, printable(a.Username))
 	}
 	return say(cmd, "the session %s of %s has ended", sid, printable(a.Username))
 }

@@ -90,11 +90,13 @@ func TestSessionRevokeOne(t *testing.T) {
 	if out := c.works("", "session", "list", "alice"); strings.Contains(out, sid) || !strings.Contains(out, second.access.SID.String()) {
 		t.Errorf("listed afterwards:\n%s", out)
 	}
-	if got, want := c.works("", "session", "revoke", "alice", "--session", sid), "there was no live session "+sid+" of alice\n"; got != want {
+	if got, want := c.works("", "session", "revoke", "alice", "--session", sid), "the session "+sid+" of alice has ended\n"; got != want {
 		t.Errorf("again it printed %q, want %q", got, want)
 	}
 	fails(t, "", []string{"session", "revoke", "alice", "--session", other.access.SID.String()}, "alice has no session")
 	other.lives()
+	mistyped := sid[:5] + strings.Map(func(r rune) rune { return map[bool]rune{true: 'B', false: 'A'}[r == 'A'] }, sid[5:6]) + sid[6:]
+	fails(t, "", []string{"session", "revoke", "alice", "--session", mistyped}, "alice has no session "+mistyped+", so there is nothing to end")
 	for _, bad := range []string{"", "x", sid + "x", "\x1b[2J"} {
 		fails(t, "", []string{"session", "revoke", "alice", "--session", bad}, "--session is not a session's id; list them with: latchkey session list alice")
 	}

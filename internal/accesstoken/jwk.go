@@ -129,6 +129,16 @@ func ParseSet(text []byte) ([]*Key, error) {
 	return keys, nil
 }
 
+// ParsePublicKey reads one JWK into a key that only verifies, as [ParseSet] does. It
+// returns [ErrKey].
+func ParsePublicKey(text []byte) (*Key, error) {
+	var j JWK
+	if err := json.Unmarshal(text, &j); err != nil {
+		return nil, fmt.Errorf("%w: not a JWK", ErrKey)
+	}
+	return j.key()
+}
+
 // key returns the key that verifies what j's private half signs, or [ErrKey].
 func (j JWK) key() (*Key, error) {
 	if j.Use != "" && j.Use != "sig" {

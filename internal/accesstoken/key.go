@@ -186,6 +186,15 @@ func (k *Key) Algorithm() Algorithm { return k.alg }
 // VerifiesOnly tells that the key has no private half.
 func (k *Key) VerifiesOnly() bool { return k.material().private == nil }
 
+// publicHalf returns the key without its private half. An HS256 key keeps its secret, for
+// that is what verifies; it signs no more either.
+func (k *Key) publicHalf() *Key {
+	half := *k
+	m := material{public: k.material().public}
+	half.material = func() material { return m }
+	return &half
+}
+
 // PublicJWK returns the public half of the key for a key set (RFC 7517), and false
 // for HS256, which has none.
 func (k *Key) PublicJWK() (JWK, bool) { return k.jwk, k.alg != HS256 }

@@ -7,9 +7,9 @@ import (
 	"sync/atomic"
 )
 
-// Ring holds the keys under which tokens verify, and names the one that signs. It
-// is safe for concurrent use; reads take no lock and see all of a change or
-// nothing of it.
+// Ring holds the keys under which tokens verify, and names the one that signs. It also
+// holds retired keys, which only tell that a token was once issued here. It is safe for
+// concurrent use; reads take no lock and see all of a change or nothing of it.
 type Ring struct {
 	write sync.Mutex // serializes changes
 	state atomic.Pointer[ringState]
@@ -22,7 +22,8 @@ type ringState struct {
 	// the verifier need not decode what it wrote itself.
 	byHeader map[string]*Key
 	active   *Key
-	removed  uint64 // how many keys were ever removed
+	retired  map[string]*Key // by kid; public halves alone
+	removed  uint64          // how many keys were ever removed
 }
 
 // NewRing returns an empty ring.
@@ -79,6 +80,25 @@ func (r *Ring) Remove(kid string) {
 	})
 }
 
+// Recognise keeps the public half of k as a retired key: [Verifier.Authentic] accepts its
+// signatures, [Verifier.Verify] does not. It does not take k out of the keys that verify;
+// see Remove.
+func (r *Ring) Recognise(k *Key) {
+	r.change(func(s *ringState) {
+		if s.retired[k.id] == nil {
+			s.retired[k.id] = k.publicHalf()
+		}
+	})
+}
+
+// Forget ends what Recognise began.
+func (r *Ring) Forget(kid string) {
+	r.change(func(s *ringState) { delete(s.retired, kid) })
+}
+
+// Retired returns the kids of the retired keys, sorted.
+func (r *Ring) Retired() []string { return slices.Sorted(maps.Keys(r.state.Load().retired)) }
+
 // Active returns the key that signs, nil if there is none.
 func (r *Ring) Active() *Key { return r.state.Load().active }
 
@@ -103,9 +123,11 @@ func (r *Ring) change(edit func(*ringState)) {
 	next := &ringState{
 		keys:     make(map[string]*Key, len(old.keys)+1),
 		byHeader: make(map[string]*Key, len(old.byHeader)+1),
+		retired:  make(map[string]*Key, len(old.retired)+1),
 		active:   old.active,
 		removed:  old.removed,
 	}
+	maps.Copy(next.retired, old.retired)
 	maps.Copy(next.keys, old.keys)
 	maps.Copy(next.byHeader, old.byHeader)
 	edit(next)

@@ -2,6 +2,7 @@ package accesstoken
 
 import (
 	"encoding/base64"
+	"errors"
 	"slices"
 	"strings"
 	"time"
@@ -41,9 +42,16 @@ func NewVerifier(r *Ring, o VerifierOptions) *Verifier {
 // Verify returns the claims of token if it is valid at now, else an error that wraps
 // [ErrInvalid] and no claims. The token dies the instant now reaches exp.
 func (v *Verifier) Verify(token string, now time.Time) (Claims, error) {
-	c, err := v.Authentic(token)
+	c, err := v.check(token, false)
 	if err != nil {
 		return Claims{}, err
+	}
+	// parseClaims lets no empty iss or aud through, so an empty expectation is never met.
+	if c.Issuer != v.options.Issuer {
+		return Claims{}, ErrIssuer
+	}
+	if !v.options.AnyAudience && !slices.Contains(c.Audience, v.options.Audience) {
+		return Claims{}, ErrAudience
 	}
 	if now.Unix() >= c.ExpiresAt {
 		return Claims{}, ErrExpired
@@ -55,22 +63,51 @@ func (v *Verifier) Verify(token string, now time.Time) (Claims, error) {
 	return c, nil
 }
 
-// Authentic checks all that [Verifier.Verify] does but the time: it is for a logout,
-// which must also end a session whose access token has just expired. Never use it
-// to grant access.
-func (v *Verifier) Authentic(token string) (Claims, error) {
-	// Cheap checks come first: nothing is decoded of what is too long or has not
-	// three segments, no signature is computed without a key of ours, and no claim
-	// is read that was not signed.
+// Authentic returns the claims of a token that a key of the ring has signed, be it a
+// retired one ([Ring.Recognise]), whatever the token's issuer, audience and times: it is
+// for a logout, which ends the session that the token names. Never use it to grant
+// access. [ErrUnknownKey] means that the signature could not be checked.
+func (v *Verifier) Authentic(token string) (Claims, error) { return v.check(token, true) }
+
+// Unverified returns the claims of what has the form of an access token, though nothing
+// is checked: anybody can write such a text. It tells which session a token that cannot
+// be checked says it is of.
+func Unverified(token string) (Claims, error) {
+	v := NewVerifier(NewRing(), VerifierOptions{})
+	head, body, _, err := split(token)
+	if err != nil {
+		return Claims{}, err
+	}
+	if _, err := v.key(head, true); !errors.Is(err, ErrUnknownKey) {
+		return Claims{}, err // of an empty ring: the header is not that of an access token
+	}
+	return v.claims(body)
+}
+
+// split returns the three segments of a token.
+func split(token string) (head, body, signature string, err error) {
+	// Nothing is decoded of what is too long or has not three segments.
 	if len(token) > MaxLength {
-		return Claims{}, ErrMalformed
+		return "", "", "", ErrMalformed
 	}
 	head, rest, _ := strings.Cut(token, ".")
-	body, tail, found := strings.Cut(rest, ".")
-	if !found || strings.IndexByte(tail, '.') >= 0 {
-		return Claims{}, ErrMalformed
+	body, signature, found := strings.Cut(rest, ".")
+	if !found || strings.IndexByte(signature, '.') >= 0 {
+		return "", "", "", ErrMalformed
 	}
-	k, err := v.key(head)
+	return head, body, signature, nil
+}
+
+// check checks the form and the signature of a token: under the keys that verify, and if
+// retired is true also under those that are only recognised.
+func (v *Verifier) check(token string, retired bool) (Claims, error) {
+	// Cheap checks come first: no signature is computed without a key of ours, and no
+	// claim is read that was not signed.
+	head, body, tail, err := split(token)
+	if err != nil {
+		return Claims{}, err
+	}
+	k, err := v.key(head, retired)
 	if err != nil {
 		return Claims{}, err
 	}
@@ -83,29 +120,27 @@ func (v *Verifier) Authentic(token string) (Claims, error) {
 	if err := k.alg.method().Verify(signed, slices.Clone(signature[:n]), k.material().public); err != nil {
 		return Claims{}, ErrSignature
 	}
-
-	var payload [MaxLength]byte
-	n, err = v.decode(&payload, body)
-	if err != nil {
-		return Claims{}, err
-	}
-	c, err := parseClaims(payload[:n])
+	c, err := v.claims(body)
 	if err != nil {
 		return Claims{}, err
 	}
 	c.KeyID = k.id
-	// parseClaims lets no empty iss or aud through, so an empty expectation is never met.
-	if c.Issuer != v.options.Issuer {
-		return Claims{}, ErrIssuer
-	}
-	if !v.options.AnyAudience && !slices.Contains(c.Audience, v.options.Audience) {
-		return Claims{}, ErrAudience
-	}
 	return c, nil
 }
 
+// claims reads the payload of a token.
+func (v *Verifier) claims(body string) (Claims, error) {
+	var payload [MaxLength]byte
+	n, err := v.decode(&payload, body)
+	if err != nil {
+		return Claims{}, err
+	}
+	return parseClaims(payload[:n])
+}
+
 // key returns the key that an encoded header names, if the header is one we accept.
-func (v *Verifier) key(encodedHeader string) (*Key, error) {
+// Retired keys are looked at only if retired is true.
+func (v *Verifier) key(encodedHeader string, retired bool) (*Key, error) {
 	ring := v.ring.state.Load()
 	// A header that is, byte for byte, what a key of ours writes needs no reading.
 	if k := ring.byHeader[encodedHeader]; k != nil {
@@ -121,6 +156,9 @@ func (v *Verifier) key(encodedHeader string) (*Key, error) {
 		return nil, err
 	}
 	k := ring.keys[h.keyID]
+	if k == nil && retired {
+		k = ring.retired[h.keyID]
+	}
 	if k == nil {
 		return nil, ErrUnknownKey
 	}

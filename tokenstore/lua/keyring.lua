@@ -1,18 +1,25 @@
 -- Shared by the scripts of the signing keys: what time makes of them.
 --
 -- The hash holds active = kid, next = kid, access = the longest access lifetime
--- (ms) that a replica ever asked for; for each key k:<kid> = sealed key and m:<kid> =
--- "algorithm published signs activated retired" (ms, 0 is not yet); and for a key that is
--- no more, or was offered by hand in vain, d:<kid> = "gone <when>" or "revoked <when>".
+-- (ms) that a replica ever asked for, session = the longest session lifetime (ms) that
+-- a replica ever asked for; for each key k:<kid> = sealed key, m:<kid> = "algorithm
+-- published signs activated retired" (ms, 0 is not yet) and, if it has a public half,
+-- p:<kid> = that; for a key that has gone by age r:<kid> = "<ms until which it is
+-- recognised> <public half>"; and for a key that is no more, or was offered by hand in
+-- vain, d:<kid> = "gone <when>" or "revoked <when>".
 --
 -- ARGV 1 access ms  2 ms that a key is published before it signs
 --      3 ms between rotations, 0 for none  4 algorithm wanted  5 pad ms
+--      6 session max ms
 
 -- forget is for how long it is remembered that a key has gone by age (ms).
 local forget = 30 * 24 * 3600 * 1000
+-- most is how many keys that have gone are recognised: every replica reads all of them
+-- each second.
+local most = 100
 
 local function settings()
-  return {access = tonumber(ARGV[1]), publish = tonumber(ARGV[2]), rotation = tonumber(ARGV[3]), alg = ARGV[4], pad = tonumber(ARGV[5])}
+  return {access = tonumber(ARGV[1]), publish = tonumber(ARGV[2]), rotation = tonumber(ARGV[3]), alg = ARGV[4], pad = tonumber(ARGV[5]), session = tonumber(ARGV[6])}
 end
 
 local function fields(key)
@@ -62,10 +69,27 @@ local function activate(key, f, kid, now)
   end
 end
 
+-- keep stores a sealed key, and its public half unless that is ''.
+local function keep(key, f, kid, sealed, public)
+  put(key, f, 'k:' .. kid, sealed)
+  if public ~= '' then
+    put(key, f, 'p:' .. kid, public)
+  end
+end
+
+-- take removes a key from those that verify.
+local function take(key, f, kid)
+  drop(key, f, 'k:' .. kid)
+  drop(key, f, 'm:' .. kid)
+  if f['p:' .. kid] then
+    drop(key, f, 'p:' .. kid)
+  end
+end
+
 -- add makes a key the next one; or the active one, if there is none: then nobody
 -- can hold an older set of keys that still verifies anything.
-local function add(key, f, kid, sealed, alg, now, s)
-  put(key, f, 'k:' .. kid, sealed)
+local function add(key, f, kid, sealed, public, alg, now, s)
+  keep(key, f, kid, sealed, public)
   note(key, f, kid, {alg = alg, published = now, signs = now + s.publish, activated = 0, retired = 0})
   if f.active then
     put(key, f, 'next', kid)
@@ -74,13 +98,34 @@ local function add(key, f, kid, sealed, alg, now, s)
   end
 end
 
+-- shed forgets the keys that are not to be recognised any more.
+local function shed(key, f, now)
+  local list = {}
+  for name, value in pairs(f) do
+    if string.match(name, '^r:') then
+      list[#list + 1] = {name = name, till = tonumber(string.match(value, '^(%d+) ')) or 0}
+    end
+  end
+  table.sort(list, function(a, b) return a.till > b.till end)
+  for i, r in ipairs(list) do
+    if i > most or now > r.till then
+      drop(key, f, r.name)
+    end
+  end
+end
+
 -- settle does what is due: a replica signs with the next key once it has been
 -- published for long enough, and a retired key goes when no token of it can be
--- alive. A replica that has not heard of a rotation may sign with the old key for
--- as long as a key is published, and then stops; hence publish is added.
+-- alive. Its public half stays until no session can be alive of which it has signed a
+-- token: a logout learns from it that such a token is ours. A replica that has not heard
+-- of a rotation may sign with the old key for as long as a key is published, and then
+-- stops; hence publish is added to both times.
 local function settle(key, f, now, s)
   if s.access > (tonumber(f.access) or 0) then
     put(key, f, 'access', string.format('%.0f', s.access))
+  end
+  if s.session > (tonumber(f.session) or 0) then
+    put(key, f, 'session', string.format('%.0f', s.session))
   end
   if f.next then
     local m = meta(f, f.next)
@@ -107,10 +152,14 @@ local function settle(key, f, now, s)
     end
   end
   for _, kid in ipairs(old) do
-    drop(key, f, 'k:' .. kid)
-    drop(key, f, 'm:' .. kid)
+    if f['p:' .. kid] then
+      local till = meta(f, kid).retired + s.publish + tonumber(f.session) + s.pad
+      put(key, f, 'r:' .. kid, string.format('%.0f %s', till, f['p:' .. kid]))
+    end
+    take(key, f, kid)
     put(key, f, 'd:' .. kid, string.format('gone %.0f', now))
   end
+  shed(key, f, now)
   for _, name in ipairs(forgotten) do
     drop(key, f, name)
   end

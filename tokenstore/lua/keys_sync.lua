@@ -1,6 +1,6 @@
 -- keys_sync: does what is due among the signing keys and returns them.
 --
--- KEYS 1 keys   ARGV 1-5 as in keyring.lua
+-- KEYS 1 keys   ARGV 1-6 as in keyring.lua
 -- Returns {0, now, 1 if a key is to be made, when the next one signs, the hash}
 --
 -- It writes only what changes: a full Redis can still be asked.

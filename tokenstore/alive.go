@@ -1,0 +1,72 @@
+package tokenstore
+
+import (
+	"context"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// AnyAlive reports whether any of these sessions is alive: it has not expired, and was not
+// ended, neither alone nor with all of its user's. Redis knows nothing of the session of a
+// token that a client got for itself, so that one is never alive. It costs one round trip,
+// and a second one if Redis has any of the sessions. It does not ask whether replicas
+// confirm what it finds. Errors: [ErrUnavailable].
+func (s *Store) AnyAlive(ctx context.Context, sids []ID) (alive bool, err error) {
+	sids = slices.DeleteFunc(slices.Clone(sids), func(sid ID) bool { return !s.together(sid) })
+	if len(sids) == 0 {
+		return false, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, s.timeout)
+	defer cancel()
+	start := time.Now()
+	defer func() { s.observe("alive", time.Since(start), err) }()
+
+	type session struct{ sid, sub, epoch string }
+	var there []session
+	pipe := s.rdb.Pipeline()
+	asked := map[ID]*redis.SliceCmd{}
+	for _, sid := range sids {
+		if asked[sid] == nil {
+			asked[sid] = pipe.HMGet(ctx, s.rtKey(sid), "sub", "ue")
+		}
+	}
+	if _, err := pipe.Exec(ctx); err != nil {
+		return false, unavailable("alive", err)
+	}
+	for sid, cmd := range asked {
+		if v := cmd.Val(); len(v) == 2 && v[0] != nil {
+			sub, _ := v[0].(string)
+			epoch, _ := v[1].(string)
+			there = append(there, session{sid.String(), sub, epoch})
+		}
+	}
+	if len(there) == 0 {
+		return false, nil
+	}
+	pipe = s.rdb.Pipeline()
+	users := make([]*redis.SliceCmd, len(there))
+	for i, t := range there {
+		users[i] = pipe.HMGet(ctx, s.epochKey(s.UserID(t.sub)), "e", "x")
+	}
+	if _, err := pipe.Exec(ctx); err != nil {
+		return false, unavailable("alive", err)
+	}
+	for i, t := range there {
+		v := users[i].Val()
+		least, _ := v[0].(string)
+		except, _ := v[1].(string)
+		if least == "" || except == t.sid {
+			return true, nil
+		}
+		// What cannot be read counts as alive: the answer is then "not known to be over".
+		of, errOf := strconv.ParseUint(t.epoch, 10, 64)
+		floor, errFloor := strconv.ParseUint(least, 10, 64)
+		if errOf != nil || errFloor != nil || of >= floor {
+			return true, nil
+		}
+	}
+	return false, nil
+}
