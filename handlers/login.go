@@ -299,7 +299,7 @@ func (a *api) openSession(c *gin.Context, found tokenstore.Lookup, client tokens
 		Device: device(c.Request.UserAgent()), Address: c.ClientIP(), ReadAt: found.ReadAt, JKT: jkt, Charge: found.Charge,
 	})
 	for _, ended := range m.grant.Ended {
-		a.note(c, EventSessionEnded, slog.String("sub", account.Subject), slog.String("sid", ended.String()), slog.String("reason", "limit"))
+		a.note(c, EventSessionEnded, slog.String("sub", account.Subject), slog.String("sid", ended.String()), slog.String("reason", "limit"), slog.Bool("confirmed", false))
 	}
 	return token, m, err
 }

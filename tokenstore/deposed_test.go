@@ -62,6 +62,7 @@ func TestATheftThatTooFewReplicasHave(t *testing.T) {
 		if _, err := fam.show(gen); err != nil {
 			t.Fatal(err)
 		}
+		fam.age(time.Minute)
 	}
 	_, err = fam.show(1)
 	is(t, "a theft", err, tokenstore.ErrUnavailable)

@@ -252,12 +252,18 @@ func (s *Store) keys(ctx context.Context, sc *script, o KeySettings, args ...any
 // keyRing reads the hash that lua/keyring.lua describes.
 func keyRing(fields map[string]string) (KeyRing, error) {
 	r := KeyRing{Active: fields["active"], Next: fields["next"], Keys: map[string]SealedKey{}, Gone: map[string]bool{}, Retired: map[string]RetiredKey{}}
-	if text, ok := fields["access"]; ok {
+	for _, name := range []string{"access", "session"} {
+		text, ok := fields[name]
+		if !ok {
+			continue
+		}
 		ms, err := strconv.ParseUint(text, 10, 63)
 		if err != nil {
-			return KeyRing{}, fmt.Errorf("%w: access is %q", errReply, text)
+			return KeyRing{}, fmt.Errorf("%w: %s is %q", errReply, name, text)
 		}
-		r.Longest = time.Duration(ms) * time.Millisecond
+		if name == "access" {
+			r.Longest = time.Duration(ms) * time.Millisecond //nolint:gosec // of 63 bits
+		}
 	}
 	for name, value := range fields {
 		if kid, ok := strings.CutPrefix(name, "k:"); ok {
