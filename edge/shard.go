@@ -34,15 +34,15 @@ type shard struct {
 	// until the head was read, and its Chain until the first entry was.
 	mark tokenstore.Mark
 	boot bool // booted: all that the log retains has been applied
-	// lagging says that the head was more than a page ahead when it was last seen. The
-	// log is then read outside of scripts, a page at a time ([shard.caught]), and
-	// renewals look at the head alone: they show no beat, so that no logout waits for
-	// this follower, and grant no lease.
+	// lagging is set while more entries are left to read than one renewal brings.
+	// [Follower.catchUp] then reads the log, and renewals only ask for the head: they do not
+	// write this follower's line into the table of followers, so that no logout waits for
+	// it, and they grant no lease.
 	lagging bool
-	// atHead is when the last look was sent that found nothing between mark and head.
-	// Without one in the last lease, a renewal looks before it shows a beat.
+	// atHead is when the last request was sent whose answer left nothing to read. If that
+	// is a lease ago, the next renewal only reads, and the one after it takes part again.
 	atHead time.Duration
-	head   uint64 // seq of the head, as last seen
+	head   uint64 // seq of the last entry in Redis, as last heard
 
 	// incarnation counts boots: what was asked for before one is not believed after.
 	incarnation uint64
@@ -575,10 +575,11 @@ func (s *shard) pass(to tokenstore.Mark, e *tokenstore.Entry) {
 	p.mark, p.entry = to, e.Bare()
 }
 
-// trusts reports whether the table of followers was whole when a revocation was
-// made: it continues the history that has been followed here, and for so long
-// that no lease from before is left. That it does so, its chain tells; for one
-// that was made long ago and is asked for again, a renewal that was sent after.
+// trusts reports whether a revocation may be confirmed by the table of followers: this
+// follower has followed the revocation's history for as long as silent, so every lease of
+// before has ended. The mark made is of that history if this follower has passed it, or if
+// a renewal that was sent later than after, when the revocation was there already, has
+// found the history to be Redis's.
 func (s *shard) trusts(made tokenstore.Mark, after, now, silent time.Duration) bool {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
