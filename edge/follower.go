@@ -49,10 +49,10 @@ type Follower struct {
 	restored atomic.Int64
 	members  []atomic.Int64
 	heads    []atomic.Uint64 // as last seen
-	// behind wakes who reads the log for a shard that lags: by shard, one channel for
-	// each group.
+	// behind, by shard, wakes catchUp when a shard lags. Shards of one group share a
+	// channel.
 	behind  []chan struct{}
-	pages   chan struct{} // held by who reads a page for a shard that lags
+	pages   chan struct{} // bounds how many catchUps read at once
 	repairs sync.WaitGroup
 }
 
@@ -66,8 +66,8 @@ const (
 	tailBlock = time.Second
 	// restorers is how many lost revocations are put back at once, over all shards.
 	restorers = 16
-	// catchUpShards and catchUpPage are of how many shards that lag the log is read at
-	// once, and how many entries of each: Redis takes half a millisecond for them.
+	// catchUp reads at most catchUpPage entries of catchUpShards shards at once, which
+	// takes Redis half a millisecond.
 	catchUpShards = 4
 	catchUpPage   = 256
 )
@@ -205,8 +205,9 @@ func (f *Follower) tail(ctx context.Context, group []*shard) {
 	}
 }
 
-// catchUp reads the log of shards that lag, a page at a time, until they do not. What has
-// arrived is kept, and after a failure it goes on from there, later and with a smaller page.
+// catchUp reads the logs of the shards of a group that lag, a page at a time, until none of
+// them lags. After a failure it waits, and goes on behind the last entry that it applied,
+// with half the page size.
 func (f *Follower) catchUp(ctx context.Context, group []*shard) {
 	limit, wait := catchUpPage, time.Duration(0)
 	for ctx.Err() == nil {
@@ -234,8 +235,8 @@ func (f *Follower) catchUp(ctx context.Context, group []*shard) {
 	}
 }
 
-// positions returns where to read on: in the logs of the shards that lag, catchUpShards of
-// them at most, or in those of all that do not.
+// positions returns where to go on reading the log of each shard: of those that lag, at most
+// catchUpShards, if lagging is true, else of all booted shards that do not lag.
 func positions(group []*shard, lagging bool) (map[*shard]position, map[int]uint64) {
 	from, after := map[*shard]position{}, map[int]uint64{}
 	for _, s := range group {
@@ -246,7 +247,8 @@ func positions(group []*shard, lagging bool) (map[*shard]position, map[int]uint6
 	return from, after
 }
 
-// read takes what a read of the log has brought, and shows what is to be shown.
+// read applies entries that were read from the log, and renews the shards that changed, so
+// that the logouts that wait for this follower see it.
 func (f *Follower) read(ctx context.Context, from map[*shard]position, news map[int][]tokenstore.Entry) {
 	var changed []*shard
 	for s, p := range from {
@@ -282,8 +284,8 @@ func (f *Follower) took(ctx context.Context, s *shard, out outcome) {
 		default:
 		}
 	}
-	// What is not put back now, because that is under way already, is asked for again
-	// after a lease.
+	// If the shard is already being repaired, skip this: remind returns the same entries
+	// again after a lease.
 	if len(out.restore) > 0 && s.restoring.CompareAndSwap(false, true) {
 		f.repairs.Go(func() {
 			defer s.restoring.Store(false)

@@ -232,8 +232,9 @@ func (s *shard) renewed(r sent, v tokenstore.View, now instant) outcome {
 	return out
 }
 
-// begin boots in a history, from the first entry that its log retains. In another history
-// than before, all tokens of before are dead by that alone: nothing of it is to be put back.
+// begin starts to read the log of the history epoch from its first entry. If another history
+// was followed before, all of its tokens are dead already, and none of its revocations has
+// to be put back.
 func (s *shard) begin(epoch string) {
 	if s.mark.Epoch != "" {
 		s.deny.forgetUsers()
@@ -251,7 +252,8 @@ func (s *shard) booted(v tokenstore.View, now instant) {
 	s.history.Store(&epoch)
 }
 
-// lookedAtHead takes a look that brought no entries, since there are too many.
+// lookedAtHead takes the answer to a renewal that asked for the head alone, because the
+// shard lags.
 func (s *shard) lookedAtHead(head tokenstore.Mark) outcome {
 	switch {
 	case head.Seq == s.mark.Seq && head.Chain != s.mark.Chain:
@@ -301,7 +303,8 @@ func (s *shard) dead(list []tokenstore.ID, out *outcome) []tokenstore.Entry {
 	return lost
 }
 
-// missing is what this follower knew, Redis does not, and a token may still be named by.
+// missing returns the revocations that this follower knew, that Redis has lost, and that
+// still name unexpired tokens. They are to be put back.
 func (s *shard) missing(at time.Time, now instant) []tokenstore.Entry {
 	h := s.heal
 	s.heal = nil
@@ -474,11 +477,12 @@ func (s *shard) grant(from, now instant) {
 	}
 }
 
-// lost drops the lease and boots again. What is denied stays denied.
+// lost drops the lease and boots again, since the log is not the one that was followed.
+// What is denied stays denied.
 //
-// The history that Redis has now and the one that was followed are mostly the same but for
-// the last entries: so the boot goes on from the oldest mark that is remembered, which
-// the first entry that is read proves or disproves. Only if it is in vain the whole log is read.
+// After a failover the two logs usually differ in their last entries only. So the boot
+// reads on from the oldest mark in recent: if the first entry that it reads follows that
+// mark, the older part is the same. If not, lost is called again and the whole log is read.
 func (s *shard) lost() outcome {
 	s.granted.Store(nil)
 	s.incarnation++

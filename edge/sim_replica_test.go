@@ -319,10 +319,6 @@ func (r *replica) tick() {
 // renew is Follower.renew.
 func (r *replica) renew(then func()) {
 	shown := r.shard.renewal(r.name, r.clock())
-	if r.w.faults.beatsLag && shown.Member == "" {
-		r.shard.beat++
-		shown.Member, shown.Beat, shown.Mark = r.name, r.shard.beat, r.shard.mark
-	}
 	by := &writing{}
 	r.ask(simTimeout, func(s *server, c *call) {
 		c.settle(&answer{view: s.renew(shown.Renewal, r.access, by)})

@@ -46,7 +46,6 @@ type faults struct {
 	waitForNone       bool          // WAIT is not waited for
 	beatsFall         bool          // an older beat may replace a newer one
 	wholeLog          bool          // a follower asks for all of the log in one answer
-	beatsLag          bool          // a follower that lags shows a beat
 	staleReads        bool          // a read of the log that was begun before a boot counts
 }
 

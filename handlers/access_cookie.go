@@ -81,15 +81,16 @@ func claimedSession(token string) string {
 	return claims.SessionID
 }
 
-// maxAccessCookies is how many access cookies of one request are looked at: each may cost
-// a signature's check.
+// maxAccessCookies bounds the access cookies of one request, since each may cost the check
+// of a signature. A request with more is refused.
 const maxAccessCookies = 8
 
-// accessByCookie picks, among several access cookies, the token that is good. The browser
-// does not say which of them is the service's own: others are left over, or a host of the
-// same domain or a page under another path has planted them. Good tokens of two sessions
-// are refused, since nobody knows which one is meant. Errors: those of
-// [edge.Verifier.Verify]; where none is good, that of one which was.
+// accessByCookie returns the valid token among several access cookies, of one session the
+// one that expires last. A browser does not say which cookie Latchkey set: others may be
+// left over, or set by another host of the domain or by a page under another path. Valid
+// tokens of two sessions are refused, since nobody can tell which one is meant. Errors:
+// those of [edge.Verifier.Verify]. If no token is valid: [edge.ErrExpired] or
+// [edge.ErrRevoked] if one of them was that, else [edge.ErrInvalid].
 func (a *api) accessByCookie(ctx context.Context, cookies []string) (string, error) {
 	if len(cookies) > maxAccessCookies {
 		return "", edge.ErrInvalid

@@ -11,13 +11,15 @@ import (
 	"github.com/latchkey-auth/latchkey/tokenstore"
 )
 
-// end has commit end sessions in Redis, and returns nil once no replica accepts them.
-// Whatever comes of that, it records the event, with whether the confirmation followed.
+// end calls commit, which revokes sessions in Redis, waits until no replica accepts them,
+// and records event e with confirmed=true. If commit or the confirmation fails with
+// ErrUnavailable, the event is recorded all the same, with confirmed=false. If commit fails
+// with another error, nothing has happened, and no event is recorded.
 //
-// A client that goes away does not interrupt commit: else nobody would know whether it
-// took effect. It does end the wait for the confirmation, which is for that client alone.
-// If commit returns an error that says for certain that nothing happened, there is no event.
-// Errors: that of commit; [tokenstore.ErrUnavailable], and then the request may be sent
+// commit runs to its end even if the client goes away; otherwise nobody would know whether
+// it took effect. The wait for the confirmation ends with the request.
+//
+// Errors: those of commit; [tokenstore.ErrUnavailable], after which the request may be sent
 // again.
 func (a *api) end(c *gin.Context, e Event, commit func(context.Context) (tokenstore.Revocation, error), attrs ...slog.Attr) error {
 	happened, confirmed := true, false

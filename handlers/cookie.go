@@ -57,9 +57,9 @@ func (a *api) strayRefresh(r *http.Request, sid tokenstore.ID) bool {
 	}
 }
 
-// refreshPaths are where a refresh cookie may be that a browser sends to /auth/refresh:
-// the paths that contain it, and those that contain the configured one, which is as
-// browsers see it.
+// refreshPaths returns the paths of refresh cookies that a browser can send to
+// /auth/refresh: that path and those above it, and, for proxies that serve Latchkey below
+// another path, LATCHKEY_COOKIE_PATH and those above it.
 func (a *api) refreshPaths() []string {
 	return slices.Concat(pathsAbove("/auth/refresh"), pathsAbove(a.Settings.CookiePath))
 }
@@ -76,13 +76,13 @@ func pathsAbove(path string) []string {
 	return append(list, path)
 }
 
-// expireElsewhere takes cookies of a name out of the browser that an earlier setting, or a
-// host of the same domain, may have left: at each of the paths and at each domain, but for
-// the place of the service's own cookie, which is at own. A browser sends such cookies
-// along and does not say where they are from.
+// expireElsewhere deletes cookies called name that an earlier setting or another host of
+// the domain may have set: for each path and each of cookieDomains, except for the service's
+// own cookie, whose path is own. A browser sends such cookies too and does not say where
+// they are from.
 //
-// The caller sets its own cookie afterwards: browsers take a Domain that is the host
-// itself for none in some cases (RFC 6265 section 5.3, step 5), and would remove it.
+// The caller must set its own cookie afterwards: in some cases a browser treats a Domain
+// that is the host itself as none (RFC 6265 section 5.3, step 5), and would delete it.
 func (a *api) expireElsewhere(c *gin.Context, name, own string, paths []string) {
 	if hasHostPrefix(name) {
 		return
@@ -206,7 +206,7 @@ func (a *api) newDevice(username string) (string, error) {
 
 // setDeviceCookie makes the browser a known device of a user.
 func (a *api) setDeviceCookie(c *gin.Context, token string) {
-	// Its path is /: a password change is no endpoint of the refresh cookie's.
+	// Its path is /, whatever LATCHKEY_COOKIE_PATH is.
 	a.setCookie(c, deviceCookie, token, "/", int(deviceCookieAge/time.Second))
 }
 

@@ -94,7 +94,7 @@ var problems = []struct {
 	{errCredentials, problem{http.StatusUnauthorized, "invalid_grant", "Incorrect username or password", "", ""}},
 	{errNoRefreshToken, problem{http.StatusUnauthorized, "invalid_grant", "Refresh token missing", "Send the refresh token as a cookie, or as refresh_token in the body.", ""}},
 	{errRefreshToken, problem{http.StatusUnauthorized, "invalid_grant", "Invalid refresh token", "", ""}},
-	{errAmbiguous, problem{http.StatusUnauthorized, "invalid_grant", "Invalid refresh token", "Cookies of several sessions were sent. They were taken back; log in again.", ""}},
+	{errAmbiguous, problem{http.StatusUnauthorized, "invalid_grant", "Invalid refresh token", "The refresh cookies of several sessions were sent, and nobody can tell which one is meant. The browser was told to delete them; log in again.", ""}},
 	{errPassword, problem{http.StatusForbidden, "access_denied", "Incorrect password", "", ""}},
 	{errCrossSite, problem{http.StatusForbidden, "access_denied", "Cross-site request refused", "The request comes from a page of another origin. List the origin in LATCHKEY_ALLOWED_ORIGINS if it is yours.", ""}},
 

@@ -86,7 +86,7 @@ func TestSessionsByPages(t *testing.T) {
 		for query, why := range map[string]string{
 			"?limit=0": "limit is a number from 1 to 100", "?limit=101": "limit is a number from 1 to 100",
 			"?limit=two": "limit is a number from 1 to 100", "?limit=1&limit=2": "A parameter was sent twice",
-			"?after=x": "after is the next of the page before", "?after=1.AAAAAAAAAAAAAAAAAAAAAA": "after is the next of the page before",
+			"?after=x": "after must be the value of next in an earlier answer", "?after=1.AAAAAAAAAAAAAAAAAAAAAA": "after must be the value of next in an earlier answer",
 			"?after=a&after=b": "A parameter was sent twice",
 		} {
 			f.get(0, "/auth/sessions"+query, bearer(s.access)).fails(http.StatusBadRequest, "invalid_request", why)

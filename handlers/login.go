@@ -101,7 +101,7 @@ func (a *api) refund(c *gin.Context, charge tokenstore.Charge) {
 	// The client may be gone: that is no wrong guess either.
 	ctx := context.WithoutCancel(c.Request.Context())
 	if err := a.Store.Refund(ctx, charge); err != nil {
-		a.logger(c).LogAttrs(ctx, slog.LevelWarn, "a charge of the login limits not taken back", slog.String("cause", err.Error()))
+		a.logger(c).LogAttrs(ctx, slog.LevelWarn, "an attempt at a password was not refunded to the login limits", slog.String("cause", err.Error()))
 	}
 }
 
@@ -197,9 +197,10 @@ func network(address string) netip.Addr {
 	return p.Addr()
 }
 
-// checkPassword returns the account if the throttle lets the attempt in and the
-// password is its own. The attempt stays charged: whoever makes the session, or fails
-// to, takes that back. An unknown user costs the work of a known one. Errors:
+// checkPassword returns the account if the login limits allow the attempt and the password
+// is right. The attempt is still charged then: the caller refunds it, by Login or by
+// refund. A wrong password and a disabled account stay charged; if the password could not
+// be checked, checkPassword has refunded it. An unknown user costs the same work. Errors:
 // errCredentials, a [throttledError], [credential.ErrBusy], [tokenstore.ErrUnavailable].
 func (a *api) checkPassword(c *gin.Context, attempt tokenstore.Attempt, password string) (tokenstore.Lookup, error) {
 	ctx := c.Request.Context()
@@ -305,11 +306,11 @@ func (a *api) openSession(c *gin.Context, found tokenstore.Lookup, client tokens
 }
 
 // endEarlier ends the sessions whose refresh cookies come with a login, as a logout does.
-// The browser cannot be told to forget a cookie of which nobody knows where it is from: if
-// its session lived on, whoever logs in now could later refresh as somebody else.
+// A cookie whose path and domain are unknown cannot be deleted reliably. If its session
+// lived on, the browser could later refresh as the user of that session.
 //
-// It comes before the new session is made. If it fails, the cookies stay, and the login
-// that is sent again does it.
+// The caller does this before it makes the new session: if it fails, the login fails, the
+// cookies stay, and the login can be sent again.
 func (a *api) endEarlier(c *gin.Context) error {
 	for _, token := range a.families(a.refreshCookies(c.Request)) {
 		end := tokenstore.SessionEnd{SID: token.SID, UID: token.UID}

@@ -22,13 +22,13 @@ type message struct {
 }
 
 // logout is POST /auth/logout. It ends the session of each token that is shown: cookies,
-// access token, and refresh token in the body. It costs one round trip a session, and
-// what the confirmation takes.
+// access token, and refresh token in the body. It costs one round trip a session and the
+// confirmation, and one or two more if a token cannot be checked.
 //
-// 200 means that everything shown that is ours has ended. What is not ours has nothing to
-// end. What may not be ended, or cannot be checked, does not keep the rest from being
-// ended: then the answer is a 401, see [api.notEnded]. A 503 changes no cookie, so that
-// the next try can do what was left.
+// The answer is 200 once everything shown that is ours has ended, except a key-bound token
+// in a cookie (accessShown). A token that is not ours has nothing to end. If a token may
+// not be ended, or cannot be checked, the others are ended all the same, and the answer is
+// a 401 ([api.notEnded]). A 503 changes no cookie, so that the request can be sent again.
 func (a *api) logout(c *gin.Context) error {
 	p, err := bind(c)
 	if err != nil {
@@ -70,8 +70,9 @@ func (a *api) endOne(c *gin.Context, e Event, end tokenstore.SessionEnd) error {
 	return err
 }
 
-// expireShown expires the cookies that came along with a logout that was refused. It
-// leaves those that were not shown: with them the client may refresh, and try again.
+// expireShown deletes the cookies that came with a logout that was refused. A cookie that
+// did not come (the refresh cookie, if its path is not the logout's) stays: the client
+// can refresh with it and log out again.
 func (a *api) expireShown(c *gin.Context) {
 	if came := len(c.Request.CookiesNamed(a.Settings.CookieName)); came > 0 {
 		if came == 1 { // it may be from another path or domain, too
@@ -98,11 +99,12 @@ type shownSessions struct {
 	left []leftToken
 }
 
-// leftToken is a token that is ours, or says so, and that does not end its session.
+// leftToken is a token that is ours, or claims to be, and whose session the logout may not
+// end.
 type leftToken struct {
 	sid tokenstore.ID
-	why error // errUnchecked; [edge.ErrInvalid] or a [proofError] of a token that is bound to a key
-	// perhaps says that the token matters only if Redis has its session.
+	why error // errUnchecked; or, for a token that is bound to a key, [edge.ErrInvalid] or a [proofError]
+	// perhaps is set if the logout may still be a 200: if Redis has no live session sid.
 	perhaps bool
 }
 
@@ -161,7 +163,8 @@ func (a *api) accessShown(c *gin.Context, sessions *shownSessions, shown shownTo
 	case err != nil:
 		return err
 	case shown.byCookie && claims.JKT != "":
-		// It counts in no cookie, and no login has put it there: somebody planted it.
+		// A token that is bound to a key is never accepted from a cookie, and Latchkey never
+		// sets one. Somebody else did, so ignore it.
 		return nil
 	}
 	end := a.endOf(claims)
@@ -217,8 +220,9 @@ func (a *api) uncheckedAccess(token string, err error) (leftToken, bool) {
 		return leftToken{}, false
 	}
 	sid, err := tokenstore.ParseID(claims.SessionID)
-	// If it could still be accepted, then perhaps by a replica that has the key already,
-	// and that Redis does not have its session says nothing if it is a client's own.
+	// An unexpired token of our issuer may be under a key that only another replica has
+	// yet, and may be a client's own token, of whose session Redis knows nothing. So it
+	// counts as not ended, whatever Redis says of its session.
 	young := claims.Issuer == a.Settings.Issuer && a.Store.Now().Unix() < claims.ExpiresAt
 	return leftToken{sid: sid, why: errUnchecked, perhaps: !young}, err == nil
 }

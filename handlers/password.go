@@ -17,8 +17,8 @@ import (
 // changePassword is POST /users/me/password with current_password and
 // new_password. All other sessions end.
 //
-// It is safe to send again for five minutes: if this very change was made, what was left
-// undone is done.
+// It is safe to send again within five minutes: if the same change was already made, the
+// user's other sessions are ended, in case the first request did not get that far.
 func (a *api) changePassword(c *gin.Context) error {
 	p, err := bind(c)
 	if err != nil {
@@ -106,9 +106,9 @@ func (a *api) replacePassword(c *gin.Context, caller caller, username, current, 
 	return changedAt, err
 }
 
-// changedBefore reports whether the user replaced current by next a moment ago. Whoever
-// does not know what was replaced learns nothing of what is in force: the new password is
-// looked at only after the old one was right.
+// changedBefore reports whether the user replaced the password current by next within the
+// last five minutes. It compares next with the password in force only if current is the one
+// that was replaced, so that nobody else can use it to guess the password in force.
 func (a *api) changedBefore(ctx context.Context, account tokenstore.Account, current, next string) (bool, error) {
 	replaced, err := a.Store.ReplacedPassword(ctx, account.Username)
 	if err != nil || replaced == "" {

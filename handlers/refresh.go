@@ -59,7 +59,7 @@ func (a *api) refresh(c *gin.Context) error {
 		answer, err := a.renew(c, token, renewal{inBody: inBody, jkt: proof.JKT()})
 		if errors.Is(err, errRefreshToken) || errors.Is(err, dpop.ErrMissing) {
 			refused = err
-			continue // each may be a theft
+			continue // show the others too: each may be a stolen copy, whose session must end
 		}
 		if err != nil {
 			return err
@@ -194,7 +194,8 @@ func shownRefresh(t refreshtoken.Token) tokenstore.Rotation {
 // One who asks for more than was granted gets [tokenstore.ErrScope]. After
 // [tokenstore.ErrTooLarge] nothing has changed.
 func (a *api) rotate(c *gin.Context, token refreshtoken.Token, r renewal) (refreshtoken.Token, tokenstore.Grant, error) {
-	// Before the rotation, which a retry might find too old.
+	// Fails without a signing key. That must be known before the rotation: a retry after a
+	// rotation that was not answered may come too late and look like theft.
 	room, members, err := a.sessionRoom(r.client)
 	if err != nil {
 		return token, tokenstore.Grant{}, err

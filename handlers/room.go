@@ -86,14 +86,15 @@ func scopeClaimsSize(all map[string]map[string]json.RawMessage) (size, names int
 	return size, len(longest), nil
 }
 
-// sessionRoom returns how much room a token that client asks for has for what is
-// stored of a session, and for how many claims. Errors: [accesstoken.ErrNoKey].
+// sessionRoom returns how many bytes, and how many claims, the stored session may add to an
+// access token that client asks for: [tokenstore.Rotation.Room] and Members. Errors:
+// [accesstoken.ErrNoKey].
 func (a *api) sessionRoom(client tokenstore.Client) (room, members int, err error) {
 	room, err = a.Signer.Room(a.room.limit)
 	if err != nil {
 		return 0, 0, err
 	}
-	// The session has the client's id.
+	// The client's id is in the session's share (rotate.lua counts it), not in the client's.
 	room -= a.room.frame + a.room.scopes + client.Size() - len(client.ID)
 	return max(1, room), max(0, accesstoken.MaxExtra-a.room.names-strings.Count(client.Claims, `":`)), nil
 }

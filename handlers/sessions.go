@@ -47,7 +47,7 @@ func (a *api) listSessions(c *gin.Context) error {
 	}
 	list, next, err := a.Store.Sessions(c.Request.Context(), caller.uid, after, limit)
 	if errors.Is(err, tokenstore.ErrCursor) {
-		return badRequest("after is the next of the page before")
+		return badRequest("after must be the value of next in an earlier answer")
 	}
 	if err != nil {
 		return err

@@ -59,12 +59,13 @@ type Attempt struct {
 // AttemptLimits are the budgets of attempts that fail.
 type AttemptLimits struct {
 	Client Limit // one account from one address or known device
-	// Account is one account from all unknown devices together; of these, those that a
-	// registered client logs in count by themselves. One network, an IPv4 /24 or an IPv6
-	// /48, has a quarter of it: a stranger needs four to use it up.
+	// Account limits one account from all unknown devices together. Attempts through one
+	// registered client have a budget of this size of their own. One network (an IPv4 /24
+	// or an IPv6 /48) may spend a quarter of the budget, so one network alone cannot use
+	// it up.
 	Account Limit
-	// Address is one address over all accounts, but for known devices. Of IPv6, a /56
-	// has four times as much, and a /48 sixteen times.
+	// Address limits one address over all accounts; attempts from known devices do not
+	// count. An IPv6 /56 may spend four times as much, and a /48 sixteen times.
 	Address Limit
 }
 
@@ -80,15 +81,16 @@ type Lookup struct {
 // Charge is what one attempt was charged. The zero value is nothing.
 type Charge struct{ refunds []call }
 
-// receiptAge is for how long a charge can be taken back: longer than a password may
-// wait to be checked, and a login for the claims webhook.
+// receiptAge is how long a charge can be refunded. It is longer than a password waits to be
+// checked plus a login waits for the claims webhook.
 const receiptAge = 2 * time.Minute
 
-// Lookup reads an account and charges an attempt at its password, in one round trip: at
-// no time are more attempts under way than the limits allow. An attempt that has to
-// wait is charged nothing. One that was no wrong guess gets its charge back by
-// [Store.Refund] or [NewSession.Charge]. An unknown username is not an error: it costs
-// what a known one costs. Errors: [ErrUnavailable].
+// Lookup reads an account and charges one attempt at its password to the login limits, in
+// one round trip. Because the charge comes first, no more attempts are under way than the
+// limits allow. If a limit is reached, Lookup charges nothing and sets Wait. After any
+// attempt but a wrong guess the caller takes the charge back, with [Store.Refund] or
+// [NewSession.Charge].
+// An unknown username is not an error, and costs the same work. Errors: [ErrUnavailable].
 func (s *Store) Lookup(ctx context.Context, a Attempt) (Lookup, error) {
 	nonce, err := s.freshEpoch()
 	if err != nil {

@@ -5,14 +5,16 @@
 //
 // # What every operation promises
 //
-// Each operation is one Lua script in one round trip on keys of one slot, and
-// so atomic on standalone Redis, Sentinel and Cluster alike. Time inside a
-// script is Redis TIME. Every key expires, but for accounts, clients, signing
+// Each decision is one Lua script on keys of one slot, and so atomic on standalone
+// Redis, Sentinel and Cluster alike. Most operations are one script in one round trip.
+// Lookup, Login, DenyKey and Renew send several scripts, each atomic by itself; lists and
+// AnyAlive read without a script and decide nothing. Time inside a script is Redis TIME. Every key expires, but for accounts, clients, signing
 // keys, the list of those that were revoked, and the record of K.
 //
 // An operation that returns [ErrUnavailable] may or may not have happened: the
 // reply is unknown, nothing may be concluded from it, and it is safe to ask
-// again. Absence is never reported as unavailability, nor the reverse. A reply that
+// again. One exception: an error of Rotate that is also [ErrReuse] or [ErrRollback] says
+// that the session was ended. Absence is never reported as unavailability, nor the reverse. A reply that
 // lacks an element, or has one of the wrong type or an unknown code, is unknown too.
 //
 // go-redis sends a script again when the answer is late, and the first copy may reach
@@ -24,28 +26,32 @@
 // of IssueToClient takes a second place in a status list, and one of Renew puts a follower
 // back that was struck or has left.
 //
-//   - Lookup reads an account and charges an attempt at its password, or charges nothing
-//     and says how long to wait. Refund takes the charge back, once; so does Login, but
-//     it makes the session also if that fails.
-//   - Login makes one session. Asked again with the same ids and secret it returns that
-//     session and changes nothing. It ends those that are more than
-//     [Options.SessionsPerUser] now. It refuses with [ErrSuperseded] when the user's
-//     credentials were changed after the caller read them, and when the session has ended
-//     or was refreshed since.
-//   - Rotate makes the successor the current refresh token, at most once in a grace
-//     period: for so long after a rotation the current token and its parent both yield
-//     the current token and change nothing. Anything older, or with a wrong secret, ends
-//     the session.
+//   - Lookup reads an account and charges one attempt at its password to the login
+//     limits. If a limit is reached it charges nothing and returns how long to wait.
+//     Refund takes the charge back; repeated, it does nothing. Login takes it back too,
+//     and succeeds even if that part fails.
+//   - Login makes one session. Called again with the same ids and secret it returns that
+//     session and changes nothing. If the user then has more sessions than
+//     [Options.SessionsPerUser], it ends up to four of them in a second round trip. It
+//     fails with [ErrSuperseded] if the user's credentials were changed after the caller
+//     read them, or if a copy of this login arrives after its session has ended or was
+//     refreshed.
+//   - Rotate replaces the current refresh token by its successor, at most once in
+//     [Lifetimes.Grace]. Within the grace after a rotation the new token and its parent
+//     both yield the new token, and nothing changes. Any other token of the session, or
+//     one with a wrong secret, ends the session.
 //   - Revoke deletes the refresh key, denies the session's access tokens until
-//     the last of them has expired, and appends one log entry. Asked again it
-//     appends none and returns the head of the log, which comes after that entry.
-//   - RevokeUser ends all sessions of a user by raising the user's epoch, in one
-//     write however many there are; with status lists, one more for each that got an
-//     access token within its lifetime, at most twice as many as a user may have. One session may be excepted.
+//     the last of them has expired, and appends one log entry. Called again it
+//     appends nothing and returns the mark of the log's last entry.
+//   - RevokeUser ends all sessions of a user by raising the user's epoch: one write,
+//     however many sessions there are. With status lists it also marks one place for
+//     each session that got an access token within the last access lifetime. One session
+//     may be excepted.
 //   - DenyKey denies every token that a signing key has signed, for ever, on every
 //     shard. The signing keys themselves change by SyncSigningKeys, OfferSigningKey
-//     and RevokeSigningKey: a key is published for a while before it signs, and is
-//     removed once the last of its tokens has expired.
+//     and RevokeSigningKey. A key is published before it signs, and verifies until the
+//     last of its tokens has expired. Its public half then stays for as long as sessions
+//     live ([KeyRing.Retired]), unless the key was revoked.
 //   - AuthenticateClient checks a client's secret and writes nothing. IssueToClient
 //     also reads, of the same moment, what an access token of that client carries: a
 //     token that was issued on an old secret dies with the epoch that goes up after

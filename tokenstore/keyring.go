@@ -61,8 +61,9 @@ type KeyRing struct {
 	Keys   map[string]SealedKey // by kid
 	// Gone are the keys that were removed on purpose; true for those that were revoked.
 	Gone map[string]bool
-	// Retired are the keys that have gone by age, as long as a session can be alive of
-	// which they have signed a token. They admit nobody.
+	// Retired are the public halves of keys that no longer verify, by kid. Each stays for
+	// as long as a session that got a token under it can be alive, so that a logout can
+	// tell that such a token is ours. They admit nobody.
 	Retired map[string]RetiredKey
 	// Wanted says that a new key should be offered now.
 	Wanted bool

@@ -56,8 +56,9 @@ func (m Mark) After(e Entry) Mark {
 	return Mark{Epoch: m.Epoch, Seq: e.Seq, Chain: hex.EncodeToString(sum[:chainText/2])}
 }
 
-// Bare returns e without what is a part of the reply that it was read from: whoever keeps it
-// would keep the reply. [Mark.After] cannot check it any more.
+// Bare returns a copy of e that holds no part of the reply that e was parsed from, so that
+// keeping it does not keep the whole reply in memory. It has no Chain, and [Mark.After]
+// cannot be used with it.
 func (e *Entry) Bare() Entry {
 	kept := *e
 	kept.Chain, kept.line = "", ""
@@ -104,9 +105,10 @@ type View struct {
 }
 
 const (
-	// Page is how many entries of a shard one exchange brings unless more are asked for.
-	// What is behind by more than a page reads the log with [Store.Tail] until it is not:
-	// Redis answers those reads outside of a script, and other commands between them.
+	// Page is how many entries of a shard Renew and Tail return unless the caller sets
+	// Renewal.Limit. A follower that is more than a page behind reads the log with
+	// [Store.ReadLog] instead: Redis answers that outside of a script, and can serve
+	// other commands between two reads.
 	Page = 128
 	// NoEntries, as Renewal.After, asks for the head alone. It is the largest integer
 	// that Lua holds.
@@ -200,8 +202,8 @@ func (s *Store) Tail(ctx context.Context, after map[int]uint64, block time.Durat
 // ReadLog returns what the logs of some shards hold after the seq given for each, at most
 // limit entries of each. It does not wait. Errors: [ErrUnavailable].
 //
-// It is for long logs: it takes the reply as it comes from the network, which costs a third
-// of what the client's own reading of it does.
+// It is for long logs: it parses the raw reply itself, at a third of the CPU that go-redis
+// takes.
 func (s *Store) ReadLog(ctx context.Context, after map[int]uint64, limit int) (map[int][]Entry, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()

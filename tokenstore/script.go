@@ -134,9 +134,9 @@ func (s *Store) run(ctx context.Context, sc *script, keys []string, args ...any)
 	return newReply(sc.name, values), nil
 }
 
-// send sends a script with what its effect demands. What Redis calls late because the
-// estimate of its time was off is sent once more: it has changed nothing, and its answer
-// tells the time.
+// send sends a script with the key and the argument that its effect needs. If Redis answers
+// LATE, our estimate of Redis time was off: the script has changed nothing, and send tries
+// once more with the Redis time from the answer.
 func (s *Store) send(ctx context.Context, c call) ([]any, error) {
 	c, err := s.prepare(c)
 	if err != nil {
@@ -214,7 +214,7 @@ type call struct {
 	script *script
 	keys   []string
 	args   []any
-	// courtesy is set if the others count without it: its error is none of theirs.
+	// courtesy marks a call whose failure does not fail the others of its round trip.
 	courtesy bool
 }
 
@@ -329,11 +329,12 @@ func (s *Store) onNodes(ctx context.Context, cluster *redis.ClusterClient, calls
 	return replies, nil
 }
 
-// pipeline sends scripts on one connection, in their order. From the first that this
-// Redis has not seen they are sent once more, as text, on another connection maybe: the
-// last one still runs last. So they are from the first that came late, with a deadline by
-// the time that its answer tells. On a Cluster, where the nodes have seen different
-// scripts and there is no order, only those are sent again that did not run.
+// pipeline sends scripts on one connection, in their order. If Redis has not seen one
+// (NOSCRIPT), that one and all after it are sent again as text. If one came after its
+// deadline (LATE), that one and all after it are sent again with a new deadline, computed
+// from the Redis time in the answer. Either way the last script still runs last, perhaps
+// on another connection. On a Cluster there is no order, and only those that did not run
+// are sent again.
 func (s *Store) pipeline(ctx context.Context, rdb redis.Cmdable, calls []call, waitReplicas int) ([]*reply, error) {
 	ctx, end := s.trace(ctx, calls[0].script.name)
 	start := time.Now()

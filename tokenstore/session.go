@@ -88,9 +88,10 @@ type Grant struct {
 	Ended []ID
 }
 
-// Login makes a session. If the user has more than [Options.SessionsPerUser] then, it
-// ends those that would expire first, four at most, in a second round trip. Should that
-// not succeed, a later login ends them. Errors: [ErrSuperseded], [ErrUnavailable].
+// Login makes a session. If the user then has more than [Options.SessionsPerUser], Login
+// ends up to four of the surplus in a second round trip: of the sessions beyond the limit,
+// the four that would expire last. If that fails, Login succeeds all the same, and a later
+// login ends them. Errors: [ErrSuperseded], [ErrUnavailable].
 func (s *Store) Login(ctx context.Context, n NewSession) (Grant, error) {
 	if !s.together(n.SID, n.UID) {
 		return Grant{}, errNotTogether
@@ -175,9 +176,10 @@ type Rotation struct {
 	// hold, or "". It must be that of the session; for a registered client, which may
 	// change its key, it must be there if the session has one.
 	JKT string
-	// Room is how many bytes of a token there are for what is stored of the session:
-	// twice its subject, its scope, its claims and its client id. Members is how many
-	// claims there may be. A Room of 0 checks neither.
+	// Room is the most bytes that the stored session may add to an access token: twice
+	// the length of its subject, plus its scope, claims and client id. Members is the most
+	// claims that it may have. Rotate fails with [ErrTooLarge] beyond either. Room 0
+	// turns both checks off.
 	Room, Members int
 }
 
@@ -195,10 +197,10 @@ const (
 // over; [ErrForeign], [ErrKeyBinding], [ErrTooLarge] and [ErrScope], after which nothing
 // has changed;
 // [ErrUnavailable], after which the same token may be shown again.
-// A [Revocation] accompanies ErrReuse, ErrRollback and ErrRevoked: the last may be
-// the answer to a theft that was sent twice. An error that is ErrReuse or ErrRollback and
-// also ErrUnavailable says that the session was ended, and that too few replicas are known
-// to have that.
+// A [Revocation] comes with ErrReuse, ErrRollback and ErrRevoked (a repeated request with
+// a stolen token gets ErrRevoked). An error that is both ErrReuse or ErrRollback and
+// ErrUnavailable means that the session was ended, but that it is not known whether
+// WaitReplicas replicas of Redis have that; it comes with no Revocation.
 func (s *Store) Rotate(ctx context.Context, t Rotation) (Grant, Revocation, error) {
 	if !s.together(t.SID, t.UID) {
 		return Grant{}, Revocation{}, ErrNoSession
@@ -282,11 +284,12 @@ func (s *Store) endFamily(ctx context.Context, t Rotation, r *reply, why error) 
 	return Grant{}, rev, why
 }
 
-// Revocation is a place in a shard's log, and the followers that have to apply the
-// log up to it before every replica is known to refuse what was revoked.
+// Revocation is what has to be confirmed after a revocation: a position in a shard's log,
+// and the followers that have to apply the log up to it before every replica is known to
+// refuse what was revoked.
 type Revocation struct {
 	Shard   int
-	Mark    Mark     // of its entry; of the head if it was asked for again
+	Mark    Mark     // the revocation's own entry; the last entry of the log if it was revoked before
 	Members []Member // as the revoking script saw them; none: nobody follows
 	Server  Server   // that has them
 }

@@ -34,7 +34,7 @@ type Lifetimes struct {
 	Access  time.Duration // of an access token
 	Refresh time.Duration // of a refresh token that is not used ("idle")
 	Session time.Duration // of a session, however often it is refreshed
-	Grace   time.Duration // after a rotation, in which there is no other, and the parent still yields the current token
+	Grace   time.Duration // after a rotation: no other rotation happens, and the replaced token still yields the current one
 }
 
 // Options are what a Store needs besides its client.

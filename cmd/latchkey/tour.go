@@ -68,8 +68,8 @@ func (t *tour) steps() []tourStep {
 		},
 		{
 			title: "Refresh at replica " + replicaName(b),
-			why: "A refresh token is good for one use: it buys an access token and its own successor.\n" +
-				"A thief and the owner cannot both go on using it unnoticed.",
+			why: "A refresh buys an access token and, at most once in 10 seconds, a new refresh token.\n" +
+				"Whoever shows a replaced one after that is taken for a thief, and the session ends.",
 			calls: []tourCall{{at: b, method: http.MethodPost, path: "/auth/refresh", send: "jar", keep: "jar", token: true}},
 			want:  http.StatusOK, check: t.rotated,
 		},

@@ -79,7 +79,9 @@ func Unverified(token string) (Claims, error) {
 		return Claims{}, err
 	}
 	if _, err := v.key(head, true); !errors.Is(err, ErrUnknownKey) {
-		return Claims{}, err // of an empty ring: the header is not that of an access token
+		// The ring is empty, so an access token's header gives ErrUnknownKey. Any other
+		// error means that this is no such header.
+		return Claims{}, err
 	}
 	return v.claims(body)
 }

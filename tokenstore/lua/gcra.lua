@@ -1,12 +1,13 @@
 -- Shared by the throttle's scripts. The generic cell rate algorithm over one
 -- number a key: the theoretical arrival time in ms. burst attempts may come at
--- once, and burst more in each period. An attempt is charged before the password is
--- looked at, so that no more than burst are ever under way, and what was no failure
--- gets its charge back.
+-- once, and burst more in each period. An attempt is charged before its password is
+-- checked, so that no more than burst are ever under way, and refunded unless it was a
+-- wrong guess.
 --
--- The receipt of a charge names it: it has the theoretical arrival time of each key
--- after the charge, and makes both the charge and its refund count once, however often
--- they are sent.
+-- A charge writes a receipt, a key named by the request, which holds the theoretical
+-- arrival time of each throttle key after the charge. While the receipt is there, a copy of
+-- the charge changes nothing; a refund deletes it, so that a copy of the refund changes
+-- nothing either.
 
 -- wait_ms returns how long to wait before the next attempt, 0 for not at all.
 local function wait_ms(key, now, burst, period)

@@ -15,9 +15,10 @@ end
 
 -- open_head returns {epoch, access, session, idx}. Where there is no head, this
 -- Redis is new or has lost its data: a head with a new epoch is made, and with
--- it every token of an earlier history is dead. candidate is made for one request: a
--- copy that makes a head once more, after another loss, would bring the history back, so
--- every script that may make one carries a deadline (late.lua).
+-- it every token of an earlier history is dead. The new epoch is candidate, a random value
+-- of this request. If a late copy of the request made the head again after another loss of
+-- data, the same epoch, and with it dead tokens, would come back. So every script that may
+-- make a head carries a deadline (late.lua).
 local function open_head(head, log, candidate, now)
   local h = redis.call('HMGET', head, 'epoch', 'access', 'session', 'idx')
   if h[1] then
@@ -56,9 +57,10 @@ local function drop_expired(key, now)
   end
 end
 
--- listed_until is how long a session that ends at expiry stays in its user's list: an
--- eighth of its idle time longer than need be, one hour at most, so that few of its
--- refreshes have to move it. The list's order is that of last use to the hour.
+-- listed_until returns the score (ms) of a session in its user's list: its expiry plus an
+-- eighth of the idle time, at most one hour, but not beyond abs. Because of that margin few
+-- refreshes have to move the session in the list, and the list is ordered by expiry only
+-- to the hour.
 local function listed_until(expiry, idle, abs)
   return math.min(expiry + math.min(math.floor(idle / 8), 3600000), abs)
 end

@@ -21,10 +21,11 @@
 local now = now_ms()
 local h = open_head(KEYS[4], KEYS[5], ARGV[1], now)
 
--- surplus returns what of a user's sessions is too many: all that expire before the last
--- ones that the limit allows. A login gets the four next to those at most, so that it
--- stays cheap after the limit was lowered; the one that it has itself made too many is
--- among them. So logins at one moment each get another, and later ones the rest.
+-- surplus returns the sids of sessions beyond the user's limit, never the caller's own.
+-- The sessions that expire last may stay; those before them are too many. It returns at
+-- most the four of these that expire last, so that a login stays cheap after the limit was
+-- lowered. Logins at the same moment thereby get different ones, and later logins get the
+-- rest.
 local function surplus(list, limit, sid, now)
   local sids = {}
   local expired = redis.call('ZCOUNT', list, '-inf', now)

@@ -21,25 +21,24 @@
 --           nothing changed, the successor is the same
 --   11 KEPT the shown token is current, and a rotation made it within the grace:
 --           nothing changed, it stays current
--- Other codes are followed by now, and by what is written under them
---   2 NONE      no such session: it expired, or this Redis, which takes writes,
---               never knew it
---   3 REVOKED   the session was revoked, perhaps by this request, sent before
---         {code, now, seq, chain, members, epoch, primary_id}, as revoke does
---   4 SUPERSEDED {code, now}: the user logged out everywhere since; nothing changed
---         {code, now, seq, chain, members, epoch, primary_id}, as revoke does
---   5 REUSE     an older generation, or a wrong secret: the family is revoked
---   6 ROLLBACK  a newer generation than Redis knows: the family is revoked
---   8 FOREIGN   {code, now}: it was issued to another client; nothing changed
---   9 SCOPE     {code, now}: else OK, SAME or KEPT, but more is asked for than was
---               granted; nothing changed
---   10 KEY      {code, now}: it is bound to another key, or to one of which there
---               is no proof; nothing changed
---   12 TOO LARGE {code, now}: what is stored may not fit into a token; nothing
---               changed, whatever the token shown is
+-- Returns {code, now, seq, chain, members, epoch, primary_id}, as revoke does
+--   3 REVOKED    the session was revoked before, perhaps by an earlier copy of this request
+--   5 REUSE      an older generation, or a wrong secret: the family is revoked now
+--   6 ROLLBACK   a newer generation than Redis knows: the family is revoked now
+-- Returns {code, now}; nothing changed
+--   2 NONE       no such session: it expired, or this Redis, which takes writes,
+--                never knew it
+--   4 SUPERSEDED the user has logged out everywhere since
+--   8 FOREIGN    the token was issued to another client
+--   9 SCOPE      otherwise OK, SAME or KEPT, but the request asks for more scope than
+--                was granted
+--   10 KEY       the session is bound to another key, or the request has no proof of
+--                the session's key
+--   12 TOO LARGE the stored session may not fit into a token; checked before the
+--                generation is
 --
--- A rotation that ran when nobody waits for its answer (late.lua) would make the token
--- that the client still holds a parent, and after the grace a theft.
+-- A rotation must not run after its caller has gone (late.lua): the client would go on
+-- with a token that is now the parent, and after the grace that looks like theft.
 local now = now_ms()
 local h = open_head(KEYS[5], KEYS[6], ARGV[1], now)
 

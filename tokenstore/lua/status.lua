@@ -16,11 +16,11 @@
 -- made only where there are lists: a rotation without them would take a
 -- twentieth longer.
 local function status_lists()
-  -- client_places is how many places a client takes at a time. Each of its tokens has
-  -- one of its own, and its epoch ends them all: by one member for each time, not for
-  -- each token. A client that has taken often within an access lifetime takes more: the
-  -- number doubles with every 16 times, so that 100,000 tokens are 105 members and ten
-  -- million 433. About a sixteenth of its places stays unused.
+  -- client_places is the size of the next block of places that a client takes. Each of
+  -- the client's tokens gets a place of its own, but a block is one member of living, so
+  -- that ending all tokens marks one member for each block. The size doubles with every
+  -- 16 blocks that are alive: 100,000 tokens are 105 members, ten million are 433. About
+  -- a sixteenth of the places stays unused.
   local function client_places(living)
     return 64 * 2 ^ math.min(math.floor(redis.call('ZCARD', living) / 16), 9)
   end

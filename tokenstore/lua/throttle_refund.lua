@@ -4,8 +4,8 @@
 -- ARGV 1 unused, then burst and period (ms) for each key
 -- Returns {now}
 --
--- What of the charge has been regained since is not given back: that would be taken
--- from the charges of others.
+-- A budget regains charges with time. The part of this charge that was regained already is
+-- not refunded: that would cancel charges of other attempts.
 local now = now_ms()
 local charged = redis.call('GET', KEYS[1])
 if not charged then
