@@ -90,7 +90,7 @@ func longLog(t testing.TB) int {
 	t.Helper()
 	text := os.Getenv("LONG_LOG")
 	if text == "" {
-		return 64_000
+		return 32_000
 	}
 	n, err := strconv.Atoi(text)
 	if err != nil {
@@ -132,6 +132,7 @@ func percent(sorted []time.Duration, p int) time.Duration { return sorted[len(so
 // A replica that starts under a long log reads it and knows it, and is in nobody's way
 // meanwhile. LONG_LOG=1000000 prints the figures of docs/scaling.md.
 func TestAReplicaStartsUnderALongLog(t *testing.T) {
+	t.Parallel()
 	server, ring := startRedis(t), newRing(t)
 	n := newNode(t, server.URL(), ring, nodeOptions{}).ready()
 	size := longLog(t)
@@ -139,12 +140,16 @@ func TestAReplicaStartsUnderALongLog(t *testing.T) {
 	eventually(t, "the first replica has caught up", func() bool { return n.follower.Stats().Denied >= size && n.follower.Stats().Leased == 16 })
 	n.vouches()
 
-	stop := n.logouts(2000, 0)
+	stop := n.logouts(500, 0)
 	before, failed := stop()
 	if len(failed) > 0 {
 		t.Fatal(failed[0])
 	}
-	for _, count := range []int{1, 10} {
+	counts := []int{1, 3}
+	if size > 500_000 {
+		counts = []int{1, 10}
+	}
+	for _, count := range counts {
 		cpu, start := redisCPU(t, n.rdb), time.Now()
 		stop = n.logouts(0, time.Millisecond)
 		late := make([]*node, count)
@@ -345,9 +350,11 @@ func (c *gatedConn) Read(b []byte) (int, error) {
 func TestReplicasThatStoodStillCatchUp(t *testing.T) {
 	t.Parallel()
 	server, ring := startRedis(t), newRing(t)
-	n := newNode(t, server.URL(), ring, nodeOptions{}).ready().vouches()
+	const lease = 500 * time.Millisecond
+	n := newNode(t, server.URL(), ring, nodeOptions{lease: lease}).ready().vouches()
 	var g barrier
-	frozen := []*node{newNode(t, server.URL(), ring, nodeOptions{dial: g.dial}).ready(), newNode(t, server.URL(), ring, nodeOptions{dial: g.dial}).ready()}
+	o := nodeOptions{lease: lease, dial: g.dial}
+	frozen := []*node{newNode(t, server.URL(), ring, o).ready(), newNode(t, server.URL(), ring, o).ready()}
 	g.close()
 	size := longLog(t)
 	gone := fillLog(t, n.rdb, 16, size, 15*time.Minute)

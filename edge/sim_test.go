@@ -107,6 +107,12 @@ func TestSimulation(t *testing.T) {
 // schedules are made to have more of it.
 func TestSimulationFindsEachFault(t *testing.T) {
 	deposed := func(p *plan) { p.wait, p.lossy, p.total, p.deposed, p.failovers = true, true, false, true, 1 }
+	partitioned := func(p *plan) {
+		p.partitions, p.failovers, p.freezes, p.pauses, p.logouts, p.loss, p.slow, p.backlog = 6, 0, 0, 0, 12, 0, 0, 0
+	}
+	repeats := func(p *plan) {
+		p.repeat, p.slow, p.loss, p.failovers, p.freezes, p.backlog, p.logouts, p.partitions = 0.5, 0.3, 0, 0, 0, 0, 12, 3
+	}
 	lostRenewals := func(p *plan) {
 		p.wait, p.nameless, p.lossy, p.total, p.deposed, p.failovers, p.commands = false, false, true, false, false, 1+p.failovers, 2
 	}
@@ -129,14 +135,14 @@ func TestSimulationFindsEachFault(t *testing.T) {
 		"a gap forgets what was known":                         {faults{forgetAtGap: true}, "", nil},
 		"what was lost is not put back":                        {faults{skipRestore: true}, "I8", nil},
 		"followers are dead without having been silent":        {faults{silence: 300 * time.Millisecond}, "I1", nil},
-		"the drift of clocks is not allowed for":               {faults{silence: simLease}, "I1", func(p *plan) { p.partitions, p.failovers = 3, 0 }},
+		"the drift of clocks is not allowed for":               {faults{silence: simLease}, "I1", partitioned},
 		"generations are dropped early":                        {faults{dropEarly: true}, "I1", nil},
 		"a full denylist keeps its lease":                      {faults{acceptWhenFull: true}, "I1", nil},
 		"a look from before the revocation counts":             {faults{earlyLook: true}, "", nil},
 		"the dead stay in the table":                           {faults{neverStrike: true}, "a logout", nil},
 		"one primary's word counts though WAIT is asked for":   {faults{strictWhenDurable: true}, "I1", deposed},
 		"WAIT is not waited for":                               {faults{waitForNone: true}, "I1", deposed},
-		"an older beat replaces a newer one":                   {faults{beatsFall: true}, "I1", func(p *plan) { p.repeat, p.slow = 0.3, 0.15 }},
+		"an older beat replaces a newer one":                   {faults{beatsFall: true}, "I1", repeats},
 		"an empty table of followers is believed after a loss": {faults{believeTable: true}, "I1", nil},
 		"a table that lacks the last renewals is believed":     {faults{anyServer: true}, "I1", lostRenewals},
 		"a process without a follower believes any table":      {faults{strictBelieves: true}, "I1", lostRenewals},

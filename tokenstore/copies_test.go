@@ -571,10 +571,12 @@ func (w *world) sendLate(sent [][]any) (late bool) {
 	if err != nil {
 		w.t.Fatal(err)
 	}
+	var last int64
 	for _, args := range sent {
 		deadline, _ := args[len(args)-1].(int64)
-		w.mini.SetTime(time.UnixMilli(deadline + 1))
+		last = max(last, deadline)
 	}
+	w.mini.SetTime(time.UnixMilli(last + 1))
 	defer w.mini.SetTime(now)
 	return w.send(sent)
 }
