@@ -53,6 +53,9 @@ type generation struct {
 	sids  map[tokenstore.ID]uint32 // until when the session's tokens may live: see seconds
 	users map[tokenstore.ID]cutoff
 	hint  hint // of what is in both
+	// until is when, in Unix milliseconds of Redis TIME, the last token has expired that
+	// anything in here names.
+	until int64
 }
 
 func newGeneration() generation {
@@ -61,10 +64,13 @@ func newGeneration() generation {
 
 func (g generation) len() int { return len(g.sids) + len(g.users) }
 
-// denylist remembers revocations for at least one width after they came in, in
-// two generations that are dropped whole. It never forgets one earlier: when it
-// is full it takes no more, and says until when it is not to be relied on.
+// denylist remembers revocations in two generations that are dropped whole: for at least one
+// width after they came in, and until the tokens that they name have expired by Redis TIME,
+// whichever is later. The two differ when the clock of Redis is set back: tokens then live
+// for longer than they were made to. It never forgets a revocation earlier: when it is full
+// it takes no more, and says until when it is not to be relied on.
 type denylist struct {
+	redis             int64 // Redis TIME as last heard, in Unix milliseconds
 	current, previous generation
 	began             time.Duration // of the current generation, by the monotonic clock
 	width             time.Duration // how long an entry is needed
@@ -121,6 +127,9 @@ func (d *denylist) add(e tokenstore.Entry, now time.Duration) added {
 			d.current.hint.add(e.ID, &d.current)
 		}
 	}
+	if result != full {
+		d.current.until = max(d.current.until, e.Until.UnixMilli())
+	}
 	if e.Kind == tokenstore.KindUser && known && old.epoch == e.Epoch && old.except != e.Except {
 		return conflict // a failover lost one of two that have the same number
 	}
@@ -130,11 +139,11 @@ func (d *denylist) add(e tokenstore.Entry, now time.Duration) added {
 // turn drops the older generation once everything in it has been needed no more
 // for a while.
 func (d *denylist) turn(now time.Duration) {
-	if now-d.began < d.width {
+	if now-d.began < d.width || d.redis < d.previous.until {
 		return
 	}
 	d.previous, d.current = d.current, newGeneration()
-	if now-d.began >= 2*d.width {
+	if now-d.began >= 2*d.width && d.redis >= d.previous.until {
 		d.previous = newGeneration()
 	}
 	d.began = now

@@ -48,12 +48,45 @@ func TestAFullDenylistGoesStrictAndForgetsNothing(t *testing.T) {
 	}
 	server.Resume(t)
 
-	// Room comes with time alone: when what did not fit is needed no more.
-	width := n.store.Lifetimes().Access
-	clock.move(width-time.Second, width-time.Second)
-	eventually(t, "the others are leased again", func() bool { return n.follower.Stats().Leased == 15 })
-	clock.move(width, width)
-	n.leased()
+	n.wants("Redis is back", alive, nil)
+}
+
+// Room comes with time: once what did not fit is needed no more by the follower's clock, and
+// what is remembered has expired by Redis time. If the clock of Redis was set back, the
+// tokens live for longer, and are denied for longer.
+func TestADenialLastsUntilItsTokensHaveExpiredByRedisTime(t *testing.T) {
+	const width = time.Minute
+	var now instant
+	made := time.UnixMilli(simEpoch)
+	s := newShard(0, time.Second, 1, width)
+	log := []tokenstore.Entry{simEntry(start("h"), tokenstore.ID{0, 1}, made, width)}
+	log = append(log, simEntry(start("h").After(log[0]), tokenstore.ID{0, 2}, made, width))
+	s.look("h", log, now)
+	if s.granted.Load() != nil {
+		t.Fatal("one of two did not fit, and there is a lease")
+	}
+	redis := func(at time.Time) {
+		t.Helper()
+		for out := (outcome{more: true}); out.more; {
+			out = s.renewed(s.renewal("m", now), tokenstore.View{Now: at, Head: headOf("h", log)}, now)
+		}
+	}
+	back := made.Add(-time.Hour) // the clock of Redis was set back
+	for range 5 {
+		now = now.add(width)
+		back = back.Add(width)
+		redis(back)
+		if !s.deny.names(tokenstore.ID{0, 1}) {
+			t.Fatalf("forgotten %v before its tokens expire", made.Add(width).Sub(back))
+		}
+	}
+	for range 4 {
+		now = now.add(2 * width)
+		redis(made.Add(2 * width))
+	}
+	if s.deny.names(tokenstore.ID{0, 1}) || s.granted.Load() == nil {
+		t.Error("remembered for ever, or without a lease for ever")
+	}
 }
 
 // ids are random, as sessions' are.

@@ -359,6 +359,7 @@ func (r *reading) mark(w wireMark, id string) (fresh bool, err error) {
 	f.told.Store(&redisTime{ms: w.NowMS, at: read})
 	for _, s := range r.state.shards {
 		s.mu.Lock()
+		s.deny.redis = w.NowMS
 		s.deny.turn(now.mono)
 		s.full.Store(!s.deny.complete(now.mono))
 		s.mu.Unlock()

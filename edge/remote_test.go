@@ -579,9 +579,10 @@ func TestStreamsThatCannotBeUnderstood(t *testing.T) {
 		"a shard out of range":    hello + "event: shard\ndata: {\"shard\":2,\"epoch\":\"e\"}\n\n",
 		"a mark before the end":   hello + shard + "event: mark\ndata: {\"at_ms\":1,\"now_ms\":1}\n\n",
 		"entries before a shard":  hello + "event: entries\ndata: {\"shard\":0,\"entries\":[]}\n\n",
-		"a kind of the future":    hello + shard + "event: entries\ndata: {\"shard\":0,\"entries\":[{\"k\":\"client\",\"i\":\"" + id + "\"}]}\n\n",
-		"an entry of another":     hello + shard + "event: entries\ndata: {\"shard\":0,\"entries\":[{\"k\":\"sid\",\"i\":\"B" + id[1:] + "\"}]}\n\n",
-		"an id that is none":      hello + shard + "event: entries\ndata: {\"shard\":0,\"entries\":[{\"k\":\"sid\",\"i\":\"x\"}]}\n\n",
+		"a kind of the future":    hello + shard + "event: entries\ndata: {\"shard\":0,\"entries\":[{\"k\":\"client\",\"u\":1,\"i\":\"" + id + "\"}]}\n\n",
+		"an entry of another":     hello + shard + "event: entries\ndata: {\"shard\":0,\"entries\":[{\"k\":\"sid\",\"u\":1,\"i\":\"B" + id[1:] + "\"}]}\n\n",
+		"an id that is none":      hello + shard + "event: entries\ndata: {\"shard\":0,\"entries\":[{\"k\":\"sid\",\"u\":1,\"i\":\"x\"}]}\n\n",
+		"an entry without an end": hello + shard + "event: entries\ndata: {\"shard\":0,\"entries\":[{\"k\":\"sid\",\"i\":\"" + id + "\"}]}\n\n",
 		"a negative shard number": hello + "event: reset\ndata: {\"shard\":-1,\"epoch\":\"e\"}\n\n",
 		"too long":                "data: " + strings.Repeat("x", maxEvent) + "\n\n",
 		"too many lines":          strings.Repeat("data: "+strings.Repeat("x", maxEvent/8)+"\n", 9) + "\n",
@@ -597,6 +598,51 @@ func TestStreamsThatCannotBeUnderstood(t *testing.T) {
 		if f.clock().before(f.until(time.Hour)) {
 			t.Errorf("%s: a grant", name)
 		}
+	}
+}
+
+// A revocation may be needed for longer than hello says: another replica may have issued
+// tokens of a longer life, and the clock of Redis may have been set back. Redis time tells.
+func TestARemoteDenialLastsAsLongAsItsEntrySays(t *testing.T) {
+	t.Parallel()
+	const id = "AAECAwQFBgcICQoLDA0ODw" // of shard 0
+	sid, err := tokenstore.ParseID(id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	clock := newHandClock()
+	f, err := NewRemoteFollower(RemoteOptions{URL: "http://localhost/"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.clock = clock.read
+	text := "event: hello\ndata: {\"shards\":1,\"keep_ms\":1000}\n\n" +
+		"event: shard\ndata: {\"shard\":0,\"epoch\":\"e\"}\n\n" +
+		"event: entries\ndata: {\"shard\":0,\"entries\":[{\"k\":\"sid\",\"i\":\"" + id + "\",\"u\":60000}]}\n\n"
+	r := &reading{f: f, began: clock.read()}
+	take := func(e event) error { _, err := r.take(e); return err }
+	if err := readEvents(strings.NewReader(text), func() {}, take); !errors.Is(err, io.EOF) {
+		t.Fatal(err)
+	}
+	for _, now := range []int{2_000, 4_000, 1_000, 59_999} { // Redis TIME; each more than a keep_ms later here
+		clock.move(5*time.Second, 5*time.Second)
+		at := strconv.Itoa(int(clock.read().mono.Milliseconds() - r.began.mono.Milliseconds()))
+		if err := take(event{name: "mark", data: `{"at_ms":` + at + `,"now_ms":` + strconv.Itoa(now) + `}`, id: "x"}); err != nil {
+			t.Fatal(err)
+		}
+		if !r.state.shards[0].deny.names(sid) {
+			t.Fatalf("forgotten at %d, and needed until 60000", now)
+		}
+	}
+	for range 3 {
+		clock.move(5*time.Second, 5*time.Second)
+		at := strconv.Itoa(int(clock.read().mono.Milliseconds() - r.began.mono.Milliseconds()))
+		if err := take(event{name: "mark", data: `{"at_ms":` + at + `,"now_ms":60000}`, id: "x"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if r.state.shards[0].deny.names(sid) {
+		t.Error("remembered for ever")
 	}
 }
 

@@ -174,7 +174,7 @@ func (s *shard) renewed(r sent, v tokenstore.View, now instant) outcome {
 	if v.Head.Epoch != s.mark.Epoch || v.Head.Seq < r.from.Seq {
 		return s.lost()
 	}
-	s.head = v.Head.Seq
+	s.head, s.deny.redis = v.Head.Seq, v.Now.UnixMilli()
 	if r.After == tokenstore.NoEntries {
 		return s.lookedAtHead(v.Head)
 	}

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"time"
 
 	"github.com/latchkey-auth/latchkey/tokenstore"
 )
@@ -22,7 +23,8 @@ import (
 //	shard    {"shard":3,"epoch":"...","dead":[]}    each shard once, before its entries
 //	reset    {"shard":3,"epoch":"..."}              instead of shard: Last-Event-ID is not in
 //	                                                its history, all that it has follows
-//	entries  {"shard":3,"entries":[{"k":"sid","i":"..."},{"k":"user","i":"...","e":4,"x":"..."}]}
+//	entries  {"shard":3,"entries":[{"k":"sid","i":"...","u":1700000910000},
+//	                                                {"k":"user","i":"...","u":1700000910000,"e":4,"x":"..."}]}
 //	mark     {"at_ms":120,"now_ms":1700000000000}   with an id, to resume from
 //
 // A mark says that all was sent that Redis had at_ms after the stream began, by
@@ -55,6 +57,7 @@ type wireEntries struct {
 type wireEntry struct {
 	Kind   tokenstore.Kind `json:"k"`
 	ID     string          `json:"i"`
+	Until  int64           `json:"u"` // Redis TIME, ms, at which the last token that it names has expired
 	Epoch  uint64          `json:"e,omitempty"`
 	Except string          `json:"x,omitempty"`
 }
@@ -64,7 +67,7 @@ type wireMark struct {
 	NowMS int64 `json:"now_ms"` // Redis TIME
 }
 
-// entriesInEvent bounds the length of an event's line: an entry takes 100 bytes
+// entriesInEvent bounds the length of an event's line: an entry takes 140 bytes
 // at most.
 const entriesInEvent = 1000
 
@@ -91,7 +94,7 @@ func appendEntries(b []byte, shard int, entries []tokenstore.Entry) []byte {
 		n := min(len(entries), entriesInEvent)
 		w := wireEntries{Shard: shard, Entries: make([]wireEntry, n)}
 		for i, e := range entries[:n] {
-			w.Entries[i] = wireEntry{Kind: e.Kind, ID: e.ID.String(), Epoch: e.Epoch}
+			w.Entries[i] = wireEntry{Kind: e.Kind, ID: e.ID.String(), Until: e.Until.UnixMilli(), Epoch: e.Epoch}
 			if e.Except != (tokenstore.ID{}) {
 				w.Entries[i].Except = e.Except.String()
 			}
@@ -108,7 +111,10 @@ func (w wireEntry) entry(shard int) (tokenstore.Entry, error) {
 	if err != nil || id.Shard() != shard {
 		return tokenstore.Entry{}, fmt.Errorf("%w: an entry's id", errWire)
 	}
-	e := tokenstore.Entry{Kind: w.Kind, ID: id, Epoch: w.Epoch}
+	if w.Until <= 0 {
+		return tokenstore.Entry{}, fmt.Errorf("%w: an entry without an end", errWire)
+	}
+	e := tokenstore.Entry{Kind: w.Kind, ID: id, Until: time.UnixMilli(w.Until), Epoch: w.Epoch}
 	switch w.Kind {
 	case tokenstore.KindSession, tokenstore.KindKey:
 	case tokenstore.KindUser:
