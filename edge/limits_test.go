@@ -68,7 +68,7 @@ func TestADenialLastsUntilItsTokensHaveExpiredByRedisTime(t *testing.T) {
 	redis := func(at time.Time) {
 		t.Helper()
 		for out := (outcome{more: true}); out.more; {
-			out = s.renewed(s.renewal("m", now), tokenstore.View{Now: at, Head: headOf("h", log)}, now)
+			out = s.renewed(s.renewal("m", now), tokenstore.View{Now: at, Head: headOf(log)}, now)
 		}
 	}
 	back := made.Add(-time.Hour) // the clock of Redis was set back

@@ -115,10 +115,10 @@ func TestADenialLastsByAFastClock(t *testing.T) {
 	}
 }
 
-// logOf makes entries that follow one another from the beginning of a history: of sessions
+// logOf makes entries that follow one another from the beginning of the history h: of sessions
 // whose ids begin with these bytes.
-func logOf(history string, ids ...byte) []tokenstore.Entry {
-	at := start(history)
+func logOf(ids ...byte) []tokenstore.Entry {
+	at := start("h")
 	list := make([]tokenstore.Entry, len(ids))
 	for i, b := range ids {
 		list[i] = simEntry(at, tokenstore.ID{0, b}, time.UnixMilli(simEpoch), time.Minute)
@@ -127,8 +127,8 @@ func logOf(history string, ids ...byte) []tokenstore.Entry {
 	return list
 }
 
-func headOf(history string, log []tokenstore.Entry) tokenstore.Mark {
-	m := start(history)
+func headOf(log []tokenstore.Entry) tokenstore.Mark {
+	m := start("h")
 	for _, e := range log {
 		m = m.After(e)
 	}
@@ -138,10 +138,10 @@ func headOf(history string, log []tokenstore.Entry) tokenstore.Mark {
 // A boot that reads its pages from two histories has read neither.
 func TestABootIsOfOneHistory(t *testing.T) {
 	var now instant
-	lost, kept := logOf("h", 1, 2, 3), logOf("h", 1, 12, 13, 14)
+	lost, kept := logOf(1, 2, 3), logOf(1, 12, 13, 14)
 	s := newShard(0, time.Second, 100, time.Minute)
 	// A page of two; then a failover puts other entries in the place of 2 and 3.
-	out := s.renewed(s.renewal("m", now), tokenstore.View{Head: headOf("h", lost), Entries: lost[:2]}, now)
+	out := s.renewed(s.renewal("m", now), tokenstore.View{Head: headOf(lost), Entries: lost[:2]}, now)
 	if !out.behind || !s.lagging {
 		t.Fatalf("a part of the log: %+v", out)
 	}
@@ -230,10 +230,10 @@ func TestAfterAFailoverTheCommonPastIsNotReadAgain(t *testing.T) {
 	for i := range long {
 		long[i] = byte(i)
 	}
-	before, after := logOf("h", append(slices.Clone(long), 200, 201)...), logOf("h", append(slices.Clone(long), 210)...)
+	before, after := logOf(append(slices.Clone(long), 200, 201)...), logOf(append(slices.Clone(long), 210)...)
 	s := bootedShard("h", time.Minute, now)
 	s.tail(before, now)
-	if out := s.renewed(s.renewal("m", now), tokenstore.View{Head: headOf("h", after)}, now); !out.gap {
+	if out := s.renewed(s.renewal("m", now), tokenstore.View{Head: headOf(after)}, now); !out.gap {
 		t.Fatal("the failover was not noticed")
 	}
 	r := s.renewal("m", now)
@@ -257,10 +257,10 @@ func TestAfterAFailoverTheCommonPastIsNotReadAgain(t *testing.T) {
 		many = append(many, byte(i%200))
 	}
 	s = bootedShard("h", time.Minute, now)
-	s.tail(logOf("h", many...), now)
-	other := logOf("h", append([]byte{250}, many...)...)
+	s.tail(logOf(many...), now)
+	other := logOf(append([]byte{250}, many...)...)
 	out = s.look("h", other, now)
-	if mark, booted := s.applied(); !booted || mark != headOf("h", other) || !s.deny.denies(&tokenstore.AccessToken{SID: other[0].ID}, "h") {
+	if mark, booted := s.applied(); !booted || mark != headOf(other) || !s.deny.denies(&tokenstore.AccessToken{SID: other[0].ID}, "h") {
 		t.Errorf("it has not read the other history: %+v %v", mark, booted)
 	}
 }
@@ -269,9 +269,9 @@ func TestAfterAFailoverTheCommonPastIsNotReadAgain(t *testing.T) {
 // that it has applied an entry would only hold up those who wait for it.
 func TestWhoLagsShowsNoBeat(t *testing.T) {
 	var now instant
-	log := logOf("h", 1, 2, 3, 4)
+	log := logOf(1, 2, 3, 4)
 	s := bootedShard("h", time.Minute, now)
-	out := s.renewed(s.renewal("m", now), tokenstore.View{Head: headOf("h", log), Entries: log[:2]}, now)
+	out := s.renewed(s.renewal("m", now), tokenstore.View{Head: headOf(log), Entries: log[:2]}, now)
 	if !out.behind || out.more {
 		t.Errorf("a page of more: %+v", out)
 	}
@@ -292,7 +292,7 @@ func TestWhoLagsShowsNoBeat(t *testing.T) {
 	if look.Member != "" || look.After != 4 {
 		t.Errorf("it shows a beat before it has seen that nothing is left: %+v", look.Renewal)
 	}
-	if out := s.renewed(look, tokenstore.View{Head: headOf("h", log)}, now); !out.more {
+	if out := s.renewed(look, tokenstore.View{Head: headOf(log)}, now); !out.more {
 		t.Error("it does not take part again")
 	}
 	if r := s.renewal("m", now); r.Member == "" || r.Mark.Seq != 4 {
@@ -309,7 +309,7 @@ func TestWhoLagsShowsNoBeat(t *testing.T) {
 // the log, it would hide what comes before.
 func TestAReadOfBeforeABootIsNotBelieved(t *testing.T) {
 	var now instant
-	log := logOf("h", 1, 2, 3)
+	log := logOf(1, 2, 3)
 	s := bootedShard("h", time.Minute, now)
 	s.tail(log[:2], now)
 	from, _ := s.reads(false)
@@ -324,15 +324,15 @@ func TestAReadOfBeforeABootIsNotBelieved(t *testing.T) {
 // Entries that are trimmed while a boot reads the log have outlived the tokens they name.
 func TestABootGoesOnWhereTheLogWasTrimmed(t *testing.T) {
 	var now instant
-	log := logOf("h", 1, 2, 3, 4, 5, 6)
+	log := logOf(1, 2, 3, 4, 5, 6)
 	s := newShard(0, time.Second, 100, time.Minute)
-	s.renewed(s.renewal("m", now), tokenstore.View{Head: headOf("h", log), Entries: log[:2]}, now)
+	s.renewed(s.renewal("m", now), tokenstore.View{Head: headOf(log), Entries: log[:2]}, now)
 	from, _ := s.reads(true)
 	if out := s.tailed(from, log[3:], now); out.gap || !out.more {
 		t.Fatalf("entries 1 to 3 were trimmed: %+v", out)
 	}
 	s.look("h", log, now)
-	if mark, booted := s.applied(); !booted || mark != headOf("h", log) {
+	if mark, booted := s.applied(); !booted || mark != headOf(log) {
 		t.Errorf("it has not booted: %+v", mark)
 	}
 }

@@ -263,7 +263,7 @@ func keyRing(fields map[string]string) (KeyRing, error) {
 			return KeyRing{}, fmt.Errorf("%w: %s is %q", errReply, name, text)
 		}
 		if name == "access" {
-			r.Longest = time.Duration(ms) * time.Millisecond //nolint:gosec // of 63 bits
+			r.Longest = time.Duration(ms) * time.Millisecond
 		}
 	}
 	for name, value := range fields {

@@ -110,7 +110,7 @@ const (
 	// [Store.ReadLog] instead: Redis answers that outside of a script, and can serve
 	// other commands between two reads.
 	Page = 128
-	// NoEntries, as Renewal.After, asks for the head alone. It is the largest integer
+	// NoEntries is the Renewal.After that asks for the head alone. It is the largest integer
 	// that Lua holds.
 	NoEntries = 1<<53 - 1
 
