@@ -120,6 +120,13 @@ if code then
     expiry = now + redis.call('PTTL', KEYS[1])
   end
   stretch(KEYS[5], h, tonumber(ARGV[7]), 0)
+  -- The login made both keys last until the session's maximum plus the access lifetime of
+  -- then. If that was raised since, the token that is granted now may live longer.
+  local dead = now + h[2] + tonumber(ARGV[9])
+  if user[1] then
+    outlive(KEYS[3], now, dead)
+  end
+  outlive(KEYS[5], now, dead)
   local place = ARGV[10] == '1' and status_lists().place_of_session(KEYS[1], KEYS[9], KEYS[5], h, ARGV[2], now, tonumber(ARGV[9])) or nil
   return {code, now, expiry, epoch, h[1], s[7], s[8], s[9] or '', s[10] or '', s[11] or '', s[13] or '', place}
 end
