@@ -193,6 +193,31 @@ func TestATokenOfALateRotationIsKnownAsLongAsItLives(t *testing.T) {
 	}
 }
 
+// Redis's clock is set back by an hour: the grace after a rotation lasts no longer for it.
+func TestTheGraceEndsAfterTheClockWasSetBack(t *testing.T) {
+	t.Parallel()
+	w := newRedisClock(t)
+	f := newFixture(t, w.rdb, lifetimes())
+	s := f.login("alice")
+	if _, err := s.show(1); err != nil {
+		t.Fatal(err)
+	}
+	w.step(-time.Hour)
+	if g, err := s.show(1); err != nil || !g.Same || g.Current {
+		t.Errorf("the parent: %+v, %v", g, err)
+	}
+	w.step(f.Lifetimes().Grace)
+	if g, err := s.show(1); err != nil || !g.Same || g.Current {
+		t.Errorf("the parent at the end of the grace: %+v, %v", g, err)
+	}
+	w.step(time.Millisecond)
+	if g, err := s.show(2); err != nil || g.Same {
+		t.Errorf("after the grace: %+v, %v", g, err)
+	}
+	_, err := s.show(1)
+	is(t, "the parent after the grace", err, tokenstore.ErrReuse)
+}
+
 // redisClock is a miniredis whose clock the test moves.
 type redisClock struct {
 	mini *miniredis.Miniredis
