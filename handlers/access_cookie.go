@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
-	"time"
 
 	"github.com/gin-gonic/gin"
 
@@ -29,14 +28,14 @@ import (
 // (caller, ownForwarded). A WebSocket handshake is a GET whose answers the other
 // page can read, so it must come from our own pages, too.
 
-// setAccessCookie hands out an access token of session sid. Its path is /, where the pages
+// setAccessCookie hands out an access token of session sid for maxAge seconds. Its path is /, where the pages
 // are. If other access cookies came along, they go.
-func (a *api) setAccessCookie(c *gin.Context, sid tokenstore.ID, token string) {
+func (a *api) setAccessCookie(c *gin.Context, sid tokenstore.ID, token string, maxAge int) {
 	if a.Settings.AccessCookie != "" {
 		if a.strayAccess(c.Request, sid) {
 			a.expireElsewhere(c, a.Settings.AccessCookie, "/", accessPaths())
 		}
-		a.setCookie(c, a.Settings.AccessCookie, token, "/", int(a.Store.Lifetimes().Access/time.Second))
+		a.setCookie(c, a.Settings.AccessCookie, token, "/", maxAge)
 	}
 }
 

@@ -50,7 +50,7 @@ func (a *api) issue(c *gin.Context, m minted, t refreshtoken.Token, inBody bool)
 	}
 	a.setRefreshCookie(c, m.sid, a.Refresh.Encode(t), m.grant.RefreshExpiry.Sub(m.grant.Now))
 	if m.grant.JKT == "" {
-		a.setAccessCookie(c, m.sid, answer.AccessToken)
+		a.setAccessCookie(c, m.sid, answer.AccessToken, max(answer.ExpiresIn, 1))
 	} else {
 		// No browser sends a proof along with a cookie, and that of an earlier login
 		// would say that it is somebody else.
@@ -68,8 +68,18 @@ func (a *api) answer(m minted) (tokenResponse, error) {
 	}
 	return tokenResponse{
 		AccessToken: access, TokenType: kind,
-		ExpiresIn: int(a.Store.Lifetimes().Access / time.Second), Scope: m.grant.Scope,
+		ExpiresIn: int(a.accessExpiry(m.grant) - m.grant.Now.Unix()), Scope: m.grant.Scope,
 	}, err
+}
+
+// accessExpiry returns the exp of an access token. The token does not outlive its session:
+// of a session that Redis has dropped, nobody could tell whether its tokens still live.
+func (a *api) accessExpiry(g tokenstore.Grant) int64 {
+	exp := g.Now.Unix() + int64(a.Store.Lifetimes().Access/time.Second)
+	if g.RefreshExpiry.IsZero() { // a client that speaks for itself has no session
+		return exp
+	}
+	return min(exp, g.RefreshExpiry.Unix())
 }
 
 // accessToken signs what the store granted.
@@ -93,7 +103,7 @@ func (a *api) tokenClaims(m minted, jti tokenstore.ID) accesstoken.Claims {
 		Issuer: a.Settings.Issuer, Subject: g.Subject, Audience: a.audience(m.client),
 		ID: jti.String(), SessionID: m.sid.String(), ClientID: g.ClientID, Scope: g.Scope,
 		UserEpoch: g.UserEpoch, LogEpoch: g.LogEpoch,
-		IssuedAt: iat, ExpiresAt: iat + int64(a.Store.Lifetimes().Access/time.Second),
+		IssuedAt: iat, ExpiresAt: a.accessExpiry(g),
 		Extra: a.extra(m), JKT: g.JKT,
 	}
 	if !g.AuthTime.IsZero() { // a client that speaks for itself has not logged in

@@ -223,3 +223,27 @@ func TestLogoutWithWhatCannotBeCheckedInAnOutage(t *testing.T) {
 	f.post(0, "/auth/logout", cookie(forge(t, s.refresh))).fails(http.StatusServiceUnavailable, "temporarily_unavailable", "")
 	f.redis.Resume(t)
 }
+
+// A session that has reached its maximum is gone from Redis. If a token of it still lived, a
+// logout with a refresh token that cannot be checked would be answered 200, and the session
+// could not be ended by its id.
+func TestAnAccessTokenDoesNotOutliveItsSession(t *testing.T) {
+	t.Parallel()
+	f := start(t, setup{replicas: 1, settings: func(s *handlers.Settings) { s.AccessCookie = accessCookie }})
+	s := f.login(0)
+	iat, _ := f.claims(s.access)["iat"].(float64)
+	last := int64(iat) + 600 // the access lifetime is 900 s
+	f.check(f.rdb.HSet(t.Context(), f.rtKey(s.access), "abs", last*1000).Err())
+	for _, what := range []string{"rotated", "within the grace"} {
+		a := f.post(0, "/auth/refresh", cookie(s.refresh))
+		c := f.claims(a.tokens().access)
+		exp, _ := c["exp"].(float64)
+		iat, _ := c["iat"].(float64)
+		if in, _ := a.json()["expires_in"].(float64); int64(exp) > last || int64(exp) < last-1 || in != exp-iat {
+			t.Errorf("%s: it expires %v s after the session, expires_in is %v", what, int64(exp)-last, in)
+		}
+		if age := a.cookie(accessCookie).MaxAge; age != int(exp-iat) {
+			t.Errorf("%s: its cookie lives for %d s, it for %v", what, age, exp-iat)
+		}
+	}
+}

@@ -307,3 +307,30 @@ func TestUsernamesListsEveryAccount(t *testing.T) {
 		}
 	})
 }
+
+// Redis's clock is set back by ten hours: whoever had used up a budget waits no longer than
+// for the next attempt of a full one.
+func TestABudgetAfterTheClockWasSetBack(t *testing.T) {
+	t.Parallel()
+	w := newRedisClock(t)
+	f := newFixture(t, w.rdb, lifetimes())
+	wait := func() time.Duration {
+		t.Helper()
+		l, err := f.Lookup(t.Context(), attempt("alice", "192.0.2.1"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return l.Wait
+	}
+	for wait() == 0 {
+	}
+	w.step(-10 * time.Hour)
+	first := wait()
+	if first > 20*time.Minute {
+		t.Errorf("it has to wait %v, three attempts an hour are allowed", first)
+	}
+	w.step(first)
+	if d := wait(); d != 0 {
+		t.Errorf("after that it has to wait %v more", d)
+	}
+}

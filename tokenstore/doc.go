@@ -46,7 +46,8 @@
 //   - RevokeUser ends all sessions of a user by raising the user's epoch: one write,
 //     however many sessions there are. With status lists it also marks one place for
 //     each session that got an access token within the last access lifetime. One session
-//     may be excepted.
+//     may be excepted. A second round trip has Redis drop the refresh keys of up to 1,000
+//     of the sessions a minute later.
 //   - DenyKey denies every token that a signing key has signed, for ever, on every
 //     shard. The signing keys themselves change by SyncSigningKeys, OfferSigningKey
 //     and RevokeSigningKey. A key is published before it signs, and verifies until the

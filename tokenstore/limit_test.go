@@ -219,6 +219,36 @@ func TestWhatCouldNotBeEndedEndsWithALaterLogin(t *testing.T) {
 	is(t, "the one too many", a.verify(0), tokenstore.ErrRevoked)
 }
 
+// To log out everywhere again and again must not get around the limit: what ended does not
+// stay in Redis for the days that it would have lived.
+func TestWhatLogOutEverywhereEndedIsForgotten(t *testing.T) {
+	onEach(t, func(t *testing.T, f *fixture) {
+		f = f.limited(3)
+		a, b, kept, bystander := f.login("alice"), f.login("alice"), f.login("alice"), f.login("bob")
+		if _, err := f.RevokeUser(t.Context(), tokenstore.UserEnd{UID: a.uid, Except: &kept.sid}); err != nil {
+			t.Fatal(err)
+		}
+		forgotten := func(s *family, want bool) {
+			t.Helper()
+			d := f.ttl(s.key("rt", s.sid))
+			// A copy of its login must find the key as long as it may be on its way.
+			if got := d <= time.Minute; got != want || d <= tokenstore.SkewPad {
+				t.Errorf("its refresh key lives for %v", d)
+			}
+		}
+		forgotten(a, true)
+		forgotten(b, true)
+		forgotten(kept, false)
+		_, err := a.show(1)
+		is(t, "a session that ended", err, tokenstore.ErrSuperseded)
+		if _, err := f.RevokeUser(t.Context(), tokenstore.UserEnd{UID: a.uid}); err != nil {
+			t.Fatal(err)
+		}
+		forgotten(kept, true)
+		forgotten(bystander, false)
+	})
+}
+
 // commands are how often Redis ran each command during op, scripts' own included.
 func (f *fixture) commands(op func()) map[string]int {
 	f.t.Helper()
@@ -244,7 +274,7 @@ func TestManySessionsMakeNoScriptLonger(t *testing.T) {
 		t.Helper()
 		list := make([]redis.Z, n)
 		for i := range list {
-			list[i] = redis.Z{Score: score(i), Member: fmt.Sprintf("%022d", i)}
+			list[i] = redis.Z{Score: score(i), Member: fmt.Sprintf("%021dA", i)}
 		}
 		if err := f.rdb.ZAdd(t.Context(), us, list...).Err(); err != nil {
 			t.Fatal(err)

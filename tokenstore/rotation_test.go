@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/alicebob/miniredis/v2"
 	"github.com/google/go-cmp/cmp"
 	"github.com/redis/go-redis/v9"
 	"pgregory.net/rapid"
@@ -152,4 +153,95 @@ func TestWhateverWasCurrentWithinTheGraceConverges(t *testing.T) {
 			}
 		}
 	})
+}
+
+// The access lifetime may be raised while a session lives: a token that a late rotation
+// grants then outlives what the login has prepared for. Until it expires, neither the
+// user's epoch nor the shard's head may be gone.
+func TestATokenOfALateRotationIsKnownAsLongAsItLives(t *testing.T) {
+	t.Parallel()
+	for name, shown := range map[string][]int{"rotated": {1}, "kept": {1, 2}, "parent": {1, 1}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newRedisClock(t)
+			life := lifetimes()
+			life.Access, life.Refresh, life.Session = 15*time.Minute, time.Hour, time.Hour
+			f := newFixture(t, w.rdb, life)
+			if _, err := f.RevokeUser(t.Context(), tokenstore.UserEnd{UID: f.UserID("alice")}); err != nil {
+				t.Fatal(err)
+			}
+			s := f.login("alice")
+			w.pass(59 * time.Minute)
+			life.Access = 2 * time.Hour
+			raised := newFixture(t, w.rdb, life)
+			for i, gen := range shown {
+				if i == len(shown)-1 {
+					s.f = raised
+				}
+				if _, err := s.show(gen); err != nil {
+					t.Fatal(err)
+				}
+			}
+			last := len(s.grants) - 1
+			w.pass(110 * time.Minute)
+			is(t, "the token", s.verify(last), nil)
+			if _, err := s.f.RevokeUser(t.Context(), tokenstore.UserEnd{UID: s.uid}); err != nil {
+				t.Fatal(err)
+			}
+			is(t, "the token after log out everywhere", s.verify(last), tokenstore.ErrRevoked)
+		})
+	}
+}
+
+// Redis's clock is set back by an hour: the grace after a rotation lasts no longer for it.
+func TestTheGraceEndsAfterTheClockWasSetBack(t *testing.T) {
+	t.Parallel()
+	w := newRedisClock(t)
+	f := newFixture(t, w.rdb, lifetimes())
+	s := f.login("alice")
+	if _, err := s.show(1); err != nil {
+		t.Fatal(err)
+	}
+	w.step(-time.Hour)
+	if g, err := s.show(1); err != nil || !g.Same || g.Current {
+		t.Errorf("the parent: %+v, %v", g, err)
+	}
+	w.step(f.Lifetimes().Grace)
+	if g, err := s.show(1); err != nil || !g.Same || g.Current {
+		t.Errorf("the parent at the end of the grace: %+v, %v", g, err)
+	}
+	w.step(time.Millisecond)
+	if g, err := s.show(2); err != nil || g.Same {
+		t.Errorf("after the grace: %+v, %v", g, err)
+	}
+	_, err := s.show(1)
+	is(t, "the parent after the grace", err, tokenstore.ErrReuse)
+}
+
+// redisClock is a miniredis whose clock the test moves.
+type redisClock struct {
+	mini *miniredis.Miniredis
+	rdb  *redis.Client
+	now  time.Time
+}
+
+func newRedisClock(t *testing.T) *redisClock {
+	t.Helper()
+	w := &redisClock{mini: redistest.Mini(t), now: time.Now().Truncate(time.Millisecond)}
+	w.mini.SetTime(w.now)
+	w.rdb = redis.NewClient(&redis.Options{Addr: w.mini.Addr()})
+	t.Cleanup(func() { _ = w.rdb.Close() })
+	return w
+}
+
+// pass lets time pass: the clock goes on, and keys expire.
+func (w *redisClock) pass(d time.Duration) {
+	w.step(d)
+	w.mini.FastForward(d)
+}
+
+// step sets the clock, forward or back. Keys live on for as long as they would have.
+func (w *redisClock) step(d time.Duration) {
+	w.now = w.now.Add(d)
+	w.mini.SetTime(w.now)
 }

@@ -416,12 +416,42 @@ func (s *Store) RevokeUser(ctx context.Context, e UserEnd) (Revocation, error) {
 	s.observeTime(r.time(1))
 	switch r.code() {
 	case 0:
-		return r.revocation(e.UID)
+		ended := r.ids(7)
+		rev, err := r.revocation(e.UID)
+		if err != nil {
+			return Revocation{}, err
+		}
+		s.forget(ctx, ended)
+		return rev, nil
 	case 1:
 		return Revocation{}, r.verdict(ErrNoSession)
 	default:
 		return Revocation{}, r.unknown()
 	}
+}
+
+// supersededKept is how long the refresh key of a session stays after its user's epoch has
+// ended it. It is longer than a copy of the login may be on its way ([skewPad]): the copy
+// must find the key, or it would make the session anew.
+const supersededKept = time.Minute
+
+// forget has Redis drop the refresh keys of sessions that the user's epoch has ended.
+// Without it they would stay until they expire, for days, and no limit counts them any more.
+// It is no part of ending the sessions, so nobody is told if it fails.
+func (s *Store) forget(ctx context.Context, sids []ID) {
+	sids = slices.DeleteFunc(sids, func(sid ID) bool { return !s.together(sid) })
+	if len(sids) == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, s.timeout)
+	defer cancel()
+	start := time.Now()
+	pipe := s.rdb.Pipeline()
+	for _, sid := range sids {
+		pipe.PExpire(ctx, s.rtKey(sid), supersededKept)
+	}
+	_, err := pipe.Exec(ctx)
+	s.observe("forget", time.Since(start), unavailable("forget", err))
 }
 
 // Session is what a user may see of one of the sessions.

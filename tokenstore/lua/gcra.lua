@@ -9,11 +9,18 @@
 -- the charge changes nothing; a refund deletes it, so that a copy of the refund changes
 -- nothing either.
 
--- wait_ms returns how long to wait before the next attempt, 0 for not at all.
+-- wait_ms returns how long to wait before the next attempt, 0 for not at all. No charge
+-- leads further ahead than one period. A time beyond that means that the clock was set back
+-- since: it is lowered to one period from now, or nobody could log in until the clock had
+-- caught up.
 local function wait_ms(key, now, burst, period)
   local tat = tonumber((redis.call('GET', key)))
   if not tat then
     return 0
+  end
+  if tat > now + period + 1 then -- charges round up to the next ms
+    tat = now + period
+    redis.call('SET', key, tat, 'PXAT', tat)
   end
   return math.max(0, math.ceil(tat - now - (period - period / burst)))
 end

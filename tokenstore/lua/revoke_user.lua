@@ -7,7 +7,10 @@
 -- ARGV 1 epoch for a new head  2 uid  3 session max ms  4 access ms  5 pad ms
 --      6 logins whose credentials were read up to this time (ms) are refused; 0 for none
 --      7 excepted sid, if KEYS 8 is given
--- Returns {0, now, seq, chain, members, epoch, primary_id}, as revoke returns them
+-- Returns {0, now, seq, chain, members, epoch, primary_id, sids}, as revoke returns them;
+--           sids are sessions that have ended, at most 1,000 of them, those that would
+--           expire last: the caller shortens the life of their refresh keys, which this
+--           script does not declare
 --         {1, now}: the excepted session is not alive
 --
 -- ue is a hash: e epoch, x excepted sid, c credentials' cut-off.
@@ -29,6 +32,12 @@ if KEYS[8] then
 end
 epoch = epoch + 1
 
+local ended = {}
+for _, sid in ipairs(redis.call('ZREVRANGE', KEYS[2], 0, 999)) do
+  if sid ~= except then
+    ended[#ended + 1] = sid
+  end
+end
 redis.call('UNLINK', KEYS[2])
 stretch(KEYS[3], h, tonumber(ARGV[4]), tonumber(ARGV[3]))
 local pad = tonumber(ARGV[5])
@@ -48,4 +57,4 @@ if KEYS[8] then
     redis.call('PEXPIREAT', KEYS[2], left)
   end
 end
-return {0, now, seq, chain, redis.call('HGETALL', KEYS[5]), h[1], primary_id()}
+return {0, now, seq, chain, redis.call('HGETALL', KEYS[5]), h[1], primary_id(), ended}

@@ -92,7 +92,8 @@ end
 epoch = math.max(epoch, session_epoch)
 
 local gen, shown = tonumber(s[1]), tonumber(ARGV[3])
-local within_grace = now - tonumber(s[4]) <= tonumber(ARGV[8])
+local rotated = tonumber(s[4])
+local within_grace = now - rotated <= tonumber(ARGV[8])
 local code
 if shown == gen and ARGV[4] == s[2] then
   -- A login's first token was made by no rotation.
@@ -118,8 +119,20 @@ if code then
     end
   else
     expiry = now + redis.call('PTTL', KEYS[1])
+    if rotated > now then
+      -- The clock was set back since. The grace begins now, or it would last until the
+      -- clock had caught up.
+      redis.call('HSET', KEYS[1], 'rot', now)
+    end
   end
   stretch(KEYS[5], h, tonumber(ARGV[7]), 0)
+  -- The login made both keys last until the session's maximum plus the access lifetime of
+  -- then. If that was raised since, the token that is granted now may live longer.
+  local dead = now + h[2] + tonumber(ARGV[9])
+  if user[1] then
+    outlive(KEYS[3], now, dead)
+  end
+  outlive(KEYS[5], now, dead)
   local place = ARGV[10] == '1' and status_lists().place_of_session(KEYS[1], KEYS[9], KEYS[5], h, ARGV[2], now, tonumber(ARGV[9])) or nil
   return {code, now, expiry, epoch, h[1], s[7], s[8], s[9] or '', s[10] or '', s[11] or '', s[13] or '', place}
 end
