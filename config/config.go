@@ -59,7 +59,7 @@ type Config struct {
 	RedisTLSServerName string        `env:"LATCHKEY_REDIS_TLS_SERVER_NAME" kind:"name" doc:"The name in Redis's certificates. Empty: the host that is dialed, which on a Cluster and behind Sentinels is what they announce."`
 	RedisTimeout       time.Duration `env:"LATCHKEY_REDIS_TIMEOUT" envDefault:"250ms" min:"50ms" max:"5s" doc:"How long one attempt at Redis may take. A request whose attempts all fail is answered 503."`
 	RedisAllowEviction bool          `env:"LATCHKEY_REDIS_ALLOW_EVICTION" envDefault:"false" doc:"Start although Redis's maxmemory-policy lets it evict keys. An evicted denylist entry is a logout undone."`
-	RedisPoolSize      int           `env:"LATCHKEY_REDIS_POOL_SIZE" envDefault:"0" min:"0" max:"10000" doc:"The most connections that a replica opens to a Redis server; 0: ten per CPU."`
+	RedisPoolSize      int           `env:"LATCHKEY_REDIS_POOL_SIZE" envDefault:"0" min:"0" max:"10000" doc:"The most connections that a replica opens to a Redis server, at least 2: one of them waits for revocations. 0: ten per CPU."`
 
 	Secret    Secret        `env:"LATCHKEY_SECRET" secret:"yes" kind:"secret" doc:"The root secret, 32 bytes or more, the same on every replica: it seals the signing keys in Redis and authenticates refresh tokens. Several, separated by commas or newlines: the first is used, the others are still accepted; docs/keys.md says how to replace one. Required. Make one with: openssl rand -base64 48"`
 	Issuer    string        `env:"LATCHKEY_ISSUER" envDefault:"http://localhost:8080" kind:"URL" doc:"The iss claim: the URL at which clients reach Latchkey. Tokens of another issuer are refused."`

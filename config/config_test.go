@@ -144,6 +144,7 @@ func TestFaults(t *testing.T) {
 		{"session too long", "LATCHKEY_SESSION_MAX=8761h", `LATCHKEY_SESSION_MAX: "8761h" is not allowed; write a duration such as 720h, from 2s to 8760h, in whole seconds`},
 		{"no sessions", "LATCHKEY_SESSIONS_PER_USER=0", `LATCHKEY_SESSIONS_PER_USER: "0" is not allowed; write a whole number from 1 to 1000`},
 		{"timeout", "LATCHKEY_REDIS_TIMEOUT=49ms", `LATCHKEY_REDIS_TIMEOUT: "49ms" is not allowed; write a duration such as 250ms, from 50ms to 5s`},
+		{"one connection", "LATCHKEY_REDIS_POOL_SIZE=1", `LATCHKEY_REDIS_POOL_SIZE: 1, and a replica that follows holds one connection to wait for revocations; write 2 or more, or 0 for ten per CPU`},
 		{"algorithm", "LATCHKEY_ALG=none", `LATCHKEY_ALG: "none" is not allowed; write EdDSA, ES256, RS256 or HS256`},
 		{"algorithm case", "LATCHKEY_ALG=eddsa", `LATCHKEY_ALG: "eddsa" is not allowed; write EdDSA, ES256, RS256 or HS256`},
 		{"level", "LATCHKEY_LOG_LEVEL=verbose", `LATCHKEY_LOG_LEVEL: "verbose" is not allowed; write debug, info, warn or error`},

@@ -209,6 +209,9 @@ func databaseNumber(s string) bool {
 
 // checkRedis holds the settings of Redis against its URL, unless that one is at fault.
 func (c *Config) checkRedis(f *collector) {
+	if c.RedisPoolSize == 1 {
+		f.add("LATCHKEY_REDIS_POOL_SIZE", "1, and a replica that follows holds one connection to wait for revocations", "write 2 or more, or 0 for ten per CPU")
+	}
 	const address, mode, username, password = "LATCHKEY_REDIS_URL", "LATCHKEY_REDIS_MODE", "LATCHKEY_REDIS_USERNAME", "LATCHKEY_REDIS_PASSWORD"
 	u, err := url.Parse(c.RedisURL.Reveal())
 	if err != nil || f.has(address) {

@@ -190,11 +190,7 @@ func (v *statusShard) has(id statuslist.ID) bool {
 func (s *statusLists) sign(id statuslist.ID, v *tokenstore.StatusView) ([]byte, error) {
 	var list statuslist.List
 	for _, p := range v.Revoked {
-		for n := p.First; n < p.First+p.Count; n++ {
-			if block, idx := statuslist.Locate(n); block == id.Block {
-				list.Revoke(idx)
-			}
-		}
+		list.RevokePlaces(id.Block, p.First, p.Count)
 	}
 	lst, err := list.Encode()
 	if err != nil {

@@ -285,6 +285,48 @@ func TestAnEstimateThatIsBehindCostsOneRoundTrip(t *testing.T) {
 	}
 }
 
+// A copy of a refresh that runs after the grace would look like theft. So none may run
+// later than half a grace after the first was sent, however long the store waits, and
+// neither may what is sent again because it was late.
+func TestNoCopyOfARotationRunsAfterHalfAGrace(t *testing.T) {
+	t.Parallel()
+	f, mini := miniStore(t, tokenstore.Options{Lifetimes: lifetimes()}) // waits for 10 s
+	r := &recorder{sent: map[string][][]any{}}
+	f.store.AddHook(r)
+	s := f.login("alice")
+	var rotate string
+	for _, sc := range f.AllScripts() {
+		if sc.Name == "rotate" {
+			rotate = sc.Hash
+		}
+	}
+	half := lifetimes().Grace / 2
+	ran := func(what string, latest time.Time) {
+		t.Helper()
+		sent := r.take(rotate)
+		if len(sent) == 0 {
+			t.Fatalf("%s: nothing ran", what)
+		}
+		for _, args := range sent {
+			deadline, _ := args[len(args)-1].(int64)
+			if over := time.UnixMilli(deadline).Sub(latest); over > 0 {
+				t.Errorf("%s: a copy may run %v after half a grace", what, over)
+			}
+		}
+	}
+	if _, err := s.show(1); err != nil {
+		t.Fatal(err)
+	}
+	ran("in time", f.Now().Add(half))
+
+	now := time.Now().Add(time.Hour).Truncate(time.Millisecond)
+	mini.SetTime(now)
+	if _, err := s.show(2); err != nil {
+		t.Fatal(err)
+	}
+	ran("sent again", now.Add(half))
+}
+
 // runaway sets a clock ahead with each command.
 type runaway struct {
 	mini *miniredis.Miniredis

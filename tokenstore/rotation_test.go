@@ -83,6 +83,48 @@ func TestACurrentTokenIsCheckedWithinTheGrace(t *testing.T) {
 	})
 }
 
+// Replicas have different graces while a setting is rolled out. A rotation keeps the grace
+// under which it was made, so that one with a shorter grace takes no honest client for a
+// thief; one with a longer grace judges by its own.
+func TestARotationKeepsItsGrace(t *testing.T) {
+	onEach(t, func(t *testing.T, f *fixture) {
+		with := func(grace time.Duration) *fixture {
+			life := lifetimes()
+			life.Grace = grace
+			return newFixtureOn(t, backend{store: f.store, test: f.rdb}, life)
+		}
+		short, long := with(2*time.Second), with(time.Minute)
+		s := f.login("alice")
+		shown := func(at *fixture, gen int) (tokenstore.Grant, error) {
+			t.Helper()
+			s.f = at
+			return s.show(gen)
+		}
+		must := func(what string, at *fixture, gen int, same bool) {
+			t.Helper()
+			if g, err := shown(at, gen); err != nil || g.Same != same {
+				t.Errorf("%s: %+v, %v", what, g, err)
+			}
+		}
+		must("it rotates under a minute", long, 1, false)
+		s.age(30 * time.Second)
+		must("its parent, under 2 s", short, 1, true)
+		must("the current one, under 2 s", short, 2, true)
+		if g, err := short.Peek(t.Context(), s.rotation(1)); err != nil || g.Current {
+			t.Errorf("its parent, looked at under 2 s: %+v, %v", g, err)
+		}
+		s.age(time.Minute)
+		must("it rotates under 2 s", short, 2, false)
+		s.age(30 * time.Second)
+		must("its parent, under a minute", long, 2, true)
+		if _, err := short.Peek(t.Context(), s.rotation(2)); !errors.Is(err, tokenstore.ErrNoSession) {
+			t.Errorf("its parent, looked at under 2 s after 30 s: %v", err)
+		}
+		_, err := shown(short, 2)
+		is(t, "its parent, under 2 s after 30 s", err, tokenstore.ErrReuse)
+	})
+}
+
 // Of the requests of one burst one writes.
 func TestABurstWritesOnce(t *testing.T) {
 	t.Parallel()

@@ -196,7 +196,8 @@ const (
 // [ErrSuperseded], [ErrReuse] and [ErrRollback], after which the session is
 // over; [ErrForeign], [ErrKeyBinding], [ErrTooLarge] and [ErrScope], after which nothing
 // has changed;
-// [ErrUnavailable], after which the same token may be shown again.
+// [ErrUnavailable], after which the same token may be shown again. It gives up after half
+// a grace, if the store's timeout has not ended it before.
 // A [Revocation] comes with ErrReuse, ErrRollback and ErrRevoked (a repeated request with
 // a stolen token gets ErrRevoked). An error that is both ErrReuse or ErrRollback and
 // ErrUnavailable means that the session was ended, but that it is not known whether
@@ -210,8 +211,16 @@ func (s *Store) Rotate(ctx context.Context, t Rotation) (Grant, Revocation, erro
 		return Grant{}, Revocation{}, err
 	}
 	shard := t.SID[0]
+	// A copy of this request that ran after the grace would look like theft: no copy runs,
+	// or is sent, later than half a grace from now. A store without a grace, as some tests
+	// make, has no such bound.
+	limited, cancel := ctx, context.CancelFunc(func() {})
+	if s.life.Grace > 0 {
+		limited, cancel = context.WithTimeout(ctx, s.life.Grace/2)
+	}
+	defer cancel()
 	rotate := func(run func(context.Context, *script, []string, ...any) (*reply, error)) (*reply, error) {
-		r, err := run(ctx, s.scripts.rotate,
+		r, err := run(limited, s.scripts.rotate,
 			[]string{s.rtKey(t.SID), s.userKey(t.UID), s.epochKey(t.UID), s.denyKey(t.SID), s.headKey(shard), s.logKey(shard), s.membersKey(shard), s.invalidKey(shard), s.livingKey(t.UID)},
 			epoch, t.SID.String(), t.Gen, t.Hash[:], t.Next[:],
 			milliseconds(s.life.Refresh), milliseconds(s.life.Access), milliseconds(s.life.Grace), milliseconds(skewPad),

@@ -9,6 +9,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"math"
 	"strconv"
 	"strings"
 )
@@ -26,6 +27,19 @@ type List struct {
 // Revoke sets the status at idx to INVALID. It panics unless 0 <= idx < [Size].
 func (l *List) Revoke(idx int) {
 	l.bits[idx/8] |= 1 << (idx % 8) // the least significant bit of a byte comes first
+}
+
+// RevokePlaces sets to INVALID those of count places, from first on, that are in a block:
+// the one that the list is of. It walks no place of another block.
+func (l *List) RevokePlaces(block, first, count uint64) {
+	end := first + count
+	if end < first {
+		end = math.MaxUint64
+	}
+	begin := Place(block, 0)
+	for n, last := max(first, begin), min(end, begin+Size); n < last; n++ {
+		l.Revoke(int(n - begin)) //nolint:gosec // less than Size
+	}
 }
 
 // Encode returns the member lst: the bytes as ZLIB of DEFLATE, in base64url (section

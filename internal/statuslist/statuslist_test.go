@@ -98,6 +98,37 @@ func TestAListOfNothingIsSmall(t *testing.T) {
 	}
 }
 
+// A list takes from a range of places what is in its block, and does not walk the rest.
+func TestRevokePlaces(t *testing.T) {
+	const many = 1 << 60
+	for name, c := range map[string]struct {
+		block, first, count uint64
+		from, to            int // what is INVALID then
+	}{
+		"within":                {2, 2*Size + 3, 4, 3, 7},
+		"all of the block":      {2, 2 * Size, Size, 0, Size},
+		"from the block before": {2, 2*Size - 5, 8, 0, 3},
+		"into the next block":   {2, 3*Size - 2, 5, Size - 2, Size},
+		"none":                  {2, 2*Size + 3, 0, 0, 0},
+		"up to the block":       {2, 2*Size - 5, 5, 0, 0},
+		"after the block":       {2, 3 * Size, 5, 0, 0},
+		"far after":             {2, 3 * Size, many, 0, 0},
+		"far before":            {1 << 35, 1, many / 2 / Size, 0, 0},
+		"far around":            {2, 1, many, 0, Size},
+		"beyond all numbers":    {2, 1<<64 - 3, many, 0, 0},
+		"to beyond them all":    {2, 2*Size + 1, 1<<64 - 1, 1, Size},
+	} {
+		var got, want List
+		got.RevokePlaces(c.block, c.first, c.count)
+		for i := c.from; i < c.to; i++ {
+			want.Revoke(i)
+		}
+		if got != want {
+			t.Errorf("%s: it is another list", name)
+		}
+	}
+}
+
 func TestLocate(t *testing.T) {
 	for n, want := range map[uint64]struct {
 		block uint64

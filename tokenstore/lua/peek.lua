@@ -7,7 +7,7 @@
 --   1 its parent, within the grace
 --         {2, now}: neither, or the session is over
 local now = now_ms()
-local s = redis.call('HMGET', KEYS[1], 'gen', 'hash', 'prev', 'rot', 'ue', 'cre', 'sub', 'user', 'scope', 'client', 'claims', 'jkt')
+local s = redis.call('HMGET', KEYS[1], 'gen', 'hash', 'prev', 'rot', 'ue', 'cre', 'sub', 'user', 'scope', 'client', 'claims', 'jkt', 'gr')
 if not s[1] then
   return {2, now}
 end
@@ -18,7 +18,7 @@ end
 local gen, shown, code = tonumber(s[1]), tonumber(ARGV[2]), 2
 if shown == gen and ARGV[3] == s[2] then
   code = 0
-elseif shown == gen - 1 and ARGV[3] == s[3] and now - tonumber(s[4]) <= tonumber(ARGV[4]) then
+elseif shown == gen - 1 and ARGV[3] == s[3] and now - tonumber(s[4]) <= math.max(tonumber(ARGV[4]), tonumber(s[13]) or 0) then
   code = 1
 end
 if code == 2 then

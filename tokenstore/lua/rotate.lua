@@ -42,7 +42,7 @@
 local now = now_ms()
 local h = open_head(KEYS[5], KEYS[6], ARGV[1], now)
 
-local s = redis.call('HMGET', KEYS[1], 'gen', 'hash', 'prev', 'rot', 'abs', 'ue', 'cre', 'sub', 'user', 'scope', 'client', 'lst', 'claims', 'jkt')
+local s = redis.call('HMGET', KEYS[1], 'gen', 'hash', 'prev', 'rot', 'abs', 'ue', 'cre', 'sub', 'user', 'scope', 'client', 'lst', 'claims', 'jkt', 'gr')
 if not s[1] then
   if redis.call('EXISTS', KEYS[4]) == 1 then
     local seq, chain = head_mark(KEYS[5])
@@ -93,7 +93,9 @@ epoch = math.max(epoch, session_epoch)
 
 local gen, shown = tonumber(s[1]), tonumber(ARGV[3])
 local rotated = tonumber(s[4])
-local within_grace = now - rotated <= tonumber(ARGV[8])
+-- The last rotation may have been made under a longer grace, by a replica whose setting
+-- is another: its client was promised that one.
+local within_grace = now - rotated <= math.max(tonumber(ARGV[8]), tonumber(s[15]) or 0)
 local code
 if shown == gen and ARGV[4] == s[2] then
   -- A login's first token was made by no rotation.
@@ -109,7 +111,7 @@ if code then
   if code == 0 then
     local idle, abs = tonumber(ARGV[6]), tonumber(s[5])
     expiry = math.min(now + idle, abs)
-    redis.call('HSET', KEYS[1], 'gen', gen + 1, 'hash', ARGV[5], 'prev', ARGV[4], 'rot', now)
+    redis.call('HSET', KEYS[1], 'gen', gen + 1, 'hash', ARGV[5], 'prev', ARGV[4], 'rot', now, 'gr', ARGV[8])
     redis.call('PEXPIREAT', KEYS[1], expiry)
     if expiry > (tonumber(s[12]) or 0) then
       local listed = listed_until(expiry, idle, abs)
