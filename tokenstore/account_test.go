@@ -334,3 +334,37 @@ func TestABudgetAfterTheClockWasSetBack(t *testing.T) {
 		t.Errorf("after that it has to wait %v more", d)
 	}
 }
+
+// Redis's clock is set back by an hour after a password was changed: the new password logs
+// in at once, and the old one does not.
+func TestALoginAfterTheClockWasSetBack(t *testing.T) {
+	t.Parallel()
+	w := newRedisClock(t)
+	f := newFixture(t, w.rdb, lifetimes())
+	login := func(what string, readAt time.Time, want error) {
+		t.Helper()
+		_, err := f.tryLogin("alice", readAt)
+		is(t, what, err, want)
+	}
+	change := func() {
+		t.Helper()
+		if _, err := f.RevokeUser(t.Context(), tokenstore.UserEnd{UID: f.UserID("alice"), ChangedAt: w.now}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	old := w.now
+	w.step(time.Second)
+	change()
+	w.step(-time.Minute) // a login that was read before the change may be under way
+	login("read before the change, a small step back", old, tokenstore.ErrSuperseded)
+	w.step(-time.Hour)
+	login("read before the change", old, tokenstore.ErrSuperseded)
+	login("read after the change", w.now, nil)
+
+	old = w.now
+	w.step(time.Second)
+	change()
+	login("read before the second change", old, tokenstore.ErrSuperseded)
+	w.step(time.Second)
+	login("read after the second change", w.now, nil)
+}

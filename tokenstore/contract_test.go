@@ -782,7 +782,8 @@ func TestRoundTrips(t *testing.T) {
 			cost("revoke, with a place", 1, func() { listed.logout(true) })
 			cost("issue to a client, with a place", 1, func() { _, _ = l.IssueToClient(t.Context(), "lkc_a", [32]byte{}) })
 			cost("status view", 1, func() { _, _ = f.StatusView(t.Context(), listed.sid.Shard()) })
-			cost("revoke user", 1, func() { _, _ = f.RevokeUser(t.Context(), tokenstore.UserEnd{UID: s.uid}) })
+			cost("revoke user", 2, func() { _, _ = f.RevokeUser(t.Context(), tokenstore.UserEnd{UID: s.uid}) })
+			cost("revoke user, without sessions", 1, func() { _, _ = f.RevokeUser(t.Context(), tokenstore.UserEnd{UID: s.uid}) })
 			counted = true
 		}
 	})

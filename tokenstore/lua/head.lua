@@ -13,6 +13,13 @@ local function now_ms()
   return began
 end
 
+-- set_back tells whether the clock was set back since cut, the time of a change of
+-- credentials, by more than a login may take (receiptAge in account.go). A login that read
+-- the credentials before the change then has a time of reading that lies in the future.
+local function set_back(cut, now)
+  return cut > now + 120000
+end
+
 -- open_head returns {epoch, access, session, idx}. Where there is no head, this
 -- Redis is new or has lost its data: a head with a new epoch is made, and with
 -- it every token of an earlier history is dead. The new epoch is candidate, a random value

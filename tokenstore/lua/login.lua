@@ -42,7 +42,8 @@ local function surplus(list, limit, sid, now)
 end
 
 local ue = redis.call('HMGET', KEYS[3], 'e', 'c', 'x')
-if ue[2] and tonumber(ARGV[14]) <= tonumber(ue[2]) then
+local read, cut = tonumber(ARGV[14]), tonumber(ue[2]) or 0
+if read <= cut and (read > now or not set_back(cut, now)) then
   return {1, now}
 end
 if redis.call('EXISTS', KEYS[6]) == 1 then

@@ -43,7 +43,10 @@ stretch(KEYS[3], h, tonumber(ARGV[4]), tonumber(ARGV[3]))
 local pad = tonumber(ARGV[5])
 local keep = h[2] + pad
 local seq, chain = append_log(KEYS[3], KEYS[4], now, keep, 'user', ARGV[2], epoch, except)
-local cut = math.max(tonumber(u[3]) or 0, tonumber(ARGV[6]))
+local cut, changed = tonumber(u[3]) or 0, tonumber(ARGV[6])
+if changed > cut or (changed > 0 and set_back(cut, now)) then
+  cut = changed
+end
 redis.call('HSET', KEYS[1], 'e', epoch, 'x', except, 'c', cut)
 outlive(KEYS[1], now, now + h[3] + h[2] + pad)
 outlive(KEYS[3], now, now + h[3] + h[2] + pad)
