@@ -1,6 +1,8 @@
 package handlers_test
 
 import (
+	"context"
+	"io"
 	"net/http"
 	"net/http/cookiejar"
 	"net/url"
@@ -8,6 +10,8 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+
+	"github.com/redis/go-redis/v9"
 
 	"github.com/latchkey-auth/latchkey/handlers"
 	"github.com/latchkey-auth/latchkey/tokenstore"
@@ -209,8 +213,8 @@ func TestATheftAmongSeveralCookies(t *testing.T) {
 	}
 }
 
-// A login ends what its cookies name before it opens anything: when it cannot, it is a
-// 503, the cookies stay, and nobody is logged in.
+// A login that cannot end what its cookies name is a 503: the cookies stay, and the session
+// that it has opened is ended again.
 func TestALoginThatCannotEndTheSessionBefore(t *testing.T) {
 	t.Parallel()
 	f := start(t, setup{replicas: 1})
@@ -219,9 +223,25 @@ func TestALoginThatCannotEndTheSessionBefore(t *testing.T) {
 	// A denial of another type makes the script that ends the session fail, and it alone.
 	deny := f.keyOf("deny", alices.access, "sid")
 	f.check(f.rdb.HSet(t.Context(), deny, "a", "b").Err())
-	f.post(0, "/auth/token", form("username", "bob", "password", password), cookie(alices.refresh)).is(http.StatusServiceUnavailable)
-	if n := f.events()["login"]; n != 1 {
-		t.Errorf("%d logins, want that of alice alone", n)
+	failed := f.post(0, "/auth/token", form("username", "bob", "password", password), cookie(alices.refresh)).is(http.StatusServiceUnavailable)
+	if set := failed.header.Values("Set-Cookie"); len(set) != 0 {
+		t.Errorf("cookies: %q", set)
+	}
+	var opened, ended []any // sessions, by the events
+	for _, l := range f.lines() {
+		if l["event"] == "login" {
+			opened = append(opened, l["sid"])
+		}
+		if l["event"] == "logout" && l["confirmed"] == any(false) {
+			ended = append(ended, l["sid"])
+		}
+	}
+	if !slices.Equal(opened, ended) { // alice's, which may have ended, and bob's
+		t.Errorf("opened %v, ended %v", opened, ended)
+	}
+	bobs := f.loginAs(0, "bob", password)
+	if list := f.sessions(bobs.access); len(list) != 1 {
+		t.Errorf("bob has %d sessions, want 1", len(list))
 	}
 	f.check(f.rdb.Del(t.Context(), deny).Err())
 	f.post(0, "/auth/token", form("username", "bob", "password", password), cookie(alices.refresh)).is(http.StatusOK)
@@ -230,6 +250,89 @@ func TestALoginThatCannotEndTheSessionBefore(t *testing.T) {
 	carols := f.login(0)
 	f.post(0, "/auth/token", form("username", "bob", "password", "wrong"), cookie(carols.refresh)).is(http.StatusUnauthorized)
 	f.alive(carols.access)
+}
+
+// lost forwards scripts to Redis and loses the answer of those that it is told to.
+type lost struct {
+	redis.Hook
+	match func(cmds ...redis.Cmder) bool
+}
+
+func (l lost) DialHook(next redis.DialHook) redis.DialHook { return next }
+
+func (l lost) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		err := next(ctx, cmd)
+		if l.match(cmd) {
+			err = io.ErrUnexpectedEOF
+			cmd.SetErr(err)
+		}
+		return err
+	}
+}
+
+func (l lost) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(ctx context.Context, cmds []redis.Cmder) error {
+		err := next(ctx, cmds)
+		if l.match(cmds...) {
+			err = io.ErrUnexpectedEOF
+			for _, cmd := range cmds {
+				cmd.SetErr(err)
+			}
+		}
+		return err
+	}
+}
+
+// loses has a replica lose the answer of every command that has one of the arguments.
+func (f *fleet) loses(replica int, argument func(string) bool) (again func()) {
+	var off atomic.Bool
+	f.replicas[replica].rdb.AddHook(lost{match: func(cmds ...redis.Cmder) bool {
+		return !off.Load() && slices.ContainsFunc(cmds, func(cmd redis.Cmder) bool {
+			return slices.ContainsFunc(cmd.Args(), func(arg any) bool {
+				text, ok := arg.(string)
+				return ok && argument(text)
+			})
+		})
+	}})
+	return func() { off.Store(true) }
+}
+
+// Redis opens the session and its answer is lost: the session whose cookie came along lives
+// on, since the browser still has it alone.
+func TestALoginWithoutAnAnswerOfRedisEndsNothing(t *testing.T) {
+	t.Parallel()
+	f := start(t, setup{replicas: 1})
+	f.account(tokenstore.Account{Username: "bob"}, password)
+	alices := f.login(0)
+	bob := f.replicas[0].store.UserID("bob")
+	again := f.loses(0, func(arg string) bool { return strings.HasSuffix(arg, ":us:"+bob.String()) })
+	failed := f.post(0, "/auth/token", form("username", "bob", "password", password), cookie(alices.refresh)).is(http.StatusServiceUnavailable)
+	again()
+	if set := failed.header.Values("Set-Cookie"); len(set) != 0 {
+		t.Errorf("cookies: %q", set)
+	}
+	f.alive(alices.access)
+	f.post(0, "/auth/refresh", cookie(alices.refresh)).is(http.StatusOK)
+	if n := f.events()["logout"]; n != 0 {
+		t.Errorf("%d sessions were ended", n)
+	}
+}
+
+// The session that a login takes the place of does not count as one of the user's: no other
+// one is ended in its stead.
+func TestALoginInPlaceOfASessionIsNotOneTooMany(t *testing.T) {
+	t.Parallel()
+	f := start(t, setup{replicas: 1, sessions: 2})
+	elsewhere := f.login(0)
+	f.older(elsewhere)
+	here := f.login(0)
+	f.post(0, "/auth/token", form("username", alice, "password", password), cookie(here.refresh)).is(http.StatusOK)
+	f.alive(elsewhere.access)
+	f.dead(here)
+	if n := f.events()["session_ended"]; n != 0 {
+		t.Errorf("%d sessions were ended by the limit", n)
+	}
 }
 
 // A login whose refresh token goes into the body ends the cookie's session, too, and takes

@@ -56,6 +56,9 @@ type NewSession struct {
 	JKT string
 	// ReadAt is when the account was read, as [Store.Lookup] returned it.
 	ReadAt time.Time
+	// Leaving are sessions that the caller ends once this one is there. Those of the same
+	// user do not count towards [Options.SessionsPerUser].
+	Leaving []ID
 	// Charge is what the attempt was charged that found the password right: it is taken
 	// back in the same round trip, if it can be.
 	Charge Charge
@@ -114,6 +117,9 @@ func (s *Store) Login(ctx context.Context, n NewSession) (Grant, error) {
 		milliseconds(s.life.Refresh), milliseconds(s.life.Session), milliseconds(s.life.Access), milliseconds(skewPad),
 		n.ReadAt.UnixMilli(), n.Claims, n.JKT, s.perUser,
 	}}
+	for _, sid := range n.Leaving {
+		login.args = append(login.args, sid.String())
+	}
 	replies, err := s.runAll(ctx, append([]call{login}, n.Charge.refunds...), 0)
 	if err != nil {
 		return Grant{}, err
