@@ -37,7 +37,9 @@ func (a *api) login(c *gin.Context) error {
 	if err != nil {
 		return err
 	}
-	req.earlier = a.families(a.refreshCookies(c.Request))
+	if req.earlier = a.families(a.refreshCookies(c.Request)); len(req.earlier) > maxShown {
+		return a.tooManyShown(c)
+	}
 	proof, err := a.offeredProof(c)
 	if err != nil {
 		return err

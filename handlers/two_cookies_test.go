@@ -2,6 +2,7 @@ package handlers_test
 
 import (
 	"context"
+	"crypto/rand"
 	"io"
 	"net/http"
 	"net/http/cookiejar"
@@ -14,6 +15,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/latchkey-auth/latchkey/handlers"
+	"github.com/latchkey-auth/latchkey/internal/refreshtoken"
 	"github.com/latchkey-auth/latchkey/tokenstore"
 )
 
@@ -250,6 +252,53 @@ func TestALoginThatCannotEndTheSessionBefore(t *testing.T) {
 	carols := f.login(0)
 	f.post(0, "/auth/token", form("username", "bob", "password", "wrong"), cookie(carols.refresh)).is(http.StatusUnauthorized)
 	f.alive(carols.access)
+}
+
+// A request with tokens of more sessions than any browser has ends none of them, asks Redis
+// nothing, and has the browser delete its cookies.
+func TestTokensOfTooManySessions(t *testing.T) {
+	t.Parallel()
+	f := start(t, setup{replicas: 1})
+	s := f.login(0)
+	other, err := refreshtoken.New([]byte("canary-other-secret-0123456789abcdef0123456789"))
+	f.check(err)
+	// made returns n tokens of sessions that there are not, in cookies.
+	made := func(codec *refreshtoken.Codec, n int) (list []option) {
+		uid := f.replicas[0].store.UserID(alice)
+		for range n {
+			sid, err := f.replicas[0].store.NewID(uid)
+			f.check(err)
+			token, err := codec.First(sid, uid, rand.Reader)
+			f.check(err)
+			list = append(list, cookie(codec.Encode(token)))
+		}
+		return list
+	}
+	right := form("username", alice, "password", password)
+	for name, c := range map[string]struct {
+		path    string
+		options []option
+	}{
+		"a logout":                          {"/auth/logout", append(made(f.codec, 16), bearer(s.access))},
+		"a logout that cannot check them":   {"/auth/logout", append(made(other, 16), bearer(s.access))},
+		"a logout with one token in a body": {"/auth/logout", append(made(f.codec, 16), form("refresh_token", s.refresh))},
+		"a login":                           {"/auth/token", append(made(f.codec, 17), right)},
+	} {
+		before := f.replicas[0].trips.n.Load()
+		a := f.post(0, c.path, c.options...)
+		a.fails(http.StatusBadRequest, "invalid_request", "Tokens of more than 16 sessions were sent. Nothing has ended; the browser was told to delete the cookies")
+		if n := f.replicas[0].trips.n.Load() - before; n != 0 {
+			t.Errorf("%s: %d round trips", name, n)
+		}
+		set := a.cookies("refresh_token")
+		if len(set) == 0 || slices.ContainsFunc(set, func(c *http.Cookie) bool { return c.MaxAge >= 0 }) {
+			t.Errorf("%s: the cookies stay: %v", name, set)
+		}
+	}
+	f.alive(s.access)
+	f.post(0, "/auth/logout", append(made(f.codec, 15), bearer(s.access))...).is(http.StatusOK)
+	f.dead(s)
+	f.post(0, "/auth/token", append(made(f.codec, 16), right)...).is(http.StatusOK)
 }
 
 // lost forwards scripts to Redis and loses the answer of those that it is told to.
