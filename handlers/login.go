@@ -311,6 +311,10 @@ func (a *api) openSession(c *gin.Context, found tokenstore.Lookup, client tokens
 		Subject: account.Subject, Username: account.Username, Scope: scope, Claims: account.Claims, ClientID: m.grant.ClientID,
 		Device: device(c.Request.UserAgent()), Address: c.ClientIP(), ReadAt: found.ReadAt, JKT: jkt, Leaving: leaving, Charge: found.Charge,
 	})
+	if errors.Is(err, tokenstore.ErrUnavailable) {
+		// The session may be there.
+		a.note(c, EventLogin, slog.String("sub", account.Subject), slog.String("sid", sid.String()), slog.Bool("confirmed", false))
+	}
 	for _, ended := range m.grant.Ended {
 		a.note(c, EventSessionEnded, slog.String("sub", account.Subject), slog.String("sid", ended.String()), slog.String("reason", "limit"), slog.Bool("confirmed", false))
 	}

@@ -361,6 +361,11 @@ func TestALoginWithoutAnAnswerOfRedisEndsNothing(t *testing.T) {
 	if set := failed.header.Values("Set-Cookie"); len(set) != 0 {
 		t.Errorf("cookies: %q", set)
 	}
+	lines := f.lines()
+	i := slices.IndexFunc(lines, func(l map[string]any) bool { return l["event"] == "login" && l["sub"] == "bob" })
+	if i < 0 || lines[i]["confirmed"] != any(false) {
+		t.Errorf("the session that may be there is no event with confirmed=false: %v", lines)
+	}
 	f.alive(alices.access)
 	f.post(0, "/auth/refresh", cookie(alices.refresh)).is(http.StatusOK)
 	if n := f.events()["logout"]; n != 0 {
