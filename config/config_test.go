@@ -411,6 +411,7 @@ func TestStatusListFaults(t *testing.T) {
 func TestClaimsWebhookFaults(t *testing.T) {
 	for name, c := range map[string]struct{ url, secret, want string }{
 		"password":        {"https://user:canary@claims.example.com", claimsSecret, "LATCHKEY_CLAIMS_URL: holds a user name or password"},
+		"query":           {"https://claims.example.com/c?api_key=canary", claimsSecret, "LATCHKEY_CLAIMS_URL: holds a query"},
 		"scheme":          {"ftp://claims.example.com", claimsSecret, "LATCHKEY_CLAIMS_URL: not a URL"},
 		"no host":         {"https://", claimsSecret, "LATCHKEY_CLAIMS_URL: not a URL"},
 		"short secret":    {"https://claims.example.com", "hunter2", "LATCHKEY_CLAIMS_SECRET: 7 bytes long; at least 32 are needed"},

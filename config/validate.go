@@ -135,6 +135,9 @@ func (c *Config) checkClaims(f *collector) {
 	switch {
 	case err == nil && u.User != nil:
 		f.add("LATCHKEY_CLAIMS_URL", "holds a user name or password", "leave them out: the request is signed")
+	case err == nil && (u.RawQuery != "" || u.ForceQuery):
+		// The URL is shown by latchkey config: it is no place for a key.
+		f.add("LATCHKEY_CLAIMS_URL", "holds a query", "leave it out: the request is signed with LATCHKEY_CLAIMS_SECRET")
 	case err != nil, u.Scheme != "https" && u.Scheme != "http", u.Hostname() == "", u.Fragment != "":
 		f.add("LATCHKEY_CLAIMS_URL", "not a URL", "write https://host[:port][/path]")
 	}

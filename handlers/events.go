@@ -13,7 +13,7 @@ type Event string
 
 // The security events, all of them.
 const (
-	EventLogin           Event = "login"
+	EventLogin           Event = "login"        // with confirmed=false if Redis did not answer: the session may be there
 	EventLoginFailed     Event = "login_failed" // reason: unknown_user, password, disabled
 	EventLoginThrottled  Event = "login_throttled"
 	EventRefresh         Event = "refresh"

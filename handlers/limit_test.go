@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strings"
 	"testing"
 )
 
@@ -45,6 +46,19 @@ func TestALoginTooManyIsAnEvent(t *testing.T) {
 	const kind = `latchkey_logouts_total{kind="limit"}`
 	if n := f.series()[kind] - series[kind]; n != 1 {
 		t.Errorf("%s counted %v, want 1", kind, n)
+	}
+}
+
+// The surplus ends, and the answer of Redis is lost: that they may have ended is an event.
+func TestALoginTooManyWithoutAnAnswerIsAnEvent(t *testing.T) {
+	t.Parallel()
+	f := start(t, setup{replicas: 1, sessions: 1})
+	first := f.login(0)
+	again := f.loses(0, func(arg string) bool { return strings.HasSuffix(arg, ":deny:"+f.claim(first.access, "sid")) })
+	f.login(0)
+	again()
+	if e := f.recorded("session_ended"); e["sid"] != f.claim(first.access, "sid") || e["reason"] != "limit" || e["confirmed"] != any(false) {
+		t.Errorf("event: %v", e)
 	}
 }
 

@@ -25,6 +25,8 @@ type loginRequest struct {
 	inBody                    bool   // refresh_delivery=body
 	// shown is the registered client that logs the user in; zero if none does.
 	shown shownClient
+	// earlier are the refresh tokens whose cookies came along, one for each session.
+	earlier []refreshtoken.Token
 }
 
 // login is POST /auth/token: two round trips, one to read the account and charge the
@@ -34,6 +36,9 @@ func (a *api) login(c *gin.Context) error {
 	req, err := readLogin(c)
 	if err != nil {
 		return err
+	}
+	if req.earlier = a.families(a.refreshCookies(c.Request)); len(req.earlier) > maxShown {
+		return a.tooManyShown(c)
 	}
 	proof, err := a.offeredProof(c)
 	if err != nil {
@@ -62,6 +67,11 @@ func (a *api) login(c *gin.Context) error {
 	if _, err := a.loginClient(c, req.shown); err != nil {
 		return err
 	}
+	if err := a.endEarlier(c, req.earlier); err != nil {
+		// The browser keeps its cookies, so nobody will ever use the new session.
+		a.abandon(c, m)
+		return err
+	}
 	answer, err := a.issue(c, m, token, req.inBody)
 	if err != nil {
 		return err
@@ -87,7 +97,7 @@ func (a *api) admit(c *gin.Context, req loginRequest, account tokenstore.Lookup,
 	if err := a.spend(c, proof); err != nil {
 		return refreshtoken.Token{}, minted{}, err
 	}
-	token, m, err := a.openSession(c, account, client, scope, proof.JKT())
+	token, m, err := a.openSession(c, account, client, scope, proof.JKT(), req.earlier)
 	if errors.Is(err, tokenstore.ErrSuperseded) {
 		// The password that was right a moment ago has just been changed.
 		err = errCredentials
@@ -269,8 +279,9 @@ func (a *api) upgradeHash(c *gin.Context, account tokenstore.Account, password s
 }
 
 // openSession makes a session, bound to the key with the thumbprint jkt or to none, and
-// its first refresh token, and returns what its access token is made of.
-func (a *api) openSession(c *gin.Context, found tokenstore.Lookup, client tokenstore.Client, scope, jkt string) (refreshtoken.Token, minted, error) {
+// its first refresh token, and returns what its access token is made of. The caller ends
+// the earlier sessions afterwards.
+func (a *api) openSession(c *gin.Context, found tokenstore.Lookup, client tokenstore.Client, scope, jkt string, earlier []refreshtoken.Token) (refreshtoken.Token, minted, error) {
 	account, uid := found.Account, a.Store.UserID(found.Account.Subject)
 	sid, err := a.Store.NewID(uid)
 	if err != nil {
@@ -290,15 +301,20 @@ func (a *api) openSession(c *gin.Context, found tokenstore.Lookup, client tokens
 	if err := a.fits(m); err != nil {
 		return token, m, err
 	}
-	if err := a.endEarlier(c); err != nil {
-		return token, m, err
+	leaving := make([]tokenstore.ID, 0, len(earlier))
+	for _, e := range earlier {
+		leaving = append(leaving, e.SID)
 	}
 	// A client that goes away does not interrupt this: else nobody would know of the session.
 	m.grant, err = a.Store.Login(context.WithoutCancel(c.Request.Context()), tokenstore.NewSession{
 		SID: sid, UID: uid, Hash: token.Hash(),
 		Subject: account.Subject, Username: account.Username, Scope: scope, Claims: account.Claims, ClientID: m.grant.ClientID,
-		Device: device(c.Request.UserAgent()), Address: c.ClientIP(), ReadAt: found.ReadAt, JKT: jkt, Charge: found.Charge,
+		Device: device(c.Request.UserAgent()), Address: c.ClientIP(), ReadAt: found.ReadAt, JKT: jkt, Leaving: leaving, Charge: found.Charge,
 	})
+	if errors.Is(err, tokenstore.ErrUnavailable) {
+		// The session may be there.
+		a.note(c, EventLogin, slog.String("sub", account.Subject), slog.String("sid", sid.String()), slog.Bool("confirmed", false))
+	}
 	for _, ended := range m.grant.Ended {
 		a.note(c, EventSessionEnded, slog.String("sub", account.Subject), slog.String("sid", ended.String()), slog.String("reason", "limit"), slog.Bool("confirmed", false))
 	}
@@ -309,16 +325,26 @@ func (a *api) openSession(c *gin.Context, found tokenstore.Lookup, client tokens
 // A cookie whose path and domain are unknown cannot be deleted reliably. If its session
 // lived on, the browser could later refresh as the user of that session.
 //
-// The caller does this before it makes the new session: if it fails, the login fails, the
-// cookies stay, and the login can be sent again.
-func (a *api) endEarlier(c *gin.Context) error {
-	for _, token := range a.families(a.refreshCookies(c.Request)) {
+// The caller does this after it has opened the new session and before it hands out the
+// tokens: if the new session cannot be opened, the old ones live on; if the old ones cannot
+// be ended, the login fails, the cookies stay, and the login can be sent again.
+func (a *api) endEarlier(c *gin.Context, earlier []refreshtoken.Token) error {
+	for _, token := range earlier {
 		end := tokenstore.SessionEnd{SID: token.SID, UID: token.UID}
 		if err := a.endOne(c, EventLogout, end); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// abandon ends a new session whose tokens nobody was given. If it cannot, the session
+// stays in the user's list until it expires. Nobody waits until every replica knows.
+func (a *api) abandon(c *gin.Context, m minted) {
+	_, err := a.Store.Revoke(context.WithoutCancel(c.Request.Context()), tokenstore.SessionEnd{SID: m.sid, UID: m.uid})
+	if err == nil || errors.Is(err, tokenstore.ErrUnavailable) {
+		a.note(c, EventLogout, slog.String("sid", m.sid.String()), slog.Bool("confirmed", false))
+	}
 }
 
 // rememberDevice makes whoever has logged in a known device: a browser by a cookie, others

@@ -21,6 +21,17 @@ type message struct {
 	Message string `json:"message"`
 }
 
+// maxShown is how many sessions the tokens of one logout may name, and the refresh cookies
+// of one login. Each costs a round trip or two and an event; no browser comes by so many.
+const maxShown = 16
+
+// tooManyShown refuses a request with tokens of more than maxShown sessions. Nothing has
+// ended. The cookies go, so that the browser can be used again.
+func (a *api) tooManyShown(c *gin.Context) error {
+	a.expireShown(c)
+	return badRequest("Tokens of more than %d sessions were sent. Nothing has ended; the browser was told to delete the cookies", maxShown)
+}
+
 // logout is POST /auth/logout. It ends the session of each token that is shown: cookies,
 // access token, and refresh token in the body. It costs one round trip a session and the
 // confirmation, and one or two more if a token cannot be checked.
@@ -37,6 +48,9 @@ func (a *api) logout(c *gin.Context) error {
 	shown, err := a.sessionsShown(c, p["refresh_token"])
 	if err != nil {
 		return err
+	}
+	if shown.count() > maxShown {
+		return a.tooManyShown(c)
 	}
 	for _, end := range shown.ends {
 		if err := a.endOne(c, EventLogout, end); err != nil {
@@ -116,6 +130,18 @@ func (s *shownSessions) end(e tokenstore.SessionEnd) {
 
 func (s *shownSessions) ended(sid tokenstore.ID) bool {
 	return slices.ContainsFunc(s.ends, func(e tokenstore.SessionEnd) bool { return e.SID == sid })
+}
+
+// count is how many sessions there are, those that may not be ended included.
+func (s *shownSessions) count() int {
+	sids := map[tokenstore.ID]bool{}
+	for _, e := range s.ends {
+		sids[e.SID] = true
+	}
+	for _, left := range s.left {
+		sids[left.sid] = true
+	}
+	return len(sids)
 }
 
 // sessionsShown reads the tokens of a logout. Errors: a [requestError];

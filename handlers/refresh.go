@@ -15,8 +15,8 @@ import (
 )
 
 // maxFamilies is how many families of refresh tokens one refresh may try: a
-// browser with a cookie left over from an earlier path has two. A logout and a login have
-// no such bound but that of the request's headers: they must end what they were shown.
+// browser with a cookie left over from an earlier path has two. A logout and a login, which
+// must end what they are shown, have the bound maxShown.
 const maxFamilies = 4
 
 // refresh is POST /auth/refresh: one round trip, and one for a DPoP proof. If cookies of

@@ -1,6 +1,9 @@
 package handlers_test
 
 import (
+	"context"
+	"crypto/rand"
+	"io"
 	"net/http"
 	"net/http/cookiejar"
 	"net/url"
@@ -9,7 +12,10 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/redis/go-redis/v9"
+
 	"github.com/latchkey-auth/latchkey/handlers"
+	"github.com/latchkey-auth/latchkey/internal/refreshtoken"
 	"github.com/latchkey-auth/latchkey/tokenstore"
 )
 
@@ -209,8 +215,8 @@ func TestATheftAmongSeveralCookies(t *testing.T) {
 	}
 }
 
-// A login ends what its cookies name before it opens anything: when it cannot, it is a
-// 503, the cookies stay, and nobody is logged in.
+// A login that cannot end what its cookies name is a 503: the cookies stay, and the session
+// that it has opened is ended again.
 func TestALoginThatCannotEndTheSessionBefore(t *testing.T) {
 	t.Parallel()
 	f := start(t, setup{replicas: 1})
@@ -219,9 +225,25 @@ func TestALoginThatCannotEndTheSessionBefore(t *testing.T) {
 	// A denial of another type makes the script that ends the session fail, and it alone.
 	deny := f.keyOf("deny", alices.access, "sid")
 	f.check(f.rdb.HSet(t.Context(), deny, "a", "b").Err())
-	f.post(0, "/auth/token", form("username", "bob", "password", password), cookie(alices.refresh)).is(http.StatusServiceUnavailable)
-	if n := f.events()["login"]; n != 1 {
-		t.Errorf("%d logins, want that of alice alone", n)
+	failed := f.post(0, "/auth/token", form("username", "bob", "password", password), cookie(alices.refresh)).is(http.StatusServiceUnavailable)
+	if set := failed.header.Values("Set-Cookie"); len(set) != 0 {
+		t.Errorf("cookies: %q", set)
+	}
+	var opened, ended []any // sessions, by the events
+	for _, l := range f.lines() {
+		if l["event"] == "login" {
+			opened = append(opened, l["sid"])
+		}
+		if l["event"] == "logout" && l["confirmed"] == any(false) {
+			ended = append(ended, l["sid"])
+		}
+	}
+	if !slices.Equal(opened, ended) { // alice's, which may have ended, and bob's
+		t.Errorf("opened %v, ended %v", opened, ended)
+	}
+	bobs := f.loginAs(0, "bob", password)
+	if list := f.sessions(bobs.access); len(list) != 1 {
+		t.Errorf("bob has %d sessions, want 1", len(list))
 	}
 	f.check(f.rdb.Del(t.Context(), deny).Err())
 	f.post(0, "/auth/token", form("username", "bob", "password", password), cookie(alices.refresh)).is(http.StatusOK)
@@ -230,6 +252,141 @@ func TestALoginThatCannotEndTheSessionBefore(t *testing.T) {
 	carols := f.login(0)
 	f.post(0, "/auth/token", form("username", "bob", "password", "wrong"), cookie(carols.refresh)).is(http.StatusUnauthorized)
 	f.alive(carols.access)
+}
+
+// A request with tokens of more sessions than any browser has ends none of them, asks Redis
+// nothing, and has the browser delete its cookies.
+func TestTokensOfTooManySessions(t *testing.T) {
+	t.Parallel()
+	f := start(t, setup{replicas: 1})
+	s := f.login(0)
+	other, err := refreshtoken.New([]byte("canary-other-secret-0123456789abcdef0123456789"))
+	f.check(err)
+	// made returns n tokens of sessions that there are not, in cookies.
+	made := func(codec *refreshtoken.Codec, n int) (list []option) {
+		uid := f.replicas[0].store.UserID(alice)
+		for range n {
+			sid, err := f.replicas[0].store.NewID(uid)
+			f.check(err)
+			token, err := codec.First(sid, uid, rand.Reader)
+			f.check(err)
+			list = append(list, cookie(codec.Encode(token)))
+		}
+		return list
+	}
+	right := form("username", alice, "password", password)
+	for name, c := range map[string]struct {
+		path    string
+		options []option
+	}{
+		"a logout":                          {"/auth/logout", append(made(f.codec, 16), bearer(s.access))},
+		"a logout that cannot check them":   {"/auth/logout", append(made(other, 16), bearer(s.access))},
+		"a logout with one token in a body": {"/auth/logout", append(made(f.codec, 16), form("refresh_token", s.refresh))},
+		"a login":                           {"/auth/token", append(made(f.codec, 17), right)},
+	} {
+		before := f.replicas[0].trips.n.Load()
+		a := f.post(0, c.path, c.options...)
+		a.fails(http.StatusBadRequest, "invalid_request", "Tokens of more than 16 sessions were sent. Nothing has ended; the browser was told to delete the cookies")
+		if n := f.replicas[0].trips.n.Load() - before; n != 0 {
+			t.Errorf("%s: %d round trips", name, n)
+		}
+		set := a.cookies("refresh_token")
+		if len(set) == 0 || slices.ContainsFunc(set, func(c *http.Cookie) bool { return c.MaxAge >= 0 }) {
+			t.Errorf("%s: the cookies stay: %v", name, set)
+		}
+	}
+	f.alive(s.access)
+	f.post(0, "/auth/logout", append(made(f.codec, 15), bearer(s.access))...).is(http.StatusOK)
+	f.dead(s)
+	f.post(0, "/auth/token", append(made(f.codec, 16), right)...).is(http.StatusOK)
+}
+
+// lost forwards scripts to Redis and loses the answer of those that it is told to.
+type lost struct {
+	redis.Hook
+	match func(cmds ...redis.Cmder) bool
+}
+
+func (l lost) DialHook(next redis.DialHook) redis.DialHook { return next }
+
+func (l lost) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		err := next(ctx, cmd)
+		if l.match(cmd) {
+			err = io.ErrUnexpectedEOF
+			cmd.SetErr(err)
+		}
+		return err
+	}
+}
+
+func (l lost) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(ctx context.Context, cmds []redis.Cmder) error {
+		err := next(ctx, cmds)
+		if l.match(cmds...) {
+			err = io.ErrUnexpectedEOF
+			for _, cmd := range cmds {
+				cmd.SetErr(err)
+			}
+		}
+		return err
+	}
+}
+
+// loses has a replica lose the answer of every command that has one of the arguments.
+func (f *fleet) loses(replica int, argument func(string) bool) (again func()) {
+	var off atomic.Bool
+	f.replicas[replica].rdb.AddHook(lost{match: func(cmds ...redis.Cmder) bool {
+		return !off.Load() && slices.ContainsFunc(cmds, func(cmd redis.Cmder) bool {
+			return slices.ContainsFunc(cmd.Args(), func(arg any) bool {
+				text, ok := arg.(string)
+				return ok && argument(text)
+			})
+		})
+	}})
+	return func() { off.Store(true) }
+}
+
+// Redis opens the session and its answer is lost: the session whose cookie came along lives
+// on, since the browser still has it alone.
+func TestALoginWithoutAnAnswerOfRedisEndsNothing(t *testing.T) {
+	t.Parallel()
+	f := start(t, setup{replicas: 1})
+	f.account(tokenstore.Account{Username: "bob"}, password)
+	alices := f.login(0)
+	bob := f.replicas[0].store.UserID("bob")
+	again := f.loses(0, func(arg string) bool { return strings.HasSuffix(arg, ":us:"+bob.String()) })
+	failed := f.post(0, "/auth/token", form("username", "bob", "password", password), cookie(alices.refresh)).is(http.StatusServiceUnavailable)
+	again()
+	if set := failed.header.Values("Set-Cookie"); len(set) != 0 {
+		t.Errorf("cookies: %q", set)
+	}
+	lines := f.lines()
+	i := slices.IndexFunc(lines, func(l map[string]any) bool { return l["event"] == "login" && l["sub"] == "bob" })
+	if i < 0 || lines[i]["confirmed"] != any(false) {
+		t.Errorf("the session that may be there is no event with confirmed=false: %v", lines)
+	}
+	f.alive(alices.access)
+	f.post(0, "/auth/refresh", cookie(alices.refresh)).is(http.StatusOK)
+	if n := f.events()["logout"]; n != 0 {
+		t.Errorf("%d sessions were ended", n)
+	}
+}
+
+// The session that a login takes the place of does not count as one of the user's: no other
+// one is ended in its stead.
+func TestALoginInPlaceOfASessionIsNotOneTooMany(t *testing.T) {
+	t.Parallel()
+	f := start(t, setup{replicas: 1, sessions: 2})
+	elsewhere := f.login(0)
+	f.older(elsewhere)
+	here := f.login(0)
+	f.post(0, "/auth/token", form("username", alice, "password", password), cookie(here.refresh)).is(http.StatusOK)
+	f.alive(elsewhere.access)
+	f.dead(here)
+	if n := f.events()["session_ended"]; n != 0 {
+		t.Errorf("%d sessions were ended by the limit", n)
+	}
 }
 
 // A login whose refresh token goes into the body ends the cookie's session, too, and takes

@@ -28,7 +28,9 @@ const (
 //
 // The query's scope, "a b" or given repeatedly, names what the token must have
 // been granted. What a proxy appends to the path is the client's, query and all,
-// and demands nothing.
+// and demands nothing. /auth/verify/ with nothing behind it may be either, the setting of a
+// proxy or a question about the client's path /; its scope is demanded, since a demand that
+// got lost would let everybody through.
 //
 // The request's body is never read: a proxy may announce one that it keeps to
 // itself.
@@ -40,7 +42,7 @@ func (a *api) verify(c *gin.Context) error {
 		h.Set("Connection", "close")
 	}
 	var demanded []string
-	if q := c.Request.URL.RawQuery; q != "" && c.Request.URL.Path == verifyPath {
+	if q := c.Request.URL.RawQuery; q != "" && (c.Request.URL.Path == verifyPath || c.Request.URL.Path == verifyPath+"/") {
 		var err error
 		if demanded, err = demandedScope(q); err != nil {
 			return err

@@ -123,7 +123,9 @@ func TestVerifyDemandsScope(t *testing.T) {
 			a.hasHeader("WWW-Authenticate", fmt.Sprintf(
 				`Bearer realm="latchkey", error="insufficient_scope", error_description="The access token lacks a scope", scope=%q`, names))
 		}
-		if want != 400 { // who it is comes before what it may
+		f.get(0, "/auth/verify/?"+query, bearer(s.access)).is(want)
+		f.get(0, "/auth/verify/orders?"+query, bearer(s.access)).is(204) // the client's own query
+		if want != 400 {                                                 // who it is comes before what it may
 			f.get(0, "/auth/verify?"+query).fails(401, "unauthorized", "Not authenticated")
 			f.get(0, "/auth/verify?"+query, bearer("x")).fails(401, "invalid_token", "")
 		}

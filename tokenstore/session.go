@@ -56,6 +56,9 @@ type NewSession struct {
 	JKT string
 	// ReadAt is when the account was read, as [Store.Lookup] returned it.
 	ReadAt time.Time
+	// Leaving are sessions that the caller ends once this one is there. Those of the same
+	// user do not count towards [Options.SessionsPerUser].
+	Leaving []ID
 	// Charge is what the attempt was charged that found the password right: it is taken
 	// back in the same round trip, if it can be.
 	Charge Charge
@@ -84,7 +87,8 @@ type Grant struct {
 	// Current is set when the shown refresh token is the current one, and stays it. It is
 	// the token to hand out then, in place of a successor.
 	Current bool
-	// Ended are the user's sessions that a login has ended because there were too many.
+	// Ended are the user's sessions that a login has ended because there were too many. If
+	// Redis did not answer, they may live on.
 	Ended []ID
 }
 
@@ -114,6 +118,9 @@ func (s *Store) Login(ctx context.Context, n NewSession) (Grant, error) {
 		milliseconds(s.life.Refresh), milliseconds(s.life.Session), milliseconds(s.life.Access), milliseconds(skewPad),
 		n.ReadAt.UnixMilli(), n.Claims, n.JKT, s.perUser,
 	}}
+	for _, sid := range n.Leaving {
+		login.args = append(login.args, sid.String())
+	}
 	replies, err := s.runAll(ctx, append([]call{login}, n.Charge.refunds...), 0)
 	if err != nil {
 		return Grant{}, err
@@ -138,8 +145,8 @@ func (s *Store) Login(ctx context.Context, n NewSession) (Grant, error) {
 	return g, nil
 }
 
-// endSurplus ends sessions of a user and returns them, or none if they may not have
-// ended. Nobody is told that they have, so it waits neither for replicas of Redis nor for
+// endSurplus ends sessions of a user and returns those that may have ended: all of them,
+// even if Redis did not answer. Nobody is told that they have, so it waits neither for replicas of Redis nor for
 // followers.
 func (s *Store) endSurplus(ctx context.Context, uid ID, sids []ID) []ID {
 	calls := make([]call, 0, len(sids))
@@ -153,7 +160,8 @@ func (s *Store) endSurplus(ctx context.Context, uid ID, sids []ID) []ID {
 	if len(calls) == 0 {
 		return nil
 	}
-	if _, err := s.runAll(ctx, calls, 0); err != nil {
+	_, err := s.runAll(ctx, calls, 0)
+	if err != nil && !errors.Is(err, ErrUnavailable) {
 		return nil
 	}
 	return sids

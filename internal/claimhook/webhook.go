@@ -22,6 +22,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"strconv"
 	"time"
 )
@@ -99,7 +100,7 @@ func (w *Webhook) Claims(ctx context.Context, r Request) (map[string]json.RawMes
 	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, w.o.URL, bytes.NewReader(body))
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrFailed, err)
+		return nil, fmt.Errorf("%w: %w", ErrFailed, withoutURL(err))
 	}
 	timestamp := strconv.FormatInt(w.o.Now().Unix(), 10)
 	req.Header.Set("Content-Type", "application/json")
@@ -108,10 +109,20 @@ func (w *Webhook) Claims(ctx context.Context, r Request) (map[string]json.RawMes
 	req.Header.Set(HeaderSignature, Sign(w.o.Key, timestamp, body))
 	resp, err := w.client.Do(req)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrFailed, err)
+		return nil, fmt.Errorf("%w: %w", ErrFailed, withoutURL(err))
 	}
 	defer func() { _ = resp.Body.Close() }()
 	return read(resp)
+}
+
+// withoutURL is the cause of an error of package http, which would name the URL: it may
+// hold a secret, and the error is logged.
+func withoutURL(err error) error {
+	var named *url.Error
+	if errors.As(err, &named) {
+		return named.Err
+	}
+	return err
 }
 
 // Sign returns the signature of a request: what its receiver computes too, and

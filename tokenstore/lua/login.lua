@@ -10,6 +10,7 @@
 --      15 claims of the account
 --      16 thumbprint of the key that the tokens are bound to, or ''
 --      17 how many sessions the user may have, or 0 for any number
+--      18.. sids of sessions that the caller ends after this one is there: they do not count
 -- With KEYS 7 the session gets a place in a status list.
 -- Returns {0, now, refresh expiry, user epoch, log epoch, created, place or 0, surplus}
 --           surplus are sids of the user's sessions that are too many now: the caller
@@ -30,6 +31,12 @@ local function surplus(list, limit, sid, now)
   local sids = {}
   local expired = redis.call('ZCOUNT', list, '-inf', now)
   local over = redis.call('ZCARD', list) - expired - limit
+  for i = 18, #ARGV do
+    local ends = redis.call('ZSCORE', list, ARGV[i])
+    if ends and tonumber(ends) > now then
+      over = over - 1
+    end
+  end
   if limit > 0 and over > 0 then
     local most = math.min(over, 4)
     for _, other in ipairs(redis.call('ZRANGE', list, expired + over - most, expired + over)) do
