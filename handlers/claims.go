@@ -86,7 +86,7 @@ func (a *api) usable(m minted, asked extraClaims) error {
 			return fmt.Errorf("%w: %s is reserved", errClaimsAnswer, name)
 		}
 		if !jsontext.Whole(value) {
-			return fmt.Errorf("%w: %s is not UTF-8, or has an unpaired surrogate escape such as \\ud800", errClaimsAnswer, name)
+			return fmt.Errorf("%w: %s is not UTF-8, or has an unpaired surrogate escape, as of U+D800", errClaimsAnswer, name)
 		}
 	}
 	if len(asked) == 0 {

@@ -56,7 +56,7 @@ var (
 	errManyParams = badRequest("The request has more than %d parameters", maxParams)
 	// errCharacters: a decoder would put U+FFFD in its place, and different passwords
 	// would become one.
-	errCharacters = badRequest("The body is not UTF-8, or has an unpaired surrogate escape such as \\ud800")
+	errCharacters = badRequest("The body is not UTF-8, or has an unpaired surrogate escape, as of U+D800")
 )
 
 func formParams(body string) (params, error) {

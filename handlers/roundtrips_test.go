@@ -63,7 +63,7 @@ func TestRoundTrips(t *testing.T) {
 		{"introspect a refresh token", "POST", "/oauth2/introspect", oauth("token", user.refresh), 200, 2},
 		{"introspect garbage", "POST", "/oauth2/introspect", oauth("token", "garbage"), 200, 1},
 		{"revoke", "POST", "/oauth2/revoke", oauth("token", machine), 200, 2},
-		{"logout-all", "POST", "/auth/logout-all", []option{bearer(s.access)}, 200, 2},
+		{"logout-all", "POST", "/auth/logout-all", []option{bearer(s.access)}, 200, 3},
 		{"refresh with garbage", "POST", "/auth/refresh", []option{cookie("garbage")}, 401, 0},
 		{"verify of garbage", "GET", "/auth/verify", []option{bearer("garbage")}, 401, 0},
 	} {

@@ -206,8 +206,8 @@ func TestWhatCouldNotBeEndedEndsWithALaterLogin(t *testing.T) {
 	a.scored(time.Hour)
 	b.scored(2 * time.Hour)
 	c := f.login("alice")
-	if len(c.grants[0].Ended) != 0 {
-		t.Errorf("said to have ended: %v", c.grants[0].Ended)
+	if diff := cmp.Diff([]tokenstore.ID{a.sid}, c.grants[0].Ended); diff != "" {
+		t.Errorf("that may have ended (-want +got):\n%s", diff)
 	}
 	is(t, "the login", c.verify(0), nil)
 	is(t, "the one too many", a.verify(0), nil)
