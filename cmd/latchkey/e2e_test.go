@@ -180,6 +180,7 @@ func account(t *testing.T, redisURL string, others ...string) {
 	t.Helper()
 	cfg := config.Dev()
 	cfg.RedisURL = config.RedisURL(redisURL)
+	cfg.RedisTimeout = 5 * time.Second // a busy machine is not an outage
 	rdb, store, err := openStore(cfg, storeObserver{})
 	if err != nil {
 		t.Fatal(err)
