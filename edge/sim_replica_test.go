@@ -383,7 +383,7 @@ func (r *replica) took(out outcome) {
 		}
 	}
 	if w.faults.dropEarly {
-		r.shard.deny.width = 300 * time.Millisecond
+		r.shard.deny.width, r.shard.deny.current.until, r.shard.deny.previous.until = 300*time.Millisecond, 0, 0
 	}
 	if w.faults.skipRestore {
 		return
