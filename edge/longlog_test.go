@@ -38,9 +38,9 @@ return seq`
 
 // fillLog appends n revocations of sessions to the logs of all shards, which must have heads.
 // It returns some of the sessions.
-func fillLog(t testing.TB, rdb redis.UniversalClient, n int, keep time.Duration) []tokenstore.ID {
+func fillLog(t testing.TB, rdb redis.UniversalClient, n int) []tokenstore.ID {
 	t.Helper()
-	const shards = 16
+	const shards, keep = 16, 15 * time.Minute
 	var some []tokenstore.ID
 	until := time.Now().Add(keep).UnixMilli()
 	for shard := range shards {
@@ -137,7 +137,7 @@ func TestAReplicaStartsUnderALongLog(t *testing.T) {
 	server, ring := startRedis(t), newRing(t)
 	n := newNode(t, server.URL(), ring, nodeOptions{}).ready()
 	size := longLog(t)
-	gone := fillLog(t, n.rdb, size, 15*time.Minute)
+	gone := fillLog(t, n.rdb, size)
 	eventually(t, "the first replica has caught up", func() bool { return n.follower.Stats().Denied >= size && n.follower.Stats().Leased == 16 })
 	n.vouches()
 
@@ -197,7 +197,7 @@ func TestAGapUnderALongLog(t *testing.T) {
 	lease := 300 * time.Millisecond
 	nodes := []*node{newNode(t, server.URL(), ring, nodeOptions{lease: lease}).ready(), newNode(t, server.URL(), ring, nodeOptions{lease: lease}).ready()}
 	n, size := nodes[0], longLog(t)
-	gone := fillLog(t, n.rdb, size, 15*time.Minute)
+	gone := fillLog(t, n.rdb, size)
 	for _, n := range nodes {
 		eventually(t, "the log is known", func() bool { return n.follower.Stats().Denied >= size })
 		n.vouches()
@@ -259,7 +259,7 @@ func TestAFailoverUnderALongLog(t *testing.T) {
 	var pages atomic.Int64
 	n := newNode(t, primary.URL(), ring, nodeOptions{lease: 300 * time.Millisecond, dial: f.dial, storeTweak: reads(&pages)}).ready()
 	size := longLog(t)
-	gone := fillLog(t, n.rdb, size, 15*time.Minute)
+	gone := fillLog(t, n.rdb, size)
 	eventually(t, "the log is known", func() bool { return n.follower.Stats().Denied >= size })
 	n.vouches()
 	if err := n.rdb.Wait(t.Context(), 1, 10*time.Second).Err(); err != nil {
@@ -358,7 +358,7 @@ func TestReplicasThatStoodStillCatchUp(t *testing.T) {
 	frozen := []*node{newNode(t, server.URL(), ring, o).ready(), newNode(t, server.URL(), ring, o).ready()}
 	g.close()
 	size := longLog(t)
-	gone := fillLog(t, n.rdb, size, 15*time.Minute)
+	gone := fillLog(t, n.rdb, size)
 	stop := n.logouts(50, 0)
 	if _, failed := stop(); len(failed) > 0 {
 		t.Fatalf("while they stand still: %v", failed[0])
@@ -383,7 +383,7 @@ func TestALongLogOfASlowRedis(t *testing.T) {
 	server, ring := startRedis(t), newRing(t)
 	n := newNode(t, server.URL(), ring, nodeOptions{}).ready().vouches()
 	size := longLog(t) / 4
-	gone := fillLog(t, n.rdb, size, 15*time.Minute)
+	gone := fillLog(t, n.rdb, size)
 	g := barrier{delay: 100 * time.Millisecond}
 	stop := n.logouts(0, time.Millisecond)
 	slow := newNode(t, server.URL(), ring, nodeOptions{dial: g.dial})
@@ -427,7 +427,7 @@ func TestALongLogOfACluster(t *testing.T) {
 	first, store, rdb := open()
 	<-first.Ready()
 	size := longLog(t)
-	fillLog(t, rdb, size, 15*time.Minute)
+	fillLog(t, rdb, size)
 	eventually(t, "who was there has caught up", func() bool { return first.Stats().Denied >= size && first.Stats().Leased == 16 })
 	late, _, _ := open()
 	eventually(t, "who comes later has caught up", func() bool { return late.Stats().Denied >= size && late.Stats().Leased == 16 })

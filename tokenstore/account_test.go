@@ -323,6 +323,7 @@ func TestABudgetAfterTheClockWasSetBack(t *testing.T) {
 		return l.Wait
 	}
 	for wait() == 0 {
+		continue // until the budget is used up
 	}
 	w.step(-10 * time.Hour)
 	first := wait()

@@ -488,12 +488,18 @@ func (r *replica) run(ctx context.Context) error {
 func (r *replica) watchRedis(ctx context.Context) error {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
+	var booted <-chan struct{} // nil once it was noticed
+	if r.follower != nil {
+		booted = r.follower.Ready()
+	}
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
 		case <-r.keys.revoked:
+		case <-booted:
+			booted = nil
 		}
 		before := r.ready()
 		err := r.check(ctx)
