@@ -323,6 +323,9 @@ func (g *barrier) close() {
 func (g *barrier) open() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if g.shut == nil {
+		return
+	}
 	close(g.shut)
 	g.shut = nil
 }
@@ -357,8 +360,11 @@ func TestReplicasThatStoodStillCatchUp(t *testing.T) {
 	o := nodeOptions{lease: lease, dial: g.dial}
 	frozen := []*node{newNode(t, server.URL(), ring, o).ready(), newNode(t, server.URL(), ring, o).ready()}
 	g.close()
+	t.Cleanup(g.open) // or a test that failed could not end
 	size := longLog(t)
 	gone := fillLog(t, n.rdb, size)
+	eventually(t, "the first replica has caught up", func() bool { return n.follower.Stats().Denied >= size && n.follower.Stats().Leased == 16 })
+	n.vouches()
 	stop := n.logouts(50, 0)
 	if _, failed := stop(); len(failed) > 0 {
 		t.Fatalf("while they stand still: %v", failed[0])
