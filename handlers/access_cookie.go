@@ -28,8 +28,8 @@ import (
 // (caller, ownForwarded). A WebSocket handshake is a GET whose answers the other
 // page can read, so it must come from our own pages, too.
 
-// setAccessCookie hands out an access token of session sid for maxAge seconds. Its path is /, where the pages
-// are. If other access cookies came along, they go.
+// setAccessCookie hands out an access token of session sid for maxAge seconds. Its path is
+// /, where the pages are. If other access cookies came along, they go.
 func (a *api) setAccessCookie(c *gin.Context, sid tokenstore.ID, token string, maxAge int) {
 	if a.Settings.AccessCookie != "" {
 		if a.strayAccess(c.Request, sid) {

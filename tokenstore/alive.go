@@ -3,7 +3,6 @@ package tokenstore
 import (
 	"context"
 	"slices"
-	"strconv"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -24,7 +23,11 @@ func (s *Store) AnyAlive(ctx context.Context, sids []ID) (alive bool, err error)
 	start := time.Now()
 	defer func() { s.observe("alive", time.Since(start), err) }()
 
-	type session struct{ sid, sub, epoch string }
+	type session struct {
+		sid   string
+		sub   string
+		epoch uint64
+	}
 	var there []session
 	pipe := s.rdb.Pipeline()
 	asked := map[ID]*redis.SliceCmd{}
@@ -37,10 +40,12 @@ func (s *Store) AnyAlive(ctx context.Context, sids []ID) (alive bool, err error)
 		return false, unavailable("alive", err)
 	}
 	for sid, cmd := range asked {
-		if v := cmd.Val(); len(v) == 2 && v[0] != nil {
-			sub, _ := v[0].(string)
-			epoch, _ := v[1].(string)
-			there = append(there, session{sid.String(), sub, epoch})
+		r := newHash("alive", cmd.Val(), 2)
+		if sub := r.optional(0); sub != "" {
+			there = append(there, session{sid.String(), sub, r.count(1)})
+		}
+		if err := r.err(); err != nil {
+			return false, err
 		}
 	}
 	if len(there) == 0 {
@@ -55,16 +60,15 @@ func (s *Store) AnyAlive(ctx context.Context, sids []ID) (alive bool, err error)
 		return false, unavailable("alive", err)
 	}
 	for i, t := range there {
-		v := users[i].Val()
-		least, _ := v[0].(string)
-		except, _ := v[1].(string)
-		if least == "" || except == t.sid {
-			return true, nil
+		r := newHash("alive", users[i].Val(), 2)
+		except, least := r.optional(1), uint64(0)
+		if r.at(0) != nil {
+			least = r.count(0)
 		}
-		// What cannot be read counts as alive: the answer is then "not known to be over".
-		of, errOf := strconv.ParseUint(t.epoch, 10, 64)
-		floor, errFloor := strconv.ParseUint(least, 10, 64)
-		if errOf != nil || errFloor != nil || of >= floor {
+		if err := r.err(); err != nil {
+			return false, err
+		}
+		if t.epoch >= least || except == t.sid {
 			return true, nil
 		}
 	}

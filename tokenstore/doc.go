@@ -8,14 +8,16 @@
 // Each decision is one Lua script on keys of one slot, and so atomic on standalone
 // Redis, Sentinel and Cluster alike. Most operations are one script in one round trip.
 // Lookup, Login, DenyKey and Renew send several scripts, each atomic by itself; lists and
-// AnyAlive read without a script and decide nothing. Time inside a script is Redis TIME. Every key expires, but for accounts, clients, signing
-// keys, the list of those that were revoked, and the record of K.
+// AnyAlive read without a script and decide nothing. Time inside a script is Redis TIME.
+// Every key expires, but for accounts, clients, signing keys, the list of those that were
+// revoked, and the record of K.
 //
 // An operation that returns [ErrUnavailable] may or may not have happened: the
 // reply is unknown, nothing may be concluded from it, and it is safe to ask
 // again. One exception: an error of Rotate that is also [ErrReuse] or [ErrRollback] says
-// that the session was ended. Absence is never reported as unavailability, nor the reverse. A reply that
-// lacks an element, or has one of the wrong type or an unknown code, is unknown too.
+// that the session was ended. Absence is never reported as unavailability, nor the reverse.
+// A reply that lacks an element, or has one of the wrong type or an unknown code, is
+// unknown too.
 //
 // go-redis sends a script again when the answer is late, and the first copy may reach
 // Redis after the second was answered. So every script that writes carries a deadline in

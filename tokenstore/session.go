@@ -146,8 +146,8 @@ func (s *Store) Login(ctx context.Context, n NewSession) (Grant, error) {
 }
 
 // endSurplus ends sessions of a user and returns those that may have ended: all of them,
-// even if Redis did not answer. Nobody is told that they have, so it waits neither for replicas of Redis nor for
-// followers.
+// even if Redis did not answer. Nobody is told that they have, so it waits neither for
+// replicas of Redis nor for followers.
 func (s *Store) endSurplus(ctx context.Context, uid ID, sids []ID) []ID {
 	calls := make([]call, 0, len(sids))
 	for _, sid := range sids {
