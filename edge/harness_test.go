@@ -129,7 +129,7 @@ func (n *node) ready() *node {
 	n.t.Helper()
 	select {
 	case <-n.follower.Ready():
-	case <-time.After(20 * time.Second):
+	case <-time.After(2 * time.Minute):
 		n.t.Fatal("the follower does not boot")
 	}
 	return n

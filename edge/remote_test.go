@@ -90,7 +90,7 @@ func (r *remote) wait(t testing.TB) *remote {
 	t.Helper()
 	select {
 	case <-r.Ready():
-	case <-time.After(10 * time.Second):
+	case <-time.After(2 * time.Minute):
 		t.Fatal("the remote follower is never up to date")
 	}
 	return r
@@ -544,7 +544,7 @@ func TestAReaderThatTakesNothing(t *testing.T) {
 	}
 	select {
 	case <-ended:
-	case <-time.After(10 * time.Second):
+	case <-time.After(2 * time.Minute):
 		t.Error("the stream is still held")
 	}
 }

@@ -364,7 +364,7 @@ func TestExtAuthzHealthAndShutdown(t *testing.T) {
 			if err != nil {
 				t.Errorf("%s: %v", what, err)
 			}
-		case <-time.After(20 * time.Second):
+		case <-time.After(2 * time.Minute):
 			t.Fatalf("%s does not end", what)
 		}
 	}

@@ -60,7 +60,7 @@ func moveSlotsUnderLoad(t *testing.T, cluster *redistest.Cluster, wait int) {
 	var unanswered atomic.Int64
 	// insist asks again what was not answered, as clients do, and returns the first answer.
 	insist := func(op func() error) error {
-		for deadline := time.Now().Add(30 * time.Second); ; {
+		for deadline := time.Now().Add(2 * time.Minute); ; {
 			err := op()
 			if !errors.Is(err, tokenstore.ErrUnavailable) || time.Now().After(deadline) {
 				return err

@@ -55,7 +55,7 @@ func launch(t *testing.T, bin, redisURL string, settings ...string) *process {
 		p.api, p.admin = "http://"+line["address"], "http://"+line["admin"]
 	case err := <-p.done:
 		t.Fatalf("the replica ended: %v\n%s", err, p.logged())
-	case <-time.After(20 * time.Second):
+	case <-time.After(2 * time.Minute):
 		t.Fatalf("the replica does not serve:\n%s", p.logged())
 	}
 	return p
@@ -286,7 +286,7 @@ func TestThreeProcessesAreOneService(t *testing.T) {
 // answers waits until a path gives a status.
 func answers(t *testing.T, target, access string, status int) {
 	t.Helper()
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(2 * time.Minute)
 	for {
 		a := ask(t, "GET", target, nil, access, "")
 		if a.status == status {
@@ -302,7 +302,7 @@ func answers(t *testing.T, target, access string, status int) {
 // becomes waits until /readyz answers a status.
 func (p *process) becomes(status int) {
 	p.t.Helper()
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(2 * time.Minute)
 	for {
 		a, err := try(p.t.Context(), "GET", p.admin+"/readyz", nil, "", "")
 		if err == nil && a.status == status {
@@ -348,7 +348,7 @@ func TestAReplicaThatCannotWorkHereSaysWhy(t *testing.T) {
 			if !errors.As(err, &exit) || exit.ExitCode() != 1 || !strings.Contains(p.logged(), message) {
 				t.Errorf("%s: %v\n%s", setting, err, p.logged())
 			}
-		case <-time.After(20 * time.Second):
+		case <-time.After(2 * time.Minute):
 			t.Errorf("%s: it runs:\n%s", setting, p.logged())
 		}
 	}

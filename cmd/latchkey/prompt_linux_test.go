@@ -50,7 +50,7 @@ func newKeyboard(t *testing.T) *keyboard {
 // hidden waits until the terminal shows what is typed, or does not.
 func (k *keyboard) hidden(want bool) {
 	k.t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); ; {
+	for deadline := time.Now().Add(2 * time.Minute); ; {
 		s, err := unix.IoctlGetTermios(int(k.terminal.Fd()), unix.TCGETS)
 		if err != nil {
 			k.t.Fatal(err)

@@ -217,7 +217,7 @@ func stolen(t *testing.T, redisURL, secret string) *accesstoken.Ring {
 		t.Fatal(err)
 	}
 	var key *accesstoken.Key
-	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(50 * time.Millisecond) { // the keeper may be about to seal it anew
+	for deadline := time.Now().Add(2 * time.Minute); ; time.Sleep(50 * time.Millisecond) { // the keeper may be about to seal it anew
 		have, err := store.SigningKeys(t.Context())
 		if err == nil {
 			key, err = sealer.Open(have.Active, have.Keys[have.Active].Sealed)
@@ -507,7 +507,7 @@ func TestKeysFromAFolder(t *testing.T) {
 // published waits until so many keys are.
 func published(t *testing.T, p *process, n int) {
 	t.Helper()
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(2 * time.Minute)
 	for strings.Count(keySetOf(t, p), `"kid"`) != n {
 		if time.Now().After(deadline) {
 			t.Fatalf("not %d keys: %s\n%s", n, keySetOf(t, p), p.logged())

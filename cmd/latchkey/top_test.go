@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/latchkey-auth/latchkey/internal/redistest"
+	"github.com/latchkey-auth/latchkey/internal/stacktest"
 )
 
 // host is the address in a URL.
@@ -44,12 +45,23 @@ func TestTopOnce(t *testing.T) {
 			_, _ = try(t.Context(), "POST", b.api+"/auth/logout", url.Values{}, in.access(), "")
 		}
 	}()
-	out, errs, err := inProcess(t, "", "top", "--once", "--interval", "1500ms", host(a.admin), host(b.admin))
+	var out string
+	stacktest.Eventually(t, "top shows the traffic", func() bool { // a busy machine may take seconds for one login
+		var errs string
+		var err error
+		out, errs, err = inProcess(t, "", "top", "--once", "--interval", "1500ms", host(a.admin), host(b.admin))
+		if err != nil || errs != "" {
+			t.Fatal(err, errs)
+		}
+		for _, idle := range []string{"confirmed p99 –", "rotated 0 ", "  ok 0 ", "verify p99 –", "lag p99 –"} {
+			if strings.Contains(out, idle) {
+				return false
+			}
+		}
+		return true
+	})
 	close(shown)
 	<-done
-	if err != nil || errs != "" {
-		t.Fatal(err, errs)
-	}
 	t.Log("\n" + out)
 	narrow(t, out)
 	for _, want := range []string{"2 replicas, 2 ready", "16/16", "/auth/verify", "/auth/token", "/auth/logout", "followers 2", "unavailable 0%", "5xx 0%", host(a.admin), host(b.admin)} {
@@ -57,17 +69,12 @@ func TestTopOnce(t *testing.T) {
 			t.Errorf("no %q", want)
 		}
 	}
-	for _, idle := range []string{"confirmed p99 –", "rotated 0 ", "  ok 0 ", "verify p99 –", "lag p99 –"} {
-		if strings.Contains(out, idle) {
-			t.Errorf("%q under traffic", idle)
-		}
-	}
 	if strings.Contains(out, "\x1b") {
 		t.Error("control characters without a terminal")
 	}
 
 	// One that is gone is shown as such, and the others all the same.
-	out, _, err = inProcess(t, "", "top", "--once", "--interval", "100ms", host(a.admin), "127.0.0.1:1")
+	out, _, err := inProcess(t, "", "top", "--once", "--interval", "100ms", host(a.admin), "127.0.0.1:1")
 	var quiet *exitError
 	if !errors.As(err, &quiet) || !strings.Contains(out, "2 replicas, 1 ready") || !strings.Contains(out, "down: connect: connection refused") {
 		t.Errorf("%v\n%s", err, out)
@@ -75,7 +82,7 @@ func TestTopOnce(t *testing.T) {
 	// During an outage of Redis no shard has a lease, and nobody is ready.
 	server.Kill(t)
 	a.becomes(503)
-	for deadline := time.Now().Add(20 * time.Second); !strings.Contains(out, " 0/16"); { // the lease may outlast the readiness
+	for deadline := time.Now().Add(2 * time.Minute); !strings.Contains(out, " 0/16"); { // the lease may outlast the readiness
 		out, _, err = inProcess(t, "", "top", "--once", "--interval", "100ms", host(a.admin))
 		if err != nil || !strings.Contains(out, "0 ready") || !strings.Contains(out, "unready") || time.Now().After(deadline) {
 			t.Fatalf("%v\n%s", err, out)

@@ -23,6 +23,8 @@ import (
 	"time"
 
 	"github.com/goccy/go-yaml"
+
+	"github.com/latchkey-auth/latchkey/internal/stacktest"
 )
 
 const (
@@ -295,10 +297,10 @@ func (d *deployment) prometheus() *prometheus {
 	d.check(err)
 	dir := d.TempDir()
 	d.check(os.WriteFile(filepath.Join(dir, "prometheus.yml"), text, 0o600))
-	port := freePort(d.T)
+	port := stacktest.FreePort(d)
 	d.launch(nil, nil, installed(d.T, "prometheus"), "--config.file="+filepath.Join(dir, "prometheus.yml"),
 		"--storage.tsdb.path="+filepath.Join(dir, "data"), "--web.listen-address=127.0.0.1:"+port)
 	p := &prometheus{t: d.T, base: "http://127.0.0.1:" + port}
-	d.eventually("Prometheus scrapes three replicas", func() bool { return p.query("sum(up)").value() == 3 })
+	stacktest.Eventually(d, "Prometheus scrapes three replicas", func() bool { return p.query("sum(up)").value() == 3 })
 	return p
 }

@@ -50,7 +50,7 @@ func (o *other) helps(t *testing.T, h *Helper) {
 
 func (o *other) isThere(t *testing.T, h *Helper) {
 	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(2 * time.Minute); ; time.Sleep(time.Millisecond) {
 		h.mu.Lock()
 		there := h.send != nil
 		h.mu.Unlock()

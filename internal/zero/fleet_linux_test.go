@@ -107,7 +107,7 @@ func (f *fleet) add() {
 	case <-serving:
 	case <-r.done:
 		f.t.Fatalf("replica %d ended:\n%s", r.number, r.tail())
-	case <-time.After(30 * time.Second):
+	case <-time.After(2 * time.Minute):
 		f.t.Fatalf("replica %d does not serve:\n%s", r.number, r.tail())
 	}
 	live := append(slices.Clone(f.all()), r)
@@ -252,7 +252,7 @@ func (c *conn) status() (int, error) {
 // ready waits until every replica says that it is.
 func (f *fleet) ready() {
 	f.t.Helper()
-	deadline := time.Now().Add(30 * time.Second)
+	deadline := time.Now().Add(2 * time.Minute)
 	for _, r := range f.all() {
 		admin := &replica{addr: r.admin, idle: make(chan *conn, 1)}
 		for status := 0; status != 200; {
