@@ -92,6 +92,19 @@ func (d *denylist) addKey(id tokenstore.ID) bool {
 	return !known
 }
 
+// expect makes room for n more sessions at once: a map that grows entry by entry is copied
+// again and again.
+func (d *denylist) expect(n uint64) {
+	room := int(min(n, uint64(max(0, d.limit-d.len())))) //nolint:gosec // neither is negative
+	if room <= len(d.current.sids) {
+		return
+	}
+	larger := make(map[tokenstore.ID]uint32, len(d.current.sids)+room)
+	maps.Copy(larger, d.current.sids)
+	d.current.sids = larger
+	d.current.hint = newHint(d.current.len()+room, &d.current)
+}
+
 // added is what became of an entry.
 type added int
 

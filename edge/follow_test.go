@@ -6,6 +6,8 @@ import (
 	"strconv"
 	"testing"
 	"time"
+
+	"github.com/latchkey-auth/latchkey/tokenstore"
 )
 
 func TestALogoutIsKnownEverywhereWhenItIsConfirmed(t *testing.T) {
@@ -33,6 +35,19 @@ func TestALogoutIsKnownEverywhereWhenItIsConfirmed(t *testing.T) {
 			}
 		}
 	}
+}
+
+// A replica that has just started hears of a logout at once, and not with its next renewal:
+// logouts wait for it. The lease is so long that no renewal comes.
+func TestANewReplicaHearsAtOnce(t *testing.T) {
+	t.Parallel()
+	server, ring := startRedis(t), newRing(t)
+	nodes := []*node{newNode(t, server.URL(), ring, nodeOptions{}).ready(), newNode(t, server.URL(), ring, nodeOptions{lease: time.Hour}).ready()}
+	s := nodes[0].login("alice")
+	if _, err := nodes[0].store.Revoke(t.Context(), tokenstore.SessionEnd{SID: s.sid, UID: s.uid, JTI: s.jti, Expires: s.exp}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the new replica knows the logout", func() bool { return errors.Is(nodes[1].verify(s), ErrRevoked) })
 }
 
 func BenchmarkVerifyHot(b *testing.B) {

@@ -51,7 +51,16 @@ func (h *hint) add(id tokenstore.ID, g *generation) {
 		h.words[word] |= mark
 		return
 	}
-	*h = hint{words: make([]uint64, 1<<bits.Len(uint(2*h.n/idsPerWord))), n: g.len()}
+	*h = newHint(h.n, g)
+}
+
+// newHint returns a hint of what is in g's maps, with room for as many ids again as n.
+func newHint(n int, g *generation) hint {
+	h := hint{n: g.len()}
+	if n < hintFrom {
+		return h
+	}
+	h.words = make([]uint64, 1<<bits.Len(uint(2*n/idsPerWord))) //nolint:gosec // n is positive
 	for id := range g.sids {
 		word, mark := h.place(id)
 		h.words[word] |= mark
@@ -60,4 +69,5 @@ func (h *hint) add(id tokenstore.ID, g *generation) {
 		word, mark := h.place(id)
 		h.words[word] |= mark
 	}
+	return h
 }

@@ -181,7 +181,7 @@ func (n *node) knows(sids []tokenstore.ID) {
 	for _, sid := range sids {
 		s := n.follower.shards[sid.Shard()]
 		s.mu.RLock()
-		known := s.deny.names(sid)
+		known := s.deny.denies(&tokenstore.AccessToken{SID: sid}, "")
 		s.mu.RUnlock()
 		if !known {
 			n.t.Fatalf("session %s was logged out, and is not known", sid)

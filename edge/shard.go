@@ -193,6 +193,7 @@ func (s *shard) renewed(r sent, v tokenstore.View, now instant) outcome {
 		// Applied even if the tail has brought an entry of this number meanwhile:
 		// whether it is the same one is not known.
 		s.apply(e, now, &out)
+		s.version.Add(1)
 		if ours {
 			s.pass(at, &e)
 			out.more = true // somebody may be waiting to see it applied
@@ -202,6 +203,7 @@ func (s *shard) renewed(r sent, v tokenstore.View, now instant) outcome {
 	switch {
 	case at.Seq < v.Head.Seq && len(v.Entries) > 0:
 		s.lagging, s.atHead = true, longAgo
+		s.deny.expect(v.Head.Seq - at.Seq)
 		out.more, out.behind = false, true
 		return out
 	case !s.boot && ours && len(v.Entries) == 0 && (at.Chain == "" || at.Seq < v.Head.Seq):
@@ -397,7 +399,8 @@ func (s *shard) tailed(from position, entries []tokenstore.Entry, now instant) o
 	if from.incarnation != s.incarnation {
 		return out
 	}
-	first := true
+	first, changed := true, uint64(0)
+	defer func() { s.version.Add(changed) }() // once, since this loop is what a boot spends its time in
 	for i := range entries {
 		e := &entries[i]
 		if e.Seq <= s.mark.Seq {
@@ -408,7 +411,12 @@ func (s *shard) tailed(from position, entries []tokenstore.Entry, now instant) o
 			return s.lost()
 		}
 		s.apply(*e, now, &out)
-		s.pass(next, e)
+		changed = 1
+		if i+len(s.recent) < len(entries) {
+			s.mark = next // recent would not keep it
+		} else {
+			s.pass(next, e)
+		}
 		first = false
 	}
 	caught := s.lagging && (len(entries) == 0 || s.mark.Seq >= s.head)
@@ -419,9 +427,9 @@ func (s *shard) tailed(from position, entries []tokenstore.Entry, now instant) o
 	return out
 }
 
-// apply remembers one revocation. The version moves after the entry is in: who
-// sees the old version began before. One that does not fit ends the lease at
-// once: the next renewal shows it as applied, and then it may be answered.
+// apply remembers one revocation. One that does not fit ends the lease at once: the next
+// renewal shows it as applied, and then it may be answered. The caller moves the version
+// afterwards, before any lease is granted: who sees the old version began before.
 func (s *shard) apply(e tokenstore.Entry, now instant, out *outcome) {
 	// An entry's own span is how long the tokens it names may live, whatever the
 	// lifetimes are set to here or now.
@@ -447,7 +455,6 @@ func (s *shard) apply(e tokenstore.Entry, now instant, out *outcome) {
 	if !s.deny.complete(now.mono) {
 		s.granted.Store(nil)
 	}
-	s.version.Add(1)
 	out.applied++
 	if out.oldest.IsZero() || e.At.Before(out.oldest) {
 		out.oldest = e.At
