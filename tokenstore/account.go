@@ -336,10 +336,10 @@ func (s *Store) DeleteAccount(ctx context.Context, username string) (time.Time, 
 	return at, r.err()
 }
 
-// Usernames calls fn with every account's username, in no order, each at least
-// once. It walks all keys: for an operator's command, not for a request.
-func (s *Store) Usernames(ctx context.Context, fn func(username string) error) error {
-	return s.names(ctx, "acct", fn)
+// Usernames returns every account's username, sorted. It walks all keys: for an
+// operator's command, not for a request. Errors: [ErrUnavailable].
+func (s *Store) Usernames(ctx context.Context) ([]string, error) {
+	return s.names(ctx, "acct")
 }
 
 func flag(b bool) string {
