@@ -191,11 +191,7 @@ func (f *Follower) tail(ctx context.Context, group []*shard) {
 			pause(ctx, f.lease/10)
 			continue
 		}
-		// A client waits for ten seconds more than Redis was asked to, and does
-		// not look whether it is still wanted.
-		asking, cancel := context.WithTimeout(ctx, tailBlock+f.lease)
-		news, err := f.store.Tail(asking, after, tailBlock)
-		cancel()
+		news, err := f.store.Tail(ctx, after, tailBlock)
 		if err != nil {
 			f.failed(ctx, err)
 			pause(ctx, f.lease/10)
