@@ -62,7 +62,8 @@ func TestATailThatIsNotAnsweredIsGivenUp(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			p := silentTail{waits: make(chan time.Duration, 1)}
-			n := newNode(t, startRedis(t).URL(), newRing(t), nodeOptions{lease: lease, timeout: timeout, dial: p.dial, strict: tt.feed})
+			o := nodeOptions{lease: lease, timeout: timeout, dial: p.dial, strict: tt.feed}
+			n := newNode(t, startRedis(t).URL(), newRing(t), o)
 			verify := n.verify
 			if tt.feed {
 				feed := NewFeed(FeedOptions{Store: n.store, Lease: lease})

@@ -19,7 +19,7 @@ const (
 )
 
 // hashOf is a password hash of a cost.
-func hashOf(cost string, n int) string { return fmt.Sprintf("%s$salt$key%d", cost, n) }
+func hashOf(cost string, n uint64) string { return fmt.Sprintf("%s$salt$key%d", cost, n) }
 
 // costs reads what a shard's accounts cost, by how many accounts.
 func (f *fixture) costs() map[string]string {
@@ -75,7 +75,8 @@ func TestANameWithoutAnAccountCostsWhatAccountsCost(t *testing.T) {
 		costs := []string{bcrypt12, argonOld, argonToday}
 		for i, name := range users {
 			cost := costs[min(i, 2)] // eight of today's
-			if err := f.CreateAccount(t.Context(), tokenstore.Account{Username: name, Hash: hashOf(cost, i)}); err != nil {
+			a := tokenstore.Account{Username: name, Hash: hashOf(cost, uint64(i))}
+			if err := f.CreateAccount(t.Context(), a); err != nil {
 				t.Fatal(err)
 			}
 			if got := f.costOf(name); got != "" {
@@ -124,7 +125,8 @@ func TestCostsAreCountedOnce(t *testing.T) {
 		for range 2 { // sent again
 			is(t, "create", f.CreateAccount(ctx, a), nil)
 		}
-		is(t, "taken", f.CreateAccount(ctx, tokenstore.Account{Username: a.Username, Hash: hashOf(argonOld, 1)}), tokenstore.ErrAccountExists)
+		taken := tokenstore.Account{Username: a.Username, Hash: hashOf(argonOld, 1)}
+		is(t, "taken", f.CreateAccount(ctx, taken), tokenstore.ErrAccountExists)
 		wants("one account", map[string]string{bcrypt12: "1"})
 		is(t, "create", f.CreateAccount(ctx, tokenstore.Account{Username: names[1], Hash: hashOf(bcrypt12, 2)}), nil)
 		wants("two accounts", map[string]string{bcrypt12: "2"})

@@ -32,7 +32,9 @@ const walkBatch = 1000
 // server that holds them. It makes one call after the other, from this goroutine. A
 // key that exists from the beginning to the end is passed at least once, unless the
 // Cluster moves it to another server meanwhile.
-func (s *Store) walk(ctx context.Context, kind string, fn func(ctx context.Context, node *redis.Client, names []string) error) error {
+func (s *Store) walk(
+	ctx context.Context, kind string, fn func(ctx context.Context, node *redis.Client, names []string) error,
+) error {
 	nodes, err := s.primaries(ctx)
 	if err != nil {
 		return unavailable("walk", err)
