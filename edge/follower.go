@@ -203,11 +203,7 @@ func (f *Follower) tail(ctx context.Context, group []*shard) {
 		if len(after) < len(group) {
 			block = min(block, max(f.lease/50, time.Millisecond)) // Redis takes 0 for ever
 		}
-		// A client waits for ten seconds more than Redis was asked to, and does
-		// not look whether it is still wanted.
-		asking, cancel := context.WithTimeout(ctx, block+f.lease)
-		news, err := f.store.Tail(asking, after, block)
-		cancel()
+		news, err := f.store.Tail(ctx, after, block)
 		if err != nil {
 			f.failed(ctx, err)
 			pause(ctx, f.lease/10)

@@ -2,6 +2,7 @@ package handlers_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"runtime"
 	"strings"
@@ -13,6 +14,7 @@ import (
 	"golang.org/x/crypto/bcrypt"
 
 	"github.com/latchkey-auth/latchkey/handlers"
+	"github.com/latchkey-auth/latchkey/internal/credential"
 	"github.com/latchkey-auth/latchkey/tokenstore"
 )
 
@@ -443,6 +445,39 @@ func TestDeletedAccount(t *testing.T) {
 	f.get(1, "/users/me", bearer(s.access)).fails(http.StatusUnauthorized, "invalid_token", "")
 	f.post(1, "/users/me/password", bearer(s.access), form("current_password", password, "new_password", "another-password")).fails(http.StatusUnauthorized, "invalid_token", "")
 	f.post(1, "/auth/token", form("username", alice, "password", password)).fails(http.StatusUnauthorized, "invalid_grant", "Incorrect username or password")
+}
+
+// Where accounts have hashes of other parameters than today's, an unknown user costs what they
+// do. (Not in parallel: the memory is everybody's.)
+func TestUnknownUserCostsWhatAnOlderHashCosts(t *testing.T) {
+	const size, older = 1 << 20, 16
+	f := start(t, setup{replicas: 1, memoryKiB: size >> 10})
+	store := f.replicas[0].store
+	_, err := store.DeleteAccount(t.Context(), alice) // its hash is of today's parameters
+	f.check(err)
+	hasher, err := credential.NewHasher(credential.Options{MemoryKiB: older * size >> 10, Iterations: 1})
+	f.check(err)
+	hash, err := hasher.Hash(t.Context(), password)
+	f.check(err)
+	shard := store.UserID("nobody")[0]
+	for i := 0; ; i++ {
+		if name := fmt.Sprint("user", i); store.UserID(name)[0] == shard {
+			f.account(tokenstore.Account{Username: name, Hash: hash}, password)
+			f.account(tokenstore.Account{Username: name + "x", Hash: hash, Disabled: true}, password)
+			for _, c := range []struct{ username, password string }{
+				{name, "wrong-password"}, {name + "x", password}, {"nobody", "wrong-password"},
+			} {
+				var before, after runtime.MemStats
+				runtime.ReadMemStats(&before)
+				w := record(f.replicas[0].handler, request(t, http.MethodPost, "/auth/token", form("username", c.username, "password", c.password)))
+				runtime.ReadMemStats(&after)
+				if got := (after.TotalAlloc - before.TotalAlloc) / size; w.Code != http.StatusUnauthorized || got != older {
+					t.Errorf("%s: %d with %d MiB, want %d with %d", c.username, w.Code, got, http.StatusUnauthorized, older)
+				}
+			}
+			return
+		}
+	}
 }
 
 // An unknown user, a known one and a disabled one cost the same work: one hash.

@@ -222,7 +222,7 @@ func (a *api) checkPassword(c *gin.Context, attempt tokenstore.Attempt, password
 	if found.Found {
 		result, err = a.Passwords.Verify(ctx, found.Account.Hash, password)
 	} else {
-		err = a.Passwords.VerifyNobody(ctx, password)
+		err = a.Passwords.VerifyNobody(ctx, found.Cost, password)
 	}
 	if err != nil {
 		a.refund(c, found.Charge) // nothing was tried

@@ -73,9 +73,13 @@ type AttemptLimits struct {
 type Lookup struct {
 	Account Account
 	Found   bool
-	ReadAt  time.Time     // for [NewSession.ReadAt]
-	Wait    time.Duration // until the throttle lets the attempt in; 0 is now
-	Charge  Charge        // of the attempt, if it was let in
+	// Cost, if not found, is what the check of a password is to cost: a cost that accounts
+	// have, always the same for one name, and each as often as accounts have it. It is what
+	// their hashes have in front of the salt, such as "$2b$12"; "" if there are no accounts.
+	Cost   string
+	ReadAt time.Time     // for [NewSession.ReadAt]
+	Wait   time.Duration // until the throttle lets the attempt in; 0 is now
+	Charge Charge        // of the attempt, if it was let in
 }
 
 // Charge is what one attempt was charged. The zero value is nothing.
@@ -97,7 +101,7 @@ func (s *Store) Lookup(ctx context.Context, a Attempt) (Lookup, error) {
 		return Lookup{}, err
 	}
 	user, address := s.throttles(a, nonce)
-	calls := []call{{script: s.scripts.lookup, keys: append([]string{s.accountKey(a.Username)}, user.keys...), args: user.args}}
+	calls := []call{{script: s.scripts.lookup, keys: append([]string{s.accountKey(a.Username), s.costsKey(a.Username)}, user.keys...), args: user.args}}
 	if len(address.keys) > 0 {
 		calls = append(calls, call{script: s.scripts.throttleCharge, keys: address.keys, args: address.args})
 	}
@@ -115,6 +119,9 @@ func (s *Store) Lookup(ctx context.Context, a Attempt) (Lookup, error) {
 		},
 	}
 	l.Found = l.Account.Hash != ""
+	if cost := r.string(7); !l.Found {
+		l.Cost = cost
+	}
 	for _, t := range []throttle{user, address} {
 		if len(t.keys) > 0 {
 			l.Charge.refunds = append(l.Charge.refunds, call{script: s.scripts.throttleRefund, keys: t.keys, args: t.args, courtesy: true})
@@ -257,8 +264,12 @@ func (s *Store) CreateAccount(ctx context.Context, a Account) error {
 	if a.Subject == "" {
 		a.Subject = a.Username
 	}
-	r, err := s.run(ctx, s.scripts.accountCreate, []string{s.accountKey(a.Username)},
-		a.Subject, a.Hash, flag(a.Disabled), a.Scopes, a.Claims)
+	salt, err := s.freshEpoch()
+	if err != nil {
+		return err
+	}
+	r, err := s.run(ctx, s.scripts.accountCreate, []string{s.accountKey(a.Username), s.costsKey(a.Username)},
+		a.Subject, a.Hash, flag(a.Disabled), a.Scopes, a.Claims, salt)
 	if err != nil {
 		return err
 	}
@@ -307,7 +318,7 @@ func (s *Store) SetDisabled(ctx context.Context, username string, disabled bool)
 }
 
 func (s *Store) updateAccount(ctx context.Context, username, old string, keep time.Duration, field, value string) (time.Time, error) {
-	r, err := s.run(ctx, s.scripts.accountUpdate, []string{s.accountKey(username), s.replacedKey(username)}, old, milliseconds(keep), field, value)
+	r, err := s.run(ctx, s.scripts.accountUpdate, []string{s.accountKey(username), s.replacedKey(username), s.costsKey(username)}, old, milliseconds(keep), field, value)
 	if err != nil {
 		return time.Time{}, err
 	}
@@ -328,7 +339,7 @@ func (s *Store) updateAccount(ctx context.Context, username, old string, keep ti
 // DeleteAccount removes an account, if there is one, and returns when, for
 // [UserEnd.ChangedAt]. Errors: [ErrUnavailable].
 func (s *Store) DeleteAccount(ctx context.Context, username string) (time.Time, error) {
-	r, err := s.run(ctx, s.scripts.accountDelete, []string{s.accountKey(username)})
+	r, err := s.run(ctx, s.scripts.accountDelete, []string{s.accountKey(username), s.costsKey(username)})
 	if err != nil {
 		return time.Time{}, err
 	}
@@ -336,10 +347,10 @@ func (s *Store) DeleteAccount(ctx context.Context, username string) (time.Time, 
 	return at, r.err()
 }
 
-// Usernames calls fn with every account's username, in no order, each at least
-// once. It walks all keys: for an operator's command, not for a request.
-func (s *Store) Usernames(ctx context.Context, fn func(username string) error) error {
-	return s.names(ctx, "acct", fn)
+// Usernames returns every account's username, sorted. It walks all keys: for an
+// operator's command, not for a request. Errors: [ErrUnavailable].
+func (s *Store) Usernames(ctx context.Context) ([]string, error) {
+	return s.names(ctx, "acct")
 }
 
 func flag(b bool) string {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -179,30 +178,17 @@ func (s *Store) Client(ctx context.Context, id string) (Client, error) {
 	return c, nil
 }
 
-// ClientIDs returns the id of every client, in no order. It walks all keys: for an
-// operator's command, not for a request.
+// ClientIDs returns the id of every client, sorted. It walks all keys: for an
+// operator's command, not for a request. Errors: [ErrUnavailable].
 func (s *Store) ClientIDs(ctx context.Context) ([]string, error) {
-	var mu sync.Mutex
-	ids := map[string]bool{}
-	err := s.names(ctx, "client", func(id string) error {
-		mu.Lock()
-		defer mu.Unlock()
-		ids[id] = true
-		return nil
-	})
-	list := make([]string, 0, len(ids))
-	for id := range ids {
-		list = append(list, id)
-	}
-	return list, err
+	return s.names(ctx, "client")
 }
 
 // ClientSessions calls fn with every session of users that was issued to a client,
-// each at least once, and perhaps from several goroutines. It walks all sessions:
-// for an operator's command, not for a request. Errors: [ErrUnavailable], and those
-// of fn.
+// each at least once, one call after the other. It walks all sessions: for an
+// operator's command, not for a request. Errors: [ErrUnavailable], and those of fn.
 func (s *Store) ClientSessions(ctx context.Context, id string, fn func(SessionEnd) error) error {
-	return s.walk(ctx, "rt", func(ctx context.Context, node redis.UniversalClient, names []string) error {
+	return s.walk(ctx, "rt", func(ctx context.Context, node *redis.Client, names []string) error {
 		pipe := node.Pipeline()
 		found := make(map[ID]*redis.SliceCmd, len(names))
 		for _, name := range names {

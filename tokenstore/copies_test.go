@@ -238,10 +238,10 @@ func mutations() []mutation {
 			if _, err := w.DeleteAccount(w.t.Context(), account); err != nil {
 				return err
 			}
-			return w.CreateAccount(w.t.Context(), tokenstore.Account{Username: account, Hash: fmt.Sprint("hash ", w.next())})
+			return w.CreateAccount(w.t.Context(), tokenstore.Account{Username: account, Hash: hashOf(bcrypt12, w.next())})
 		}},
 		{script: "account_update", how: "password", do: func(w *world) error {
-			_, err := w.SetPassword(w.t.Context(), account, "", fmt.Sprint("hash ", w.next()))
+			_, err := w.SetPassword(w.t.Context(), account, "", hashOf(argonToday, w.next()))
 			return ignore(err, tokenstore.ErrNoAccount)
 		}},
 		{script: "account_update", how: "disable", do: func(w *world) error {

@@ -9,8 +9,8 @@
 // Redis, Sentinel and Cluster alike. Most operations are one script in one round trip.
 // Lookup, Login, DenyKey and Renew send several scripts, each atomic by itself; lists and
 // AnyAlive read without a script and decide nothing. Time inside a script is Redis TIME.
-// Every key expires, but for accounts, clients, signing keys, the list of those that were
-// revoked, and the record of K.
+// Every key expires, but for accounts, the counts of what their password hashes cost,
+// clients, signing keys, the list of those that were revoked, and the record of K.
 //
 // An operation that returns [ErrUnavailable] may or may not have happened: the
 // reply is unknown, nothing may be concluded from it, and it is safe to ask
@@ -30,6 +30,7 @@
 //
 //   - Lookup reads an account and charges one attempt at its password to the login
 //     limits. If a limit is reached it charges nothing and returns how long to wait.
+//     For a name without an account it returns what a wrong password is to cost.
 //     Refund takes the charge back; repeated, it does nothing. Login takes it back too,
 //     and succeeds even if that part fails.
 //   - Login makes one session. Called again with the same ids and secret it returns that

@@ -7,6 +7,7 @@ type ScriptInfo struct {
 	Name   string
 	Hash   string
 	Writes bool
+	Once   bool // it keeps its answer
 }
 
 // AllScripts lists the scripts of a store by reflection, so that a test that asks for all
@@ -17,10 +18,12 @@ func (s *Store) AllScripts() []ScriptInfo {
 	for i := range list {
 		sc := fields.Field(i).Elem()
 		lua := sc.FieldByName("lua")
+		effect := effect(sc.FieldByName("effect").Int())
 		list[i] = ScriptInfo{
 			Name:   sc.FieldByName("name").String(),
 			Hash:   lua.Elem().FieldByName("hash").String(),
-			Writes: effect(sc.FieldByName("effect").Int()) != reads,
+			Writes: effect != reads,
+			Once:   effect == writesOnce,
 		}
 	}
 	return list

@@ -173,8 +173,12 @@ func (s *Store) Renew(ctx context.Context, renewals []Renewal) ([]View, error) {
 
 // Tail blocks until a shard of those given has entries after the seq given for
 // it, or block has passed, and returns what has come, at most [Page] entries of each.
-// Errors: [ErrUnavailable].
+// Errors: [ErrUnavailable], if there is no answer [Options.Timeout] after block at the latest.
 func (s *Store) Tail(ctx context.Context, after map[int]uint64, block time.Duration) (map[int][]Entry, error) {
+	// Without this deadline go-redis waits for an answer until 10 s after block, even if ctx
+	// is cancelled meanwhile.
+	ctx, cancel := context.WithTimeout(ctx, block+s.timeout)
+	defer cancel()
 	streams, shards := s.streams(after)
 	got, err := s.rdb.XRead(ctx, &redis.XReadArgs{Streams: streams, Block: block, Count: Page}).Result()
 	if errors.Is(err, redis.Nil) {

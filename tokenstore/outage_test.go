@@ -46,7 +46,7 @@ func operations(s *family, charged tokenstore.Lookup) map[string]func() error {
 		"replaced":    func() error { _, err := s.f.ReplacedPassword(ctx, "alice"); return err },
 		"create":      func() error { return s.f.CreateAccount(ctx, tokenstore.Account{Username: "bob", Hash: "h"}) },
 		"delete":      func() error { _, err := s.f.DeleteAccount(ctx, "bob"); return err },
-		"usernames":   func() error { return s.f.Usernames(ctx, func(string) error { return nil }) },
+		"usernames":   func() error { _, err := s.f.Usernames(ctx); return err },
 		"revoke user": func() error { _, err := s.f.RevokeUser(ctx, tokenstore.UserEnd{UID: s.uid}); return err },
 		"client":      func() error { _, err := s.f.Client(ctx, "lkc_a"); return err },
 		"clients":     func() error { _, err := s.f.ClientIDs(ctx); return err },

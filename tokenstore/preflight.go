@@ -7,7 +7,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -79,44 +78,32 @@ func (s *Store) Preflight(ctx context.Context, allowEviction bool) ([]Finding, e
 	} else {
 		p.add(checkShards, "", Fine, "%d, as recorded", s.shards)
 	}
-	err := s.eachPrimary(ctx, func(ctx context.Context, c *redis.Client) error {
-		ctx, cancel := context.WithTimeout(ctx, s.timeout)
-		defer cancel()
-		return p.server(ctx, c)
-	})
+	primaries, err := s.primaries(ctx)
 	if err != nil {
 		return p.findings, unavailable("preflight", err)
 	}
-	p.clusterState(ctx)
+	for _, c := range primaries {
+		ctx, cancel := context.WithTimeout(ctx, s.timeout)
+		err := p.server(ctx, c)
+		cancel()
+		if err != nil {
+			return p.findings, unavailable("preflight", err)
+		}
+	}
+	p.clusterState(len(primaries))
 	slices.SortStableFunc(p.findings, func(a, b Finding) int {
 		return strings.Compare(a.Check+a.Server, b.Check+b.Server)
 	})
 	return p.findings, nil
 }
 
-// eachPrimary calls f for every server that takes writes.
-func (s *Store) eachPrimary(ctx context.Context, f func(context.Context, *redis.Client) error) error {
-	switch c := s.rdb.(type) {
-	case *redis.ClusterClient:
-		return c.ForEachMaster(ctx, f)
-	case *redis.Client:
-		return f(ctx, c)
-	default:
-		return fmt.Errorf("no client of one server: %T", s.rdb)
-	}
-}
-
 type preflight struct {
 	store         *Store
 	allowEviction bool
-
-	mu       sync.Mutex
-	findings []Finding
+	findings      []Finding
 }
 
 func (p *preflight) add(check, server string, severity Severity, format string, args ...any) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
 	p.findings = append(p.findings, Finding{check, server, severity, fmt.Sprintf(format, args...)})
 }
 
@@ -368,19 +355,10 @@ func (p *preflight) wait(ctx context.Context, c *redis.Client, server string) er
 }
 
 // clusterState tells what kind of topology was found.
-func (p *preflight) clusterState(ctx context.Context) {
-	c, ok := p.store.rdb.(*redis.ClusterClient)
-	if !ok {
+func (p *preflight) clusterState(primaries int) {
+	if _, ok := p.store.rdb.(*redis.ClusterClient); !ok {
 		return
 	}
-	primaries := 0
-	var mu sync.Mutex
-	_ = c.ForEachMaster(ctx, func(context.Context, *redis.Client) error {
-		mu.Lock()
-		defer mu.Unlock()
-		primaries++
-		return nil
-	})
 	if shards := p.store.shards; primaries > shards {
 		p.add(checkKind, "", Worrying, "%d primaries for %d shards: some hold nothing. The number of shards is fixed at first boot", primaries, shards)
 		return

@@ -173,6 +173,19 @@ func operationsByMethod() map[string]replied {
 			}
 		}
 	}
+	justNow := func(w *world, s *family) {
+		if _, err := s.show(1); err != nil {
+			w.t.Fatal(err)
+		}
+	}
+	verify := func(change func(*world, *family, *tokenstore.AccessToken)) replied {
+		return func(w *world) func() error {
+			s := w.login(subject)
+			token := s.access(0)
+			change(w, s, &token)
+			return func() error { return w.Verify(ctx, token) }
+		}
+	}
 	secret := [32]byte{1}
 	withClient := func(op func(w *world) error) replied {
 		return func(w *world) func() error {
@@ -199,7 +212,13 @@ func operationsByMethod() map[string]replied {
 			return func() error { _, err := w.tryLogin("dora", time.UnixMilli(1)); return err }
 		},
 		"Rotate":       rotated(show(), 1),
-		"Rotate, same": rotated(show(1), 1),
+		"Rotate, same": rotated(justNow, 1),
+		"Rotate, kept": rotated(justNow, 2),
+		"Rotate, too large": func(w *world) func() error {
+			t := w.login(subject).rotation(1)
+			t.Room, t.Members = 1, 1
+			return func() error { _, _, err := w.Rotate(ctx, t); return err }
+		},
 		"Rotate, none": func(w *world) func() error {
 			s := w.login(subject)
 			s.sid[9]++
@@ -228,16 +247,26 @@ func operationsByMethod() map[string]replied {
 			r := w.login(subject).rotation(1)
 			return func() error { _, err := w.Peek(ctx, r); return err }
 		},
+		"Peek, the parent": func(w *world) func() error {
+			s := w.login(subject)
+			justNow(w, s)
+			return func() error { _, err := w.Peek(ctx, s.rotation(1)); return err }
+		},
 		"Peek, none": func(w *world) func() error {
 			r := w.login(subject).rotation(2)
 			return func() error { _, err := w.Peek(ctx, r); return err }
 		},
-		"Verify": func(w *world) func() error { s := w.login(subject); return func() error { return s.verify(0) } },
-		"Verify, denied": func(w *world) func() error {
-			s := w.login(subject)
-			s.logout(false)
-			return func() error { return s.verify(0) }
-		},
+		"Verify":             verify(func(*world, *family, *tokenstore.AccessToken) {}),
+		"Verify, denied":     verify(func(_ *world, s *family, _ *tokenstore.AccessToken) { s.logout(false) }),
+		"Verify, jti denied": verify(func(_ *world, s *family, _ *tokenstore.AccessToken) { s.logout(true) }),
+		"Verify, superseded": verify(func(w *world, s *family, _ *tokenstore.AccessToken) {
+			w.revokeUser(tokenstore.UserEnd{UID: s.uid})
+		}),
+		"Verify, another history": verify(func(_ *world, _ *family, t *tokenstore.AccessToken) { t.LogEpoch = "another" }),
+		"Verify, expired":         verify(func(_ *world, _ *family, t *tokenstore.AccessToken) { t.Expires = time.UnixMilli(1) }),
+		"Verify, a revoked key": verify(func(w *world, _ *family, t *tokenstore.AccessToken) {
+			t.Key = w.KeyID("dead", w.shard()) // see the tests that use this table
+		}),
 		"Revoke":                  revoke(tokenstore.SessionEnd{}),
 		"Revoke, not the owner's": revoke(tokenstore.SessionEnd{Owner: "eve"}),
 		"Revoke, foreign":         revoke(tokenstore.SessionEnd{IssuedTo: &other}),
@@ -307,7 +336,13 @@ func operationsByMethod() map[string]replied {
 			_, err := w.FirstUse(ctx, sha256.Sum256(fmt.Append(nil, w.next())), w.Now().Add(time.Minute))
 			return err
 		}),
-		"FirstUse, used":  always(func(w *world) error { _, err := w.FirstUse(ctx, [32]byte{}, w.Now().Add(time.Minute)); return err }),
+		"FirstUse, used": func(w *world) func() error {
+			op := func() error { _, err := w.FirstUse(ctx, [32]byte{}, w.Now().Add(time.Minute)); return err }
+			if err := op(); err != nil {
+				w.t.Fatal(err)
+			}
+			return op
+		},
 		"Open":            always(func(w *world) error { return w.Open(ctx) }),
 		"DenyKey":         always(func(w *world) error { _, err := w.DenyKey(ctx, "dead"); return err }),
 		"SyncSigningKeys": always(func(w *world) error { _, err := w.SyncSigningKeys(ctx, keys); return err }),
@@ -338,6 +373,12 @@ func operationsByMethod() map[string]replied {
 		"Restore": always(func(w *world) error {
 			return w.Restore(ctx, tokenstore.Entry{Kind: tokenstore.KindUser, ID: w.UserID("dora"), Epoch: 1000 * w.next()})
 		}),
+		"Restore, known": func(w *world) func() error {
+			w.revokeUser(tokenstore.UserEnd{UID: w.UserID("dora")})
+			return func() error {
+				return w.Restore(ctx, tokenstore.Entry{Kind: tokenstore.KindUser, ID: w.UserID("dora"), Epoch: 1})
+			}
+		},
 		"Restore, a session": func(w *world) func() error {
 			s := w.login(subject)
 			return func() error { return w.Restore(ctx, tokenstore.Entry{Kind: tokenstore.KindSession, ID: s.sid}) }

@@ -210,6 +210,11 @@ func (s *Store) accountKey(username string) string {
 	return s.prefix[s.UserID(username)[0]] + "acct:" + username
 }
 
+// costsKey counts a shard's accounts by what their password hashes cost.
+func (s *Store) costsKey(username string) string {
+	return s.prefix[s.UserID(username)[0]] + "costs"
+}
+
 // replacedKey has the password hash that an account had before its user replaced it.
 func (s *Store) replacedKey(username string) string {
 	return s.prefix[s.UserID(username)[0]] + "old:" + username

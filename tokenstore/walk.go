@@ -1,33 +1,45 @@
 package tokenstore
 
 import (
+	"cmp"
 	"context"
+	"fmt"
+	"slices"
 	"strings"
+	"sync"
 
 	"github.com/redis/go-redis/v9"
 )
 
-// names calls fn with what follows "lk:{i}:<kind>:" in every key of a kind, in no
-// order, each at least once.
-func (s *Store) names(ctx context.Context, kind string, fn func(string) error) error {
-	return s.walk(ctx, kind, func(_ context.Context, _ redis.UniversalClient, names []string) error {
-		for _, name := range names {
-			if err := fn(name); err != nil {
-				return err
-			}
-		}
+// names returns what follows "lk:{i}:<kind>:" in every key of a kind, sorted, each once.
+func (s *Store) names(ctx context.Context, kind string) ([]string, error) {
+	var all []string
+	err := s.walk(ctx, kind, func(_ context.Context, _ *redis.Client, names []string) error {
+		all = append(all, names...)
 		return nil
 	})
+	if err != nil {
+		return nil, err
+	}
+	slices.Sort(all)
+	return slices.Compact(all), nil
 }
 
 // walkBatch is about how many keys a walk looks at in one round trip.
 const walkBatch = 1000
 
 // walk calls fn with the names of the keys of a kind, some at a time, and the
-// server that holds them. A key that is there from the beginning to the end is
-// among them at least once.
-func (s *Store) walk(ctx context.Context, kind string, fn func(ctx context.Context, node redis.UniversalClient, names []string) error) error {
-	one := func(ctx context.Context, node redis.UniversalClient) error {
+// server that holds them. It makes one call after the other, from this goroutine. A
+// key that exists from the beginning to the end is passed at least once, unless the
+// Cluster moves it to another server meanwhile.
+func (s *Store) walk(
+	ctx context.Context, kind string, fn func(ctx context.Context, node *redis.Client, names []string) error,
+) error {
+	nodes, err := s.primaries(ctx)
+	if err != nil {
+		return unavailable("walk", err)
+	}
+	for _, node := range nodes {
 		for cursor := uint64(0); ; {
 			keys, next, err := node.Scan(ctx, cursor, "lk:{*}:"+kind+":*", walkBatch).Result()
 			if err != nil {
@@ -43,12 +55,32 @@ func (s *Store) walk(ctx context.Context, kind string, fn func(ctx context.Conte
 				return err
 			}
 			if cursor = next; cursor == 0 {
-				return nil
+				break
 			}
 		}
 	}
-	if c, ok := s.rdb.(*redis.ClusterClient); ok {
-		return c.ForEachMaster(ctx, func(ctx context.Context, node *redis.Client) error { return one(ctx, node) })
+	return nil
+}
+
+// primaries returns a client of each server that takes writes, in the order of their
+// addresses.
+func (s *Store) primaries(ctx context.Context) ([]*redis.Client, error) {
+	switch c := s.rdb.(type) {
+	case *redis.ClusterClient:
+		var mu sync.Mutex
+		var list []*redis.Client
+		// ForEachMaster calls its function from one goroutine for each primary.
+		err := c.ForEachMaster(ctx, func(_ context.Context, node *redis.Client) error {
+			mu.Lock()
+			defer mu.Unlock()
+			list = append(list, node)
+			return nil
+		})
+		slices.SortFunc(list, func(a, b *redis.Client) int { return cmp.Compare(a.Options().Addr, b.Options().Addr) })
+		return list, err
+	case *redis.Client:
+		return []*redis.Client{c}, nil
+	default:
+		return nil, fmt.Errorf("not a client of one server or of a Cluster: %T", s.rdb)
 	}
-	return one(ctx, s.rdb)
 }

@@ -29,8 +29,8 @@ const canary = "correct horse battery staple"
 // console is a command line, and a look into the Redis behind it.
 type console struct {
 	t     *testing.T
-	redis *redistest.Server
-	rdb   *redis.Client
+	redis *redistest.Server // nil if it is a Cluster
+	rdb   redis.UniversalClient
 	store *tokenstore.Store
 }
 
@@ -38,12 +38,20 @@ func newConsole(t *testing.T) *console {
 	t.Helper()
 	leavesNothing(t)
 	server := redistest.Start(t)
+	c := consoleOn(t, server.URL(), server.Client())
+	c.redis = server
+	return c
+}
+
+// consoleOn is a console on the Redis of a URL.
+func consoleOn(t *testing.T, url string, rdb redis.UniversalClient) *console {
+	t.Helper()
 	t.Setenv("LATCHKEY_SECRET", strings.Repeat("0123456789abcdef", 3))
-	t.Setenv("LATCHKEY_REDIS_URL", server.URL())
+	t.Setenv("LATCHKEY_REDIS_URL", url)
 	t.Setenv("LATCHKEY_REDIS_TIMEOUT", "5s") // a busy machine is no outage
 	t.Setenv("LATCHKEY_PASSWORD_MEMORY", "7168")
 	t.Setenv("LATCHKEY_PASSWORD_ITERATIONS", "1")
-	c := &console{t: t, redis: server, rdb: server.Client()}
+	c := &console{t: t, rdb: rdb}
 	var err error
 	c.store, err = tokenstore.New(c.rdb, tokenstore.Options{
 		Shards: 16, StatusLists: true, Timeout: 15 * time.Second, Lifetimes: tokenstore.Lifetimes{

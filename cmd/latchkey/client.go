@@ -12,7 +12,6 @@ import (
 	"net/url"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -167,7 +166,6 @@ func (op operator) clients(ctx context.Context) ([]tokenstore.Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	slices.Sort(ids)
 	var list []tokenstore.Client
 	for _, id := range ids {
 		c, err := op.Client(ctx, id)
@@ -298,11 +296,8 @@ func (op operator) endTokens(ctx context.Context, id string) error {
 	if err != nil {
 		return fmt.Errorf("end the tokens of %s: %w", id, err)
 	}
-	var mu sync.Mutex
 	ends := map[tokenstore.ID]tokenstore.SessionEnd{}
 	err = op.ClientSessions(ctx, id, func(e tokenstore.SessionEnd) error {
-		mu.Lock()
-		defer mu.Unlock()
 		ends[e.SID] = e
 		return nil
 	})

@@ -232,16 +232,10 @@ func newUserList() *cobra.Command {
 
 // accounts reads every account, sorted by username.
 func (op operator) accounts(ctx context.Context) ([]tokenstore.Account, error) {
-	var names []string
-	err := op.Usernames(ctx, func(name string) error {
-		names = append(names, name)
-		return nil
-	})
+	names, err := op.Usernames(ctx)
 	if err != nil {
 		return nil, err
 	}
-	slices.Sort(names)
-	names = slices.Compact(names)
 	accounts := make([]tokenstore.Account, len(names))
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(op.parallel)

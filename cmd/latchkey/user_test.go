@@ -340,7 +340,7 @@ func TestWhenRedisIsDown(t *testing.T) {
 // command would, by a Redis user who may not touch what it writes.
 func (c *console) denyEpochs() {
 	c.t.Helper()
-	err := c.rdb.Do(c.t.Context(), "ACL", "SETUSER", "limited", "on", ">pw", "+@all", "~lk:meta", "~lk:*:acct:*", "~lk:*:old:*", "~lk:*:once:*").Err()
+	err := c.rdb.Do(c.t.Context(), "ACL", "SETUSER", "limited", "on", ">pw", "+@all", "~lk:meta", "~lk:*:acct:*", "~lk:*:costs", "~lk:*:old:*", "~lk:*:once:*").Err()
 	if err != nil {
 		c.t.Fatal(err)
 	}

@@ -3,10 +3,12 @@ package credential
 import (
 	"context"
 	"crypto/rand"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
 	"runtime"
+	"strings"
 	"sync/atomic"
 	"time"
 )
@@ -168,16 +170,27 @@ func (h *Hasher) Verify(ctx context.Context, stored, password string) (Result, e
 }
 
 // VerifyNobody does the work of Verify for an account that does not exist, so that the answer to an unknown username
-// takes as long as that to a known one with a hash of today's parameters. It returns the errors that Verify would
-// return; nil means that the login is to be refused like one with a wrong password.
-//
-// An account whose imported hash has not been upgraded yet costs what that hash costs.
-func (h *Hasher) VerifyNobody(ctx context.Context, password string) error {
+// takes as long as that to a known one whose hash begins with cost, such as "$2b$12". A cost that cannot be used, like
+// "", stands for today's parameters. It returns the errors that Verify would return; nil means that the login is to be
+// refused like one with a wrong password.
+func (h *Hasher) VerifyNobody(ctx context.Context, cost, password string) error {
 	if err := ValidatePassword(password); err != nil {
 		return err
 	}
-	_, err := h.verify(ctx, h.decoy, password)
+	_, err := h.verify(ctx, h.decoyOf(cost), password)
 	return err
+}
+
+// decoyOf is a hash of a password that nobody knows.
+func (h *Hasher) decoyOf(cost string) encoded {
+	b64 := base64.RawStdEncoding
+	argon2 := "$" + b64.EncodeToString(h.decoy.salt) + "$" + b64.EncodeToString(h.decoy.key)
+	for _, rest := range []string{argon2, "$" + strings.Repeat(".", bcryptLength-len("$2b$12$"))} {
+		if e, err := parse(cost + rest); err == nil {
+			return e
+		}
+	}
+	return h.decoy
 }
 
 func (h *Hasher) verify(ctx context.Context, e encoded, password string) (Result, error) {

@@ -200,7 +200,7 @@ func TestPasswordBounds(t *testing.T) {
 		if _, err := h.Verify(t.Context(), "broken", password); !errors.Is(err, want) {
 			t.Errorf("Verify of a broken hash: %v; want %v", err, want)
 		}
-		if err := h.VerifyNobody(t.Context(), password); !errors.Is(err, want) {
+		if err := h.VerifyNobody(t.Context(), "", password); !errors.Is(err, want) {
 			t.Errorf("VerifyNobody: %v; want %v", err, want)
 		}
 	}
@@ -224,6 +224,33 @@ func TestDecoyCostsWhatANewHashCosts(t *testing.T) {
 	}
 }
 
+// A cost is what stands in front of the salt of an encoded hash. The decoy of that cost takes
+// the same work as the hash.
+func TestDecoyCostsWhatAHashOfItsCostDoes(t *testing.T) {
+	t.Parallel()
+	h := newHasher(t, Options{MemoryKiB: 128})
+	older := newHasher(t, Options{MemoryKiB: 64, Iterations: 3, Parallelism: 2})
+	for cost, stored := range map[string]string{
+		"$argon2id$v=19$m=64,t=3,p=2":       hash(t, older, "secret"),
+		hash72[:6]:                          hash72,
+		"$2b$12":                            "$2b$12" + hash72[6:],
+		"":                                  hash(t, h, "secret"), // and all that is no cost
+		"$2b$99":                            hash(t, h, "secret"),
+		"$2b$12$":                           hash(t, h, "secret"),
+		"$argon2id$v=19$m=99999999,t=3,p=2": hash(t, h, "secret"),
+		"$argon2id$v=19$m=64,t=3,p=2$c2FsdHNhbHQ$a2V5a": hash(t, h, "secret"),
+	} {
+		want, err := parse(stored)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := h.decoyOf(cost)
+		if got.params != want.params || (got.kind == bcrypted && got.bcrypt[3:7] != want.bcrypt[3:7]) {
+			t.Errorf("%q: %+v, want %+v", cost, got, want)
+		}
+	}
+}
+
 // allocated returns the KiB that f allocates: argon2 takes its memory anew for each hash, so this tells whether one
 // was computed. It counts the whole process: callers do not run in parallel.
 func allocated(f func()) int {
@@ -242,7 +269,7 @@ func TestWorkIsTheSameForAll(t *testing.T) { // not parallel: allocated counts t
 		"right password": func() { verify(t, h, encoded, "secret") },
 		"wrong password": func() { verify(t, h, encoded, "wrong") },
 		"unknown user": func() {
-			if err := h.VerifyNobody(t.Context(), "secret"); err != nil {
+			if err := h.VerifyNobody(t.Context(), "", "secret"); err != nil {
 				t.Error(err)
 			}
 		},
@@ -302,7 +329,7 @@ func TestWaiterIsServedInTurn(t *testing.T) {
 		done := make(chan error, 3)
 		go func() { _, err := h.Hash(t.Context(), "secret"); done <- err }()
 		go func() { _, err := h.Verify(t.Context(), encoded, "secret"); done <- err }()
-		go func() { done <- h.VerifyNobody(t.Context(), "secret") }()
+		go func() { done <- h.VerifyNobody(t.Context(), "", "secret") }()
 		synctest.Wait()
 		if h.Depth() != 4 || len(done) != 0 {
 			t.Errorf("depth %d, %d done; want one under way and three waiting", h.Depth(), len(done))
@@ -328,12 +355,12 @@ func TestFullQueueRefusesAtOnce(t *testing.T) {
 		leave := occupy(t, h)
 		done := make(chan error, o.Queue)
 		for range o.Queue {
-			go func() { done <- h.VerifyNobody(t.Context(), "secret") }()
+			go func() { done <- h.VerifyNobody(t.Context(), "", "secret") }()
 		}
 		synctest.Wait()
 		began := time.Now()
 		for range 3 { // a refusal leaves no trace in the queue
-			if err := h.VerifyNobody(t.Context(), "secret"); !errors.Is(err, ErrBusy) {
+			if err := h.VerifyNobody(t.Context(), "", "secret"); !errors.Is(err, ErrBusy) {
 				t.Errorf("queue full: %v; want ErrBusy", err)
 			}
 		}
@@ -361,7 +388,7 @@ func TestCancelledWaiterLeavesTheQueue(t *testing.T) {
 		leave := occupy(t, h)
 		ctx, cancel := context.WithCancel(t.Context())
 		cancelled := make(chan error, 1)
-		go func() { cancelled <- h.VerifyNobody(ctx, "secret") }()
+		go func() { cancelled <- h.VerifyNobody(ctx, "", "secret") }()
 		synctest.Wait()
 		cancel()
 		synctest.Wait()
@@ -379,7 +406,7 @@ func TestCancelledWaiterLeavesTheQueue(t *testing.T) {
 
 		// Its place is free for another.
 		served := make(chan error, 1)
-		go func() { served <- h.VerifyNobody(t.Context(), "secret") }()
+		go func() { served <- h.VerifyNobody(t.Context(), "", "secret") }()
 		synctest.Wait()
 		leave()
 		if err := <-served; err != nil {
@@ -401,7 +428,7 @@ func TestCancelledCallCostsNoHash(t *testing.T) { // not parallel: allocated cou
 		defer leave()
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)
-		go func() { done <- h.VerifyNobody(ctx, "secret") }()
+		go func() { done <- h.VerifyNobody(ctx, "", "secret") }()
 		for h.Depth() < 2 && len(done) == 0 {
 			runtime.Gosched()
 		}
@@ -423,7 +450,7 @@ func TestDeadlineOfTheCaller(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
 		defer cancel()
 		began := time.Now()
-		if err := h.VerifyNobody(ctx, "secret"); !errors.Is(err, ErrBusy) || !errors.Is(err, context.DeadlineExceeded) {
+		if err := h.VerifyNobody(ctx, "", "secret"); !errors.Is(err, ErrBusy) || !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("%v; want ErrBusy and context.DeadlineExceeded", err)
 		}
 		if waited := time.Since(began); waited != 10*time.Millisecond {
@@ -541,11 +568,28 @@ func BenchmarkHash(b *testing.B) {
 	}
 }
 
-func BenchmarkVerifyNobody(b *testing.B) {
+// BenchmarkWrongPassword compares a known user with an unknown one of the same cost.
+func BenchmarkWrongPassword(b *testing.B) {
 	h := newHasher(b, Options{})
-	for b.Loop() {
-		if err := h.VerifyNobody(b.Context(), "correct horse battery staple"); err != nil {
-			b.Fatal(err)
+	older := newHasher(b, Options{MemoryKiB: 9216, Iterations: 4})
+	for name, stored := range map[string]string{
+		"today": hash(b, h, "secret"), "older": hash(b, older, "secret"), "bcrypt12": "$2b$12" + hash72[6:],
+	} {
+		cost := stored[:6]
+		if name != "bcrypt12" {
+			cost = strings.Join(strings.SplitN(stored, "$", 5)[:4], "$")
 		}
+		b.Run(name+"/known", func(b *testing.B) {
+			for b.Loop() {
+				verify(b, h, stored, "wrong")
+			}
+		})
+		b.Run(name+"/unknown", func(b *testing.B) {
+			for b.Loop() {
+				if err := h.VerifyNobody(b.Context(), cost, "wrong"); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
 	}
 }

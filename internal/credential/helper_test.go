@@ -101,7 +101,7 @@ func TestAHelperHashesAlike(t *testing.T) {
 			n++
 		}
 	}
-	if err := helped.VerifyNobody(t.Context(), "secret"); err != nil {
+	if err := helped.VerifyNobody(t.Context(), "", "secret"); err != nil {
 		t.Error(err)
 	}
 	if byHelper, own := helped.Computed(); byHelper == 0 || byHelper+own != n+2 {

@@ -1,6 +1,6 @@
 -- account_update: changes fields of an account that exists.
 --
--- KEYS 1 acct:<username>  2 old:<username>
+-- KEYS 1 acct:<username>  2 old:<username>  3 costs
 -- ARGV 1 the password hash that must be in force, or '' for any
 --      2 how long KEYS 2 keeps that hash (ms); 0 leaves it as it is
 --      then name and value of each field to set
@@ -15,6 +15,8 @@ if ARGV[1] ~= '' and hash ~= ARGV[1] then
   return {2, now}
 end
 redis.call('HSET', KEYS[1], unpack(ARGV, 3))
+count(KEYS[3], hash, -1)
+count(KEYS[3], redis.call('HGET', KEYS[1], 'hash'), 1)
 if ARGV[2] ~= '0' then
   redis.call('SET', KEYS[2], hash, 'PX', ARGV[2])
 end

@@ -6,7 +6,7 @@
 -- ARGV 1 epoch for a new head  2 SHA-256 of the secret shown  3 access ms  4 pad ms
 --      5 '1': a token is to be issued; else nothing is written
 -- With KEYS 5 the token gets a place in a status list.
--- Returns {0, now, grants, scopes, audiences, claims, introspect, user epoch, log epoch, [place]},
+-- Returns {0, now, grants, scopes, audiences, claims, introspect, [user epoch, log epoch, [place]]},
 --           the last three if a token is to be issued
 --         {1, now}: no such client   {2, now}: another secret
 local now = now_ms()

@@ -6,7 +6,7 @@
 --         asked  it becomes the next key unless there is one
 --         now    the next key, or this one if there is none, signs from now on
 --         lost   Redis has lost it: it verifies again, and signs if no key does
--- Returns as keys_sync does
+-- Returns {0, now, 1 if a key is to be made, when the next one signs, the hash}, as keys_sync
 --
 -- Of many that offer one at once, one wins; the others' keys are dropped. A key that was
 -- offered by hand and dropped is remembered as gone: a copy of the request does nothing.

@@ -5,7 +5,7 @@
 -- KEYS 1 keys   ARGV 1-6 as in keyring.lua  7 kid
 --      8 a key to sign with from now on, if it is the active one and there is no
 --        next; or ''  9 that one sealed  10 its public half, or ''  11 its algorithm
--- Returns {code, ...} as keys_sync does
+-- Returns {code, now, 1 if a key is to be made, when the next one signs, the hash}, as keys_sync
 --   0 revoked; asked again, too   1 it signs, and there is nothing to sign with instead
 local now, s = now_ms(), settings()
 local f = fields(KEYS[1])

@@ -3,7 +3,7 @@
 --
 -- KEYS 1 us:<uid>  2 ue:<uid>
 -- ARGV 1 how many at most
---      2 sid and 3 score of the session after which to go on, both '' to begin
+--      2 sid  3 score of the session after which to go on, both '' to begin
 -- Returns {now, user epoch, excepted sid, {sid, score, sid, score, ...}}
 local from = 0
 if ARGV[2] ~= '' then
