@@ -574,7 +574,7 @@ func TestTheLogDropsWhatEveryTokenHasOutlived(t *testing.T) {
 func TestEveryKeyExpiresButAccountsKeysAndMeta(t *testing.T) {
 	onEach(t, func(t *testing.T, f *fixture) {
 		exercise(t, f)
-		permanent := regexp.MustCompile(`^lk:(meta|keys|\{\d+\}:((acct|client):.*|dead))$`)
+		permanent := regexp.MustCompile(`^lk:(meta|keys|\{\d+\}:((acct|client):.*|dead|costs))$`)
 		seen := map[string]bool{}
 		for _, key := range f.allKeys() {
 			kind := regexp.MustCompile(`^lk:(?:\{\d+\}:)?([a-z]+(?::[a-z]+)?)`).FindStringSubmatch(key)
@@ -587,7 +587,7 @@ func TestEveryKeyExpiresButAccountsKeysAndMeta(t *testing.T) {
 				t.Errorf("%s has TTL %v", key, ttl)
 			}
 		}
-		for _, kind := range []string{"rt", "deny", "ue", "us", "log", "head", "acct", "client", "thr", "old", "meta", "keys", "dead", "idx", "invalid"} {
+		for _, kind := range []string{"rt", "deny", "ue", "us", "log", "head", "acct", "client", "thr", "old", "meta", "keys", "dead", "idx", "invalid", "costs"} {
 			found := false
 			for k := range seen {
 				found = found || strings.HasPrefix(k, kind)
