@@ -60,7 +60,7 @@ func newHint(n int, g *generation) hint {
 	if n < hintFrom {
 		return h
 	}
-	h.words = make([]uint64, 1<<bits.Len(uint(2*n/idsPerWord))) //nolint:gosec // n is positive
+	h.words = make([]uint64, 1<<bits.Len(uint(2*n/idsPerWord)))
 	for id := range g.sids {
 		word, mark := h.place(id)
 		h.words[word] |= mark
