@@ -87,6 +87,8 @@ var problems = []struct {
 	{errNoToken, problem{http.StatusUnauthorized, "unauthorized", "Not authenticated", "Send the access token as Authorization: Bearer.", ""}},
 	{edge.ErrExpired, problem{http.StatusUnauthorized, "invalid_token", "Could not validate credentials", "The access token has expired", `error="invalid_token", error_description="The access token has expired"`}},
 	{edge.ErrRevoked, problem{http.StatusUnauthorized, "invalid_token", "Could not validate credentials", "The access token was revoked", `error="invalid_token", error_description="The access token was revoked"`}},
+	// The account was deleted while this request was under way. That ends its sessions.
+	{tokenstore.ErrNoAccount, problem{http.StatusUnauthorized, "invalid_token", "Could not validate credentials", "The access token was revoked", `error="invalid_token", error_description="The access token was revoked"`}},
 	{edge.ErrInvalid, problem{http.StatusUnauthorized, "invalid_token", "Could not validate credentials", "The access token is not valid", `error="invalid_token", error_description="The access token is not valid"`}},
 
 	{errUnchecked, problem{http.StatusUnauthorized, "invalid_token", "Not everything has ended", "A token that was shown cannot be checked any more, so its session may live on; everything else that was shown has ended. Send the session's refresh token or a fresh access token, or log in and send POST /auth/logout-all.", `error="invalid_token", error_description="A token that was shown cannot be checked any more"`}},
