@@ -411,7 +411,7 @@ func (f *Feed) page(ctx context.Context, shard int, after uint64) (tokenstore.Vi
 	select {
 	case f.snapshots <- struct{}{}:
 	case <-ctx.Done():
-		return tokenstore.View{}, ctx.Err()
+		return tokenstore.View{}, fmt.Errorf("%w: %w", ErrUnavailable, ctx.Err())
 	case <-f.life.Done():
 		return tokenstore.View{}, fmt.Errorf("%w: shutting down", ErrUnavailable)
 	}

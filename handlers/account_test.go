@@ -513,3 +513,20 @@ func TestUnknownUserCostsTheSameWork(t *testing.T) {
 		}
 	}
 }
+
+// An account may be deleted while its user changes the password: that has ended the session,
+// and is no error of the service.
+func TestAPasswordChangeOfAnAccountThatIsDeletedMeanwhile(t *testing.T) {
+	t.Parallel()
+	f := start(t, setup{replicas: 2})
+	s := f.login(0)
+	f.replicas[0].rdb.AddHook(&loss{after: func(keys string) {
+		if strings.Contains(keys, ":acct:") && !strings.Contains(keys, ":old:") { // lookup
+			_, err := f.replicas[1].store.DeleteAccount(t.Context(), alice)
+			f.check(err)
+		}
+	}})
+	f.post(0, "/users/me/password", bearer(s.access), form("current_password", password, "new_password", "another-password")).
+		fails(http.StatusUnauthorized, "invalid_token", "Could not validate credentials")
+	f.get(0, "/users/me", bearer(s.access)).fails(http.StatusUnauthorized, "invalid_token", "Could not validate credentials")
+}

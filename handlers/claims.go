@@ -71,7 +71,7 @@ func (a *api) askClaims(c *gin.Context, event string, m minted) (extraClaims, er
 	if err == nil {
 		return asked, nil
 	}
-	if !a.Settings.ClaimsOmit {
+	if !a.Settings.ClaimsOmit || clientGone(ctx, err) {
 		return nil, fmt.Errorf("%w: %w", claimhook.ErrFailed, err)
 	}
 	a.logger(c).LogAttrs(ctx, slog.LevelWarn, "a token is issued without the webhook's claims", slog.String("cause", err.Error()))

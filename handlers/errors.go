@@ -87,6 +87,8 @@ var problems = []struct {
 	{errNoToken, problem{http.StatusUnauthorized, "unauthorized", "Not authenticated", "Send the access token as Authorization: Bearer.", ""}},
 	{edge.ErrExpired, problem{http.StatusUnauthorized, "invalid_token", "Could not validate credentials", "The access token has expired", `error="invalid_token", error_description="The access token has expired"`}},
 	{edge.ErrRevoked, problem{http.StatusUnauthorized, "invalid_token", "Could not validate credentials", "The access token was revoked", `error="invalid_token", error_description="The access token was revoked"`}},
+	// The account was deleted while this request was under way. That ends its sessions.
+	{tokenstore.ErrNoAccount, problem{http.StatusUnauthorized, "invalid_token", "Could not validate credentials", "The access token was revoked", `error="invalid_token", error_description="The access token was revoked"`}},
 	{edge.ErrInvalid, problem{http.StatusUnauthorized, "invalid_token", "Could not validate credentials", "The access token is not valid", `error="invalid_token", error_description="The access token is not valid"`}},
 
 	{errUnchecked, problem{http.StatusUnauthorized, "invalid_token", "Not everything has ended", "A token that was shown cannot be checked any more, so its session may live on; everything else that was shown has ended. Send the session's refresh token or a fresh access token, or log in and send POST /auth/logout-all.", `error="invalid_token", error_description="A token that was shown cannot be checked any more"`}},
@@ -109,8 +111,23 @@ var problems = []struct {
 // retryAfter is how long a client waits after a 503, in seconds.
 const retryAfter = 1
 
-// fail answers with the problem that an error is.
+// statusClientGone is what a request counts as whose client went away before there was an
+// answer. No client ever receives it; nginx logs the same number.
+const statusClientGone = 499
+
+// clientGone reports whether a request failed with err because its client went away, which
+// ended ctx, the request's context.
+func clientGone(ctx context.Context, err error) bool {
+	return errors.Is(err, context.Canceled) && errors.Is(ctx.Err(), context.Canceled)
+}
+
+// fail answers with the problem that an error is. If the client has gone, nothing went
+// wrong here: no line is logged, and nothing is counted as an error of the service.
 func (a *api) fail(c *gin.Context, err error) {
+	if clientGone(c.Request.Context(), err) {
+		c.AbortWithStatus(statusClientGone)
+		return
+	}
 	p, known := problemOf(err)
 	identify(c)
 	harden(c)
@@ -120,10 +137,8 @@ func (a *api) fail(c *gin.Context, err error) {
 	case errors.Is(err, edge.ErrStreams):
 		a.shed(ShedStream)
 	case errors.Is(err, credential.ErrBusy):
-		if !errors.Is(err, context.Canceled) {
-			a.shed(ShedPassword)
-		}
-	case !known, p.status == http.StatusServiceUnavailable && !errors.Is(err, context.Canceled) && a.loud():
+		a.shed(ShedPassword)
+	case !known, p.status == http.StatusServiceUnavailable && a.loud():
 		a.logger(c).LogAttrs(c.Request.Context(), slog.LevelError, "request failed",
 			slog.String("route", c.FullPath()), slog.Int("status", p.status), slog.String("cause", err.Error()))
 	}

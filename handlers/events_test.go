@@ -13,6 +13,7 @@ import (
 
 	"github.com/latchkey-auth/latchkey/edge"
 	"github.com/latchkey-auth/latchkey/handlers"
+	"github.com/latchkey-auth/latchkey/internal/dpop/dpoptest"
 )
 
 // recorded waits for the one event of a kind, and returns it.
@@ -211,6 +212,70 @@ func TestALoginIsRecordedThoughItIsNotAnswered(t *testing.T) {
 	e := f.recorded("login")
 	if sid, _ := e["sid"].(string); len(sid) != 22 || e["sub"] != alice {
 		t.Errorf("%v", e)
+	}
+}
+
+// A login that fails once its session is open leaves nothing behind: its session has ended,
+// and the one whose cookie came along has not.
+func TestALoginThatIsNotAnsweredLeavesNoSession(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		happens func(f *fleet, client registered) // while the session is opened
+		status  int
+	}{
+		"nothing can be signed any more": {func(f *fleet, _ registered) { f.ring.Rest() }, http.StatusServiceUnavailable},
+		"the client is deleted": {func(f *fleet, client registered) {
+			f.check(f.replicas[1].store.DeleteClient(f.Context(), client.id))
+		}, http.StatusUnauthorized},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := start(t, setup{replicas: 2})
+			client, earlier := f.service("full"), f.login(1)
+			f.replicas[0].rdb.AddHook(&loss{after: func(keys string) {
+				if first, _, _ := strings.Cut(keys, " "); strings.Contains(first, ":rt:") && strings.Contains(keys, ":us:") && !strings.Contains(keys, ":members") { // login
+					c.happens(f, client)
+				}
+			}})
+			f.post(0, "/auth/token", client.post("username", alice, "password", password), cookie(earlier.refresh)).is(c.status)
+			keys, err := f.rdb.Keys(t.Context(), "lk:*:rt:*").Result()
+			f.check(err)
+			if len(keys) != 1 || keys[0] != f.rtKey(earlier.access) {
+				t.Errorf("sessions: %q, want only that of the cookie", keys)
+			}
+			if e := f.recorded("logout"); e["sid"] == any(f.claim(earlier.access, "sid")) || e["confirmed"] != any(false) {
+				t.Errorf("the end of the new session: %v", e)
+			}
+		})
+	}
+}
+
+// A request for tokens that nobody can sign yet asks Redis nothing: it opens no session,
+// and uses no proof, no refresh token and no password attempt up.
+func TestAGrantWithoutASigningKeyChangesNothing(t *testing.T) {
+	t.Parallel()
+	k := dpoptest.NewKey(t, "ES256")
+	f := start(t, setup{replicas: 1})
+	client, s := f.service("full"), f.login(0)
+	users := f.logs(client)
+	for name, r := range map[string]struct {
+		path    string
+		options []option
+	}{
+		"login":              {"/auth/token", []option{form("username", alice, "password", password)}},
+		"login by a client":  {"/auth/token", []option{client.post("username", alice, "password", password)}},
+		"refresh":            {"/auth/refresh", []option{form("refresh_token", s.refresh)}},
+		"client credentials": {"/oauth2/token", []option{client.basic(), form("grant_type", "client_credentials")}},
+		"refresh token":      {"/oauth2/token", []option{client.basic(), form("grant_type", "refresh_token", "refresh_token", users.refresh)}},
+	} {
+		f.ring.Rest()
+		before := f.replicas[0].trips.n.Load()
+		f.post(0, r.path, append(r.options, proof(k.Proof("POST", issuer+r.path, "")))...).fails(http.StatusServiceUnavailable, "temporarily_unavailable", "")
+		if n := f.replicas[0].trips.n.Load() - before; n != 0 {
+			t.Errorf("%s: %d round trips", name, n)
+		}
+		f.check(f.ring.Activate(f.kid))
+		f.post(0, r.path, r.options...).is(http.StatusOK)
 	}
 }
 

@@ -260,10 +260,12 @@ func described(r *authv3.AttributeContext_HttpRequest) asked {
 	return asked{r.GetMethod(), r.GetScheme() + "://" + r.GetHost() + r.GetPath()}
 }
 
-// refuse is what the HTTP API answers to an error of a request, besides what is in header.
+// refuse is what the HTTP API answers to an error of a request, besides what is in header,
+// and the status that is counted.
 func (e *ExtAuthz) refuse(ctx context.Context, err error, request, header http.Header) (*authv3.CheckResponse, int) {
 	p, known := problemOf(err)
-	if !known || (p.status == http.StatusServiceUnavailable && !errors.Is(err, context.Canceled) && !errors.Is(err, errOverload) && e.api.loud()) {
+	gone := clientGone(ctx, err)
+	if !gone && (!known || (p.status == http.StatusServiceUnavailable && !errors.Is(err, errOverload) && e.api.loud())) {
 		e.api.Log.LogAttrs(ctx, slog.LevelError, "request failed",
 			slog.String("route", extAuthzRoute), slog.Int("status", p.status), slog.String("cause", err.Error()))
 	}
@@ -276,6 +278,10 @@ func (e *ExtAuthz) refuse(ctx context.Context, err error, request, header http.H
 	}
 	slices.SortFunc(options, func(a, b *corev3.HeaderValueOption) int { return cmp.Compare(a.Header.Key, b.Header.Key) })
 	body, _ := json.Marshal(p.body()) // three strings
+	counted := p.status
+	if gone {
+		counted = statusClientGone
+	}
 	return &authv3.CheckResponse{
 		Status: &rpcstatus.Status{Code: rpcCode(p.status), Message: p.code},
 		HttpResponse: &authv3.CheckResponse_DeniedResponse{DeniedResponse: &authv3.DeniedHttpResponse{
@@ -283,7 +289,7 @@ func (e *ExtAuthz) refuse(ctx context.Context, err error, request, header http.H
 			Headers: options,
 			Body:    string(body),
 		}},
-	}, p.status
+	}, counted
 }
 
 // rpcCode is the gRPC code of a refusal. Envoy asks only whether it is OK.

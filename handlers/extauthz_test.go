@@ -304,6 +304,27 @@ func TestExtAuthzFailsClosed(t *testing.T) {
 	e.accepted(e.check(asks("GET", authorized(s.access))), s.access)
 }
 
+// A check that Envoy gives up is no failure of the service.
+func TestExtAuthzThatIsGivenUpIsNoFailure(t *testing.T) {
+	t.Parallel()
+	e := extAuthz(t, setup{})
+	s := e.login(0)
+	gone, giveUp := context.WithCancel(t.Context())
+	giveUp()
+	answer, err := e.service.Check(gone, asks("GET", authorized(s.access)))
+	e.fleet.check(err)
+	e.refused(answer, http.StatusServiceUnavailable, "temporarily_unavailable")
+	w := record(handlers.NewAdmin(handlers.AdminOptions{Metrics: e.metrics, Ready: func() error { return nil }}), request(t, "GET", "/metrics"))
+	for line := range strings.Lines(w.Body.String()) {
+		if strings.HasPrefix(line, "latchkey_http_requests_total{") && !strings.Contains(line, `code="499"`) {
+			t.Errorf("counted: %s", line)
+		}
+	}
+	if strings.Contains(e.log.String(), `"level":"ERROR"`) {
+		t.Errorf("logged: %s", e.log)
+	}
+}
+
 func TestExtAuthzBounds(t *testing.T) {
 	t.Parallel()
 	e := extAuthz(t, setup{})

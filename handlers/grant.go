@@ -37,16 +37,30 @@ func mintedBy(t refreshtoken.Token, g tokenstore.Grant, client tokenstore.Client
 	return minted{grant: g, sid: t.SID, uid: t.UID, client: client, asked: asked}
 }
 
-// issue signs an access token and returns the answer that carries it. The refresh
-// token goes into a cookie, or for clients that are no browser into the answer.
+// canSign returns nil if there is a key to sign with. A request for tokens asks this before
+// it takes effect or uses anything up: a password attempt, a DPoP proof, a refresh token.
+// Error: [accesstoken.ErrNoKey].
+func (a *api) canSign() error {
+	_, err := a.Signer.Room(a.room.limit)
+	return err
+}
+
+// issue signs an access token and returns the answer that carries it, and the refresh
+// token.
 func (a *api) issue(c *gin.Context, m minted, t refreshtoken.Token, inBody bool) (tokenResponse, error) {
 	answer, err := a.answer(m)
 	if err != nil {
 		return tokenResponse{}, err
 	}
+	return a.handOut(c, answer, m, t, inBody), nil
+}
+
+// handOut adds the refresh token to an answer: in a cookie, or for clients that are no
+// browser in the body.
+func (a *api) handOut(c *gin.Context, answer tokenResponse, m minted, t refreshtoken.Token, inBody bool) tokenResponse {
 	if inBody {
 		answer.RefreshToken = a.Refresh.Encode(t)
-		return answer, nil
+		return answer
 	}
 	a.setRefreshCookie(c, m.sid, a.Refresh.Encode(t), m.grant.RefreshExpiry.Sub(m.grant.Now))
 	if m.grant.JKT == "" {
@@ -56,7 +70,7 @@ func (a *api) issue(c *gin.Context, m minted, t refreshtoken.Token, inBody bool)
 		// would say that it is somebody else.
 		a.clearAccessCookie(c)
 	}
-	return answer, nil
+	return answer
 }
 
 // answer signs an access token and returns the answer that carries it alone.

@@ -40,6 +40,9 @@ func (a *api) login(c *gin.Context) error {
 	if req.earlier = a.families(a.refreshCookies(c.Request)); len(req.earlier) > maxShown {
 		return a.tooManyShown(c)
 	}
+	if err := a.canSign(); err != nil {
+		return err
+	}
 	proof, err := a.offeredProof(c)
 	if err != nil {
 		return err
@@ -62,18 +65,10 @@ func (a *api) login(c *gin.Context) error {
 	}
 	// The session is there, whatever becomes of the answer.
 	a.note(c, EventLogin, slog.String("sub", m.grant.Subject), slog.String("sid", m.sid.String()))
-	// Whoever deletes a client ends the sessions that are there then; one that was
-	// opened later must not be answered.
-	if _, err := a.loginClient(c, req.shown); err != nil {
-		return err
-	}
-	if err := a.endEarlier(c, req.earlier); err != nil {
-		// The browser keeps its cookies, so nobody will ever use the new session.
-		a.abandon(c, m)
-		return err
-	}
-	answer, err := a.issue(c, m, token, req.inBody)
+	answer, err := a.completeLogin(c, req, token, m)
 	if err != nil {
+		// The client gets no tokens, so nobody will ever use the new session.
+		a.abandon(c, m)
 		return err
 	}
 	if req.inBody && len(a.refreshCookies(c.Request)) > 0 {
@@ -85,6 +80,25 @@ func (a *api) login(c *gin.Context) error {
 	}
 	c.JSON(http.StatusOK, answer)
 	return nil
+}
+
+// completeLogin does what is left to do once the session is open, and returns the answer.
+// Each step can fail, and the one that cannot be undone comes last: the end of the sessions
+// whose cookies came along. Errors: those of loginClient, answer and endEarlier.
+func (a *api) completeLogin(c *gin.Context, req loginRequest, token refreshtoken.Token, m minted) (tokenResponse, error) {
+	// Whoever deletes a client ends the sessions that are there then; one that was
+	// opened later must not be answered.
+	if _, err := a.loginClient(c, req.shown); err != nil {
+		return tokenResponse{}, err
+	}
+	answer, err := a.answer(m)
+	if err != nil {
+		return tokenResponse{}, err
+	}
+	if err := a.endEarlier(c, req.earlier); err != nil {
+		return tokenResponse{}, err
+	}
+	return a.handOut(c, answer, m, token, req.inBody), nil
 }
 
 // admit opens the session of a user whose password was right. Errors: those of

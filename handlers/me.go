@@ -30,9 +30,6 @@ func (a *api) me(c *gin.Context) error {
 		return err
 	}
 	account, _, err := a.Store.Account(c.Request.Context(), username)
-	if errors.Is(err, tokenstore.ErrNoAccount) {
-		return edge.ErrRevoked
-	}
 	if err != nil {
 		return err
 	}

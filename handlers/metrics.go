@@ -2,6 +2,7 @@ package handlers
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"maps"
 	"regexp"
@@ -53,12 +54,12 @@ func NewMetrics(version, goVersion string, queue func() int) *Metrics {
 	}
 	m := &Metrics{
 		Registry: prometheus.NewRegistry(),
-		requests: counter("latchkey_http_requests_total", "Requests by route template, method and status code.", "route", "method", "code"),
+		requests: counter("latchkey_http_requests_total", "Requests by route template, method and status code; 499: the client went away before it was answered.", "route", "method", "code"),
 		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "latchkey_http_request_duration_seconds", Help: "How long requests took.", Buckets: requestBuckets,
 		}, []string{"route", "method"}),
 		store: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name: "latchkey_store_operation_duration_seconds", Help: "How long calls of the token store took, by operation and outcome (ok, unavailable).",
+			Name: "latchkey_store_operation_duration_seconds", Help: "How long calls of the token store took, by operation and outcome (ok, unavailable, canceled: the client went away).",
 			Buckets: requestBuckets,
 		}, []string{"operation", "outcome"}),
 		logins:    counter("latchkey_logins_total", "Password logins by outcome: ok, failed, throttled.", "outcome"),
@@ -66,11 +67,11 @@ func NewMetrics(version, goVersion string, queue func() int) *Metrics {
 		logouts:   counter("latchkey_logouts_total", "Ended sessions by kind: session, all, other (by its user, from another session), limit (by a login, there were too many).", "kind"),
 		events:    counter("latchkey_security_events_total", "Security events, as in the log.", "event"),
 		confirms: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name: "latchkey_confirmation_duration_seconds", Help: "How long it took until no replica accepted what was revoked, by outcome (ok, unavailable).",
+			Name: "latchkey_confirmation_duration_seconds", Help: "How long it took until no replica accepted what was revoked, by outcome (ok, unavailable, canceled: the client went away).",
 			Buckets: requestBuckets,
 		}, []string{"outcome"}),
 		hook: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name: "latchkey_claims_webhook_duration_seconds", Help: "How long the claims webhook took, by outcome (ok, failed).",
+			Name: "latchkey_claims_webhook_duration_seconds", Help: "How long the claims webhook took, by outcome (ok, failed, canceled: the client went away).",
 			Buckets: requestBuckets,
 		}, []string{"outcome"}),
 		lag: prometheus.NewHistogram(prometheus.HistogramOpts{
@@ -163,31 +164,33 @@ func (m *Metrics) WatchConnections(open, evicted func() int64) {
 		}, func() float64 { return float64(evicted()) }))
 }
 
+// outcome is the label of what ended with err: failed, unless nobody waited for it any more.
+func outcome(err error, failed string) string {
+	switch {
+	case err == nil:
+		return "ok"
+	case errors.Is(err, context.Canceled):
+		return "canceled"
+	}
+	return failed
+}
+
 // StoreCall is the [tokenstore.Options] Observe of a replica.
 func (m *Metrics) StoreCall(operation string, took time.Duration, err error) {
-	outcome := "ok"
-	if errors.Is(err, tokenstore.ErrUnavailable) {
-		outcome = "unavailable"
+	if !errors.Is(err, tokenstore.ErrUnavailable) {
+		err = nil // Redis has answered
 	}
-	m.store.WithLabelValues(operation, outcome).Observe(took.Seconds())
+	m.store.WithLabelValues(operation, outcome(err, "unavailable")).Observe(took.Seconds())
 }
 
 // confirmed times a confirmation.
 func (m *Metrics) confirmed(took time.Duration, err error) {
-	outcome := "ok"
-	if err != nil {
-		outcome = "unavailable"
-	}
-	m.confirms.WithLabelValues(outcome).Observe(took.Seconds())
+	m.confirms.WithLabelValues(outcome(err, "unavailable")).Observe(took.Seconds())
 }
 
 // asked times a call of the claims webhook.
 func (m *Metrics) asked(took time.Duration, err error) {
-	outcome := "ok"
-	if err != nil {
-		outcome = "failed"
-	}
-	m.hook.WithLabelValues(outcome).Observe(took.Seconds())
+	m.hook.WithLabelValues(outcome(err, "failed")).Observe(took.Seconds())
 }
 
 // EdgeObserver is the [edge.FollowerOptions] Observe of a replica.

@@ -56,6 +56,9 @@ func (a *api) token(c *gin.Context) error {
 // clientCredentials issues an access token to a client for itself (RFC 6749 section
 // 4.4): one round trip, and one for a DPoP proof. There is no refresh token with it (section 4.4.3).
 func (a *api) clientCredentials(c *gin.Context, p params) error {
+	if err := a.canSign(); err != nil {
+		return err
+	}
 	proof, err := a.offeredProof(c)
 	if err != nil {
 		return err
@@ -98,6 +101,9 @@ func (a *api) clientCredentials(c *gin.Context, p params) error {
 // refreshGrant exchanges a refresh token that was handed out in a body (RFC 6749
 // section 6): two round trips, or one for the public client, and one for a DPoP proof.
 func (a *api) refreshGrant(c *gin.Context, p params) error {
+	if err := a.canSign(); err != nil {
+		return err
+	}
 	proof, err := a.offeredProof(c)
 	if err != nil {
 		return err

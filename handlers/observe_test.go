@@ -1,6 +1,7 @@
 package handlers_test
 
 import (
+	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -17,6 +18,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/latchkey-auth/latchkey/edge"
 	"github.com/latchkey-auth/latchkey/handlers"
 	"github.com/latchkey-auth/latchkey/tokenstore"
 )
@@ -221,9 +223,9 @@ func TestMetricsHaveClosedLabels(t *testing.T) {
 		"route":   regexp.MustCompile(`^(none|/auth/(token|refresh|logout|logout-all|sessions|sessions/:sid|verify)|/users/me|/users/me/password|/openapi\.json)$`),
 		"method":  regexp.MustCompile(`^(GET|POST|DELETE|HEAD|OPTIONS|PUT|PATCH|other)$`),
 		"code":    regexp.MustCompile(`^[1-5]\d\d$`),
-		"outcome": regexp.MustCompile(`^(ok|unavailable|failed|throttled|rotated|same|reuse|rollback|ambiguous|invalid|expired|revoked|superseded|foreign|key)$`),
+		"outcome": regexp.MustCompile(`^(ok|unavailable|canceled|failed|throttled|rotated|same|reuse|rollback|ambiguous|invalid|expired|revoked|superseded|foreign|key)$`),
 		"operation": regexp.MustCompile(
-			`^(login|rotate|revoke|revoke_user|verify|lookup|throttle_charge|throttle_refund|account_create|account_update|account_delete|meta|keys|keys_sync|keys_put|keys_revoke|keys_reseal|revoke_key|renew|session|sessions|alive|ping)$`),
+			`^(login|rotate|revoke|revoke_user|verify|lookup|throttle_charge|throttle_refund|account_create|account_update|account_delete|client_create|client_check|client_rotate|client_delete|meta|keys|keys_sync|keys_put|keys_revoke|keys_reseal|revoke_key|renew|session|session_page|sessions|alive|ping)$`),
 		"kind":       regexp.MustCompile(`^(session|all|other)$`),
 		"class":      regexp.MustCompile(`^(login|refresh|session)$`),
 		"event":      regexp.MustCompile(`^[a-z_]+$`),
@@ -267,6 +269,75 @@ func TestMetricsHaveClosedLabels(t *testing.T) {
 	} {
 		if got := f.series()[name]; got != want {
 			t.Errorf("%s: got %v, want %v", name, got, want)
+		}
+	}
+}
+
+// A client that goes away before there is an answer is no failure of the service: not in the
+// status that is counted, not in the outcomes of what was done for it, and not in the log.
+func TestAClientThatGoesAwayIsNoFailure(t *testing.T) {
+	t.Parallel()
+	h := newHook(t)
+	f := start(t, setup{
+		replicas: 1, statusLists: true, claims: h.Webhook,
+		settings: func(s *handlers.Settings) { s.RevocationsToken, s.ClaimsOmit = []byte(revocationsToken), true },
+		dependencies: func(d *handlers.Dependencies) {
+			d.Revocations = edge.NewFeed(edge.FeedOptions{Store: d.Store})
+			t.Cleanup(d.Revocations.Close)
+		},
+	})
+	s, client := f.login(0), f.service("full")
+	status, _ := f.claims(s.access)["status"].(map[string]any)
+	list, _ := status["status_list"].(map[string]any)
+	uri, _ := list["uri"].(string)
+	before := f.log.String()
+	gone, hangUp := context.WithCancel(t.Context())
+	hangUp()
+	for _, r := range []struct {
+		route, method, path string
+		options             []option
+	}{
+		{"/auth/token", "POST", "/auth/token", []option{form("username", alice, "password", password)}},
+		{"/auth/refresh", "POST", "/auth/refresh", []option{form("refresh_token", s.refresh)}}, // the webhook is asked first
+		{"/auth/verify", "GET", "/auth/verify", []option{bearer(s.access)}},
+		{"/users/me", "GET", "/users/me", []option{bearer(s.access)}},
+		{"/auth/sessions", "GET", "/auth/sessions", []option{bearer(s.access)}},
+		{"/auth/logout", "POST", "/auth/logout", []option{cookie(s.refresh)}}, // it is not confirmed
+		{"/oauth2/token", "POST", "/oauth2/token", []option{client.basic(), form("grant_type", "client_credentials")}},
+		{"/oauth2/introspect", "POST", "/oauth2/introspect", []option{client.basic(), form("token", s.access)}},
+		{"/status-lists/:id", "GET", strings.TrimPrefix(uri, issuer), nil},
+		{"/revocations", "GET", "/revocations", []option{bearer(revocationsToken)}},
+	} {
+		// There are two ways out of a stream that has not begun, and which one it takes is random.
+		for range 20 {
+			record(f.replicas[0].handler, request(t, r.method, r.path, r.options...).WithContext(gone))
+		}
+		if n := f.series()[fmt.Sprintf(`latchkey_http_requests_total{code="499",method=%q,route=%q}`, r.method, r.route)]; n == 0 {
+			t.Errorf("%s %s: none is counted as gone", r.method, r.path)
+		}
+	}
+	// One that goes away while the webhook is asked gets no session.
+	const logins = `latchkey_logins_total{outcome="ok"}`
+	opened := f.series()[logins]
+	leaving, leave := context.WithCancel(t.Context())
+	left := make(chan struct{})
+	h.meanwhile(func() {
+		leave()
+		<-left // the webhook's answer must not come first
+	})
+	record(f.replicas[0].handler, request(t, "POST", "/auth/token", form("username", alice, "password", password)).WithContext(leaving))
+	close(left)
+	if n := f.series()[logins]; n != opened {
+		t.Errorf("%v sessions were opened for a client that had gone", n-opened)
+	}
+	for name, n := range f.series() {
+		if n > 0 && (strings.Contains(name, `code="5`) || strings.Contains(name, `outcome="unavailable"`) || strings.Contains(name, `outcome="failed"`) || strings.HasPrefix(name, "latchkey_shed_total")) {
+			t.Errorf("%s: %v", name, n)
+		}
+	}
+	for line := range strings.Lines(strings.TrimPrefix(f.log.String(), before)) {
+		if strings.Contains(line, `"level":"WARN"`) || strings.Contains(line, `"level":"ERROR"`) {
+			t.Errorf("logged: %s", line)
 		}
 	}
 }

@@ -42,6 +42,9 @@ func (a *api) refresh(c *gin.Context) error {
 		a.note(c, EventRefreshRefused, slog.String("reason", "invalid"))
 		return errRefreshToken
 	}
+	if err := a.canSign(); err != nil {
+		return err
+	}
 	proof, err := a.offeredProof(c)
 	if err == nil {
 		err = a.spend(c, proof)

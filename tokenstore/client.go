@@ -87,7 +87,7 @@ func (s *Store) RotateClientSecret(ctx context.Context, id string, secret [32]by
 // DeleteClient removes a client, if there is one. Its tokens are not ended by it:
 // see [Store.RevokeUser] and [Store.ClientSessions]. Errors: [ErrUnavailable].
 func (s *Store) DeleteClient(ctx context.Context, id string) error {
-	r, err := s.run(ctx, s.scripts.accountDelete, []string{s.clientKey(id)})
+	r, err := s.run(ctx, s.scripts.clientDelete, []string{s.clientKey(id)})
 	if err != nil {
 		return err
 	}

@@ -103,10 +103,16 @@ const (
 // newWorld makes a store on a server, and resets it.
 func newWorld(t *testing.T, rdb *redis.Client, mini *miniredis.Miniredis) *world {
 	t.Helper()
+	return newObservedWorld(t, rdb, mini, nil)
+}
+
+// newObservedWorld is newWorld with an observer of the store's operations.
+func newObservedWorld(t *testing.T, rdb *redis.Client, mini *miniredis.Miniredis, observe func(string, time.Duration, error)) *world {
+	t.Helper()
 	store := redis.NewClient(&redis.Options{Addr: rdb.Options().Addr, DB: rdb.Options().DB})
 	t.Cleanup(func() { _ = store.Close() })
 	w := &world{
-		fixture:  newFixtureWith(t, backend{store: store, test: rdb}, tokenstore.Options{Lifetimes: lifetimes(), StatusLists: true}),
+		fixture:  newFixtureWith(t, backend{store: store, test: rdb}, tokenstore.Options{Lifetimes: lifetimes(), StatusLists: true, Observe: observe}),
 		recorder: &recorder{sent: map[string][][]any{}}, mini: mini, scripts: map[string]tokenstore.ScriptInfo{},
 	}
 	for _, sc := range w.AllScripts() {
@@ -256,7 +262,7 @@ func mutations() []mutation {
 			_, err := w.DeleteAccount(w.t.Context(), account)
 			return err
 		}},
-		{script: "account_delete", how: "of a client", do: func(w *world) error {
+		{script: "client_delete", do: func(w *world) error {
 			return w.DeleteClient(w.t.Context(), client)
 		}},
 		{script: "client_create", do: func(w *world) error {

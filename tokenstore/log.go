@@ -274,8 +274,9 @@ func (s *Store) Leave(ctx context.Context, member string) error {
 	return err
 }
 
-// Restore revokes again what an entry revoked, should Redis have lost it. It
-// does nothing if Redis knows. Errors: [ErrUnavailable].
+// Restore revokes again what an entry revoked, should Redis have lost it. It changes
+// nothing if Redis knows. With [Options.WaitReplicas] it returns when the replicas have the
+// revocation, too. Errors: [ErrUnavailable].
 func (s *Store) Restore(ctx context.Context, e Entry) error {
 	// The user of a session is not in its entry: the list of the user's
 	// sessions is left to its own expiry.
@@ -309,7 +310,7 @@ func (s *Store) Restore(ctx context.Context, e Entry) error {
 		except = e.Except.String()
 	}
 	shard := e.ID[0]
-	r, err := s.run(ctx, s.scripts.restoreEpoch,
+	r, err := s.runDurably(ctx, s.scripts.restoreEpoch,
 		[]string{s.epochKey(e.ID), s.userKey(e.ID), s.headKey(shard), s.logKey(shard), s.invalidKey(shard), s.livingKey(e.ID)},
 		epoch, e.ID.String(), e.Epoch, except,
 		milliseconds(s.life.Session), milliseconds(s.life.Access), milliseconds(skewPad))

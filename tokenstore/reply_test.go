@@ -443,6 +443,58 @@ func TestAReplyThatCannotBeReadIsAnOutage(t *testing.T) {
 	}
 }
 
+// An operation is measured under a name of its own, by which an operator knows what is slow.
+// Those that share one do the same in Redis.
+func TestAnOperationIsMeasuredUnderItsOwnName(t *testing.T) {
+	t.Parallel()
+	names := map[string][]string{
+		"Login": {"login"}, "Rotate": {"rotate"}, "Peek": {"peek"}, "Verify": {"verify"}, "Revoke": {"revoke"},
+		"RevokeUser": {"forget", "revoke_user"}, "Session": {"session"}, "Sessions": {"session_page", "sessions"}, "AnyAlive": {"alive"},
+		"Lookup": {"lookup", "throttle_charge"}, "Account": {"lookup"}, "Refund": {"throttle_refund"},
+		"CreateAccount": {"account_create"}, "DeleteAccount": {"account_delete"},
+		"SetPassword": {"account_update"}, "ReplacePassword": {"account_update"}, "SetDisabled": {"account_update"},
+		"CreateClient": {"client_create"}, "RotateClientSecret": {"client_rotate"}, "DeleteClient": {"client_delete"},
+		"AuthenticateClient": {"client_check"}, "IssueToClient": {"client_check"}, "Client": {"client"}, "ClientSessions": {},
+		"FirstUse": {"first_use"}, "Open": {"meta"}, "DenyKey": {"revoke_key"}, "SyncSigningKeys": {"keys_sync"},
+		"OfferSigningKey": {"keys_put"}, "RevokeSigningKey": {"keys_revoke"}, "ResealSigningKey": {"keys_reseal"},
+		"Renew": {"renew"}, "Strike": {"strike"}, "StatusView": {"status_view"}, "Preflight": {"meta", "probe"},
+		"Restore": {"restore_epoch"}, "Restore, a session": {"revoke"}, "Restore, a key": {"revoke_key"},
+	}
+	mini := redistest.Mini(t)
+	rdb := redis.NewClient(&redis.Options{Addr: mini.Addr()})
+	t.Cleanup(func() { _ = rdb.Close() })
+	var mu sync.Mutex
+	seen := map[string]bool{}
+	w := newObservedWorld(t, rdb, mini, func(name string, _ time.Duration, _ error) {
+		mu.Lock()
+		defer mu.Unlock()
+		seen[name] = true
+	})
+	for name, ready := range operationsByMethod() {
+		method, _, _ := strings.Cut(name, ",")
+		want, ok := names[name]
+		if !ok {
+			want, ok = names[method]
+		}
+		if !ok {
+			t.Errorf("%s: say here under what name it is measured", name)
+		}
+		op := ready(w)
+		clear(seen)
+		if err := op(); errors.Is(err, tokenstore.ErrUnavailable) {
+			t.Errorf("%s: %v", name, err)
+		}
+		for measured := range seen {
+			if !slices.Contains(want, measured) {
+				t.Errorf("%s is measured as %s, want %v", name, measured, want)
+			}
+		}
+		if len(want) > 0 && !seen[want[len(want)-1]] {
+			t.Errorf("%s is not measured as %s", name, want[len(want)-1])
+		}
+	}
+}
+
 // Every method of the store that reads a reply is in the table.
 func TestEveryOperationIsTestedWithRepliesThatCannotBeRead(t *testing.T) {
 	none := []string{

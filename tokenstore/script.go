@@ -52,7 +52,8 @@ type scripts struct {
 	keysSync, keysPut, keysRevoke, keysReseal   *script
 	renew, strike, restoreEpoch                 *script
 	probe                                       *script
-	clientCreate, clientRotate, clientCheck     *script
+	clientCreate, clientRotate, clientDelete    *script
+	clientCheck                                 *script
 	peek, firstUse                              *script
 	statusView, sessionPage                     *script
 }
@@ -107,6 +108,7 @@ func loadScripts() (scripts, error) {
 		probe:          load(writes, "probe", "primary"),
 		clientCreate:   load(writesOnce, "client_create"),
 		clientRotate:   load(writesOnce, "client_rotate"),
+		clientDelete:   load(writesOnce, "client_delete"),
 		clientCheck:    load(writes, "client_check", "status"),
 		peek:           load(reads, "peek"),
 		firstUse:       load(writes, "first_use"),

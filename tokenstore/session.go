@@ -492,7 +492,7 @@ func sessionFields() []string {
 
 // Session reads one session. Errors: [ErrNoSession], [ErrUnavailable].
 func (s *Store) Session(ctx context.Context, sid ID) (Session, error) {
-	list, err := s.readSessions(ctx, []ID{sid}, 0, "")
+	list, err := s.readSessions(ctx, "session", []ID{sid}, 0, "")
 	if err != nil {
 		return Session{}, err
 	}
@@ -548,7 +548,7 @@ func (s *Store) Sessions(ctx context.Context, uid ID, cursor string, limit int) 
 	if err := r.err(); err != nil {
 		return nil, "", err
 	}
-	list, err = s.readSessions(ctx, sids, epoch, except)
+	list, err = s.readSessions(ctx, "sessions", sids, epoch, except)
 	if err != nil {
 		return nil, "", err
 	}
@@ -556,8 +556,8 @@ func (s *Store) Sessions(ctx context.Context, uid ID, cursor string, limit int) 
 }
 
 // readSessions reads the refresh keys of sessions, leaving out those that are gone, or of
-// an epoch before the user's.
-func (s *Store) readSessions(ctx context.Context, sids []ID, epoch uint64, except string) ([]Session, error) {
+// an epoch before the user's. It is measured as operation.
+func (s *Store) readSessions(ctx context.Context, operation string, sids []ID, epoch uint64, except string) ([]Session, error) {
 	sids = slices.DeleteFunc(sids, func(sid ID) bool { return !s.together(sid) })
 	if len(sids) == 0 {
 		return nil, nil
@@ -573,15 +573,15 @@ func (s *Store) readSessions(ctx context.Context, sids []ID, epoch uint64, excep
 		ttls = append(ttls, pipe.PTTL(ctx, s.rtKey(sid)))
 	}
 	_, err := pipe.Exec(ctx)
-	err = unavailable("session", err)
-	s.observe("session", time.Since(start), err)
+	err = unavailable(operation, err)
+	s.observe(operation, time.Since(start), err)
 	if err != nil {
 		return nil, err
 	}
 	now := s.Now()
 	list := make([]Session, 0, len(sids))
 	for i, sid := range sids {
-		f := newHash("session", hashes[i].Val(), len(sessionFields()))
+		f := newHash(operation, hashes[i].Val(), len(sessionFields()))
 		if f.optional(0) == "" && f.err() == nil {
 			continue // it has ended
 		}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"time"
@@ -57,7 +58,7 @@ func traceStore(tracer trace.Tracer) func(context.Context, string) (context.Cont
 		ctx, span := tracer.Start(ctx, "redis "+operation, trace.WithSpanKind(trace.SpanKindClient),
 			trace.WithAttributes(semconv.DBSystemNameRedis, semconv.DBStoredProcedureName(operation)))
 		return ctx, func(err error) {
-			if err != nil {
+			if err != nil && !errors.Is(err, context.Canceled) { // else nobody waited any more
 				span.SetAttributes(semconv.ErrorTypeKey.String("unavailable"))
 				span.SetStatus(codes.Error, "")
 			}

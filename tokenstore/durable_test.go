@@ -1,0 +1,95 @@
+package tokenstore_test
+
+import (
+	"context"
+	"net"
+	"testing"
+	"time"
+
+	"github.com/latchkey-auth/latchkey/internal/redistest"
+	"github.com/latchkey-auth/latchkey/tokenstore"
+)
+
+// In durable mode whatever revokes, or puts back what was revoked, counts only when the
+// replicas have it. That holds for a request that is sent again, too: it changes nothing,
+// but the replicas may not have what the first one wrote.
+func TestWhatReplicasLackIsNotDone(t *testing.T) {
+	t.Parallel()
+	primary, replica := redistest.Start(t), redistest.Start(t)
+	open := func(wait int, timeout time.Duration) *tokenstore.Store {
+		// A client of its own: WAIT is about the writes of its connection.
+		s, err := tokenstore.New(dial(t, primary.URL()), tokenstore.Options{Shards: 16, Lifetimes: lifetimes(), Timeout: timeout, WaitReplicas: wait, StatusLists: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, func() error { return s.Open(t.Context()) })
+		return s
+	}
+	s := open(0, time.Minute)
+	f := &fixture{Store: s, t: t, rdb: primary.Client()}
+	one, all, lost, other := f.login("one"), f.login("all"), f.login("lost"), f.login("other")
+	settings := tokenstore.KeySettings{Algorithm: "EdDSA"}
+	key := func(kid, sealed string) tokenstore.SealedKey {
+		return tokenstore.SealedKey{ID: kid, Sealed: []byte(sealed), Algorithm: "EdDSA"}
+	}
+	for _, kid := range []string{"signs", "next"} {
+		_, err := s.OfferSigningKey(t.Context(), settings, key(kid, "sealed"), tokenstore.OfferAsked)
+		is(t, "offer "+kid, err, nil)
+	}
+	host, port, err := net.SplitHostPort(primary.Addr())
+	if err == nil {
+		err = replica.Client().ReplicaOf(t.Context(), host, port).Err()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, func() error { // in step
+		_, err := open(1, time.Minute).Renew(t.Context(), []tokenstore.Renewal{{Shard: 1, Member: "m", Mark: tokenstore.Mark{Seq: 1}}})
+		return err
+	})
+	replica.Pause(t)
+	for _, op := range []struct {
+		name string
+		do   func(context.Context, *tokenstore.Store) error
+	}{
+		{"revoke", func(ctx context.Context, s *tokenstore.Store) error {
+			_, err := s.Revoke(ctx, tokenstore.SessionEnd{SID: one.sid, UID: one.uid})
+			return err
+		}},
+		{"revoke a user", func(ctx context.Context, s *tokenstore.Store) error {
+			_, err := s.RevokeUser(ctx, tokenstore.UserEnd{UID: all.uid})
+			return err
+		}},
+		{"put back a session", func(ctx context.Context, s *tokenstore.Store) error {
+			return s.Restore(ctx, tokenstore.Entry{Kind: tokenstore.KindSession, ID: other.sid})
+		}},
+		{"put back a user", func(ctx context.Context, s *tokenstore.Store) error {
+			return s.Restore(ctx, tokenstore.Entry{Kind: tokenstore.KindUser, ID: lost.uid, Epoch: 7})
+		}},
+		{"put back a dead key", func(ctx context.Context, s *tokenstore.Store) error {
+			return s.Restore(ctx, tokenstore.Entry{Kind: tokenstore.KindKey, ID: s.KeyID("dead", 3)})
+		}},
+		{"put back a signing key", func(ctx context.Context, s *tokenstore.Store) error {
+			_, err := s.OfferSigningKey(ctx, settings, key("lost", "sealed"), tokenstore.OfferLost)
+			return err
+		}},
+		{"seal a signing key anew", func(ctx context.Context, s *tokenstore.Store) error {
+			return s.ResealSigningKey(ctx, "signs", []byte("sealed"), []byte("anew"))
+		}},
+		{"revoke a signing key", func(ctx context.Context, s *tokenstore.Store) error {
+			_, err := s.RevokeSigningKey(ctx, settings, "next", tokenstore.SealedKey{})
+			return err
+		}},
+		{"deny a signing key", func(ctx context.Context, s *tokenstore.Store) error {
+			_, err := s.DenyKey(ctx, "next")
+			return err
+		}},
+		{"a status list", func(ctx context.Context, s *tokenstore.Store) error {
+			_, err := s.StatusView(ctx, int(one.uid[0]))
+			return err
+		}},
+	} {
+		is(t, op.name, op.do(t.Context(), open(1, 200*time.Millisecond)), tokenstore.ErrUnavailable)
+		is(t, op.name+", sent again", op.do(t.Context(), open(1, 200*time.Millisecond)), tokenstore.ErrUnavailable)
+	}
+}
