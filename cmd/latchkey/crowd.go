@@ -1,6 +1,8 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"io"
 	"net"
 	"strconv"
@@ -49,6 +51,12 @@ type crowd struct {
 	telling chan struct{}
 	closed  chan struct{}
 	once    sync.Once
+	// ended is closed when Accept has returned the last connection.
+	ended   chan struct{}
+	endOnce sync.Once
+	// calls tells that a connection was answered by the begin of a call on it, of
+	// which callAddr hears, and not by the first write.
+	calls bool
 
 	open, evicted atomic.Int64
 
@@ -59,7 +67,7 @@ type crowd struct {
 func newCrowd(l net.Listener, limit int, refusal string, refused func()) *crowd {
 	return &crowd{
 		Listener: l, refusal: refusal, refused: refused,
-		slots: make(chan struct{}, limit), telling: make(chan struct{}, maxRefusals), closed: make(chan struct{}),
+		slots: make(chan struct{}, limit), telling: make(chan struct{}, maxRefusals), closed: make(chan struct{}), ended: make(chan struct{}),
 		members: map[*member]struct{}{},
 	}
 }
@@ -69,6 +77,9 @@ func (l *crowd) Accept() (net.Conn, error) {
 	for {
 		c, err := l.Listener.Accept()
 		if err != nil {
+			if errors.Is(err, net.ErrClosed) {
+				l.endOnce.Do(func() { close(l.ended) })
+			}
 			return nil, err
 		}
 		select {
@@ -83,6 +94,12 @@ func (l *crowd) Accept() (net.Conn, error) {
 		default:
 		}
 		l.refused()
+		select {
+		case l.telling <- struct{}{}: // also once the listener is closed
+			go l.refuse(c)
+			continue
+		default:
+		}
 		select {
 		case l.slots <- struct{}{}:
 			return l.admit(c), nil
@@ -104,13 +121,53 @@ func (l *crowd) admit(c net.Conn) net.Conn {
 	if tcp, ok := c.(interface{ SetWriteBuffer(int) error }); ok {
 		_ = tcp.SetWriteBuffer(writeBuffer) // the connection may be gone already: reading tells
 	}
-	m := &member{Conn: c, crowd: l}
+	m := &member{Conn: c, crowd: l, since: time.Now()}
 	m.stir()
 	l.open.Add(1)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.members[m] = struct{}{}
 	return m
+}
+
+// firstRequest is how long a connection may take to send its first request.
+const firstRequest = 5 * time.Second
+
+// settle closes the listener and waits until each connection that it accepted has
+// been answered once, is closed, or has had firstRequest to send a request; or until
+// ctx ends. [http.Server.Shutdown] would close those whose request it has not read,
+// and gRPC's GracefulStop those on which it has not begun to read.
+func (l *crowd) settle(ctx context.Context) {
+	_ = l.Close()
+	select {
+	case <-l.ended:
+	case <-ctx.Done():
+		return
+	}
+	tick := time.NewTicker(2 * time.Millisecond)
+	defer tick.Stop()
+	for l.owes(time.Now()) {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// owes tells whether settle must wait.
+func (l *crowd) owes(now time.Time) bool {
+	if len(l.telling) > 0 {
+		return true
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for m := range l.members {
+		if !m.answered.Load() && now.Sub(m.since) < firstRequest {
+			return true
+		}
+	}
+	return false
 }
 
 // evict closes the connection that has been silent for longest, if that is long.
@@ -149,10 +206,12 @@ func (l *crowd) refuse(c net.Conn) {
 // member is one connection of a crowd.
 type member struct {
 	net.Conn
-	crowd   *crowd
-	stirred atomic.Int64 // Unix nanoseconds
-	once    sync.Once
-	err     error
+	crowd    *crowd
+	since    time.Time
+	answered atomic.Bool  // once
+	stirred  atomic.Int64 // Unix nanoseconds
+	once     sync.Once
+	err      error
 }
 
 func (m *member) stir() { m.stirred.Store(time.Now().UnixNano()) }
@@ -165,8 +224,27 @@ func (m *member) Read(p []byte) (int, error) {
 
 func (m *member) Write(p []byte) (int, error) {
 	m.stir()
+	if !m.crowd.calls {
+		m.answered.Store(true)
+	}
 	return m.Conn.Write(p)
 }
+
+// RemoteAddr is the client's address, by which ExtAuthz tells that a call has begun.
+func (m *member) RemoteAddr() net.Addr {
+	if !m.crowd.calls {
+		return m.Conn.RemoteAddr()
+	}
+	return callAddr{m.Conn.RemoteAddr(), m}
+}
+
+// callAddr implements [handlers.CallAddr].
+type callAddr struct {
+	net.Addr
+	m *member
+}
+
+func (a callAddr) CallBegins() { a.m.answered.Store(true) }
 
 // CloseWrite is for net/http, which ends a connection so that its last answer arrives.
 func (m *member) CloseWrite() error {
