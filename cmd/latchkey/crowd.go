@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"net/http"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -13,8 +14,8 @@ import (
 
 const (
 	// silence is after how long without a byte in either direction a connection
-	// makes room for another. No request takes as long: what is silent for that
-	// long is kept for later, or is a client that does not finish its request.
+	// makes room for another, unless a request is under way on it: a logout may wait
+	// for longer than that.
 	silence = 10 * time.Second
 	// maxRefusals is how many connections are being told 503 at once. While there
 	// are so many, further ones wait in the kernel's queue, which has its own bound.
@@ -40,8 +41,8 @@ func tooMany() string {
 }
 
 // crowd is a listener that holds a bounded number of connections. When it is full,
-// the one that has been silent for longest goes; if none has been for long enough,
-// the newcomer is answered and closed. How many one client may have is for the
+// the one that has been silent for longest goes, of those without a request under way;
+// if none has been for long enough, the newcomer is answered and closed. How many one client may have is for the
 // balancer to say, which knows the clients.
 type crowd struct {
 	net.Listener
@@ -176,7 +177,7 @@ func (l *crowd) evict(now time.Time) {
 	before := now.Add(-silence).UnixNano()
 	l.mu.Lock()
 	for m := range l.members {
-		if at := m.stirred.Load(); at <= before {
+		if at := m.stirred.Load(); at <= before && !m.busy.Load() {
 			oldest, before = m, at
 		}
 	}
@@ -209,9 +210,18 @@ type member struct {
 	crowd    *crowd
 	since    time.Time
 	answered atomic.Bool  // once
+	busy     atomic.Bool  // a request is under way
 	stirred  atomic.Int64 // Unix nanoseconds
 	once     sync.Once
 	err      error
+}
+
+// noteBusy is an [http.Server]'s ConnState. The server's own timeouts bound how long
+// a connection is busy.
+func noteBusy(c net.Conn, s http.ConnState) {
+	if m, ok := c.(*member); ok {
+		m.busy.Store(s == http.StateActive)
+	}
 }
 
 func (m *member) stir() { m.stirred.Store(time.Now().UnixNano()) }
