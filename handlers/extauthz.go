@@ -97,10 +97,17 @@ func (e *ExtAuthz) SetReady(ready bool) {
 	e.health.SetServingStatus(authv3.Authorization_ServiceDesc.ServiceName, s)
 }
 
-// Serve accepts connections until Shutdown or Close, and closes the listener. An
-// end by either of these is no error.
+// CallAddr may be implemented by the remote addresses of a listener's connections:
+// CallBegins is called whenever a call begins on the connection.
+type CallAddr interface {
+	net.Addr
+	CallBegins()
+}
+
+// Serve accepts connections until Shutdown or Close, or until l is closed, and closes
+// l. None of these ends is an error.
 func (e *ExtAuthz) Serve(l net.Listener) error {
-	if err := e.server.Serve(l); err != nil && !errors.Is(err, grpc.ErrServerStopped) {
+	if err := e.server.Serve(l); err != nil && !errors.Is(err, grpc.ErrServerStopped) && !errors.Is(err, net.ErrClosed) {
 		return fmt.Errorf("ext_authz: %w", err)
 	}
 	return nil
@@ -131,8 +138,14 @@ func (e *ExtAuthz) Close() {
 	e.server.Stop()
 }
 
-// recover makes a panic an error, which Envoy takes for a refusal, and counts it.
+// recover makes a panic an error, which Envoy takes for a refusal, and counts it. It
+// also tells the connection that a call begins.
 func (e *ExtAuthz) recover(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (answer any, err error) {
+	if p, ok := peer.FromContext(ctx); ok {
+		if a, ok := p.Addr.(CallAddr); ok {
+			a.CallBegins()
+		}
+	}
 	defer func() {
 		if v := recover(); v != nil {
 			e.api.Metrics.panics.Inc()

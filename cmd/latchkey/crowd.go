@@ -1,8 +1,11 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"io"
 	"net"
+	"net/http"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -11,8 +14,8 @@ import (
 
 const (
 	// silence is after how long without a byte in either direction a connection
-	// makes room for another. No request takes as long: what is silent for that
-	// long is kept for later, or is a client that does not finish its request.
+	// makes room for another, unless a request is under way on it: a logout may wait
+	// for longer than that.
 	silence = 10 * time.Second
 	// maxRefusals is how many connections are being told 503 at once. While there
 	// are so many, further ones wait in the kernel's queue, which has its own bound.
@@ -38,8 +41,8 @@ func tooMany() string {
 }
 
 // crowd is a listener that holds a bounded number of connections. When it is full,
-// the one that has been silent for longest goes; if none has been for long enough,
-// the newcomer is answered and closed. How many one client may have is for the
+// the one that has been silent for longest goes, of those without a request under way;
+// if none has been for long enough, the newcomer is answered and closed. How many one client may have is for the
 // balancer to say, which knows the clients.
 type crowd struct {
 	net.Listener
@@ -49,6 +52,12 @@ type crowd struct {
 	telling chan struct{}
 	closed  chan struct{}
 	once    sync.Once
+	// ended is closed when Accept has returned the last connection.
+	ended   chan struct{}
+	endOnce sync.Once
+	// calls tells that a connection was answered by the begin of a call on it, of
+	// which callAddr hears, and not by the first write.
+	calls bool
 
 	open, evicted atomic.Int64
 
@@ -59,7 +68,7 @@ type crowd struct {
 func newCrowd(l net.Listener, limit int, refusal string, refused func()) *crowd {
 	return &crowd{
 		Listener: l, refusal: refusal, refused: refused,
-		slots: make(chan struct{}, limit), telling: make(chan struct{}, maxRefusals), closed: make(chan struct{}),
+		slots: make(chan struct{}, limit), telling: make(chan struct{}, maxRefusals), closed: make(chan struct{}), ended: make(chan struct{}),
 		members: map[*member]struct{}{},
 	}
 }
@@ -69,6 +78,9 @@ func (l *crowd) Accept() (net.Conn, error) {
 	for {
 		c, err := l.Listener.Accept()
 		if err != nil {
+			if errors.Is(err, net.ErrClosed) {
+				l.endOnce.Do(func() { close(l.ended) })
+			}
 			return nil, err
 		}
 		select {
@@ -83,6 +95,12 @@ func (l *crowd) Accept() (net.Conn, error) {
 		default:
 		}
 		l.refused()
+		select {
+		case l.telling <- struct{}{}: // also once the listener is closed
+			go l.refuse(c)
+			continue
+		default:
+		}
 		select {
 		case l.slots <- struct{}{}:
 			return l.admit(c), nil
@@ -104,7 +122,7 @@ func (l *crowd) admit(c net.Conn) net.Conn {
 	if tcp, ok := c.(interface{ SetWriteBuffer(int) error }); ok {
 		_ = tcp.SetWriteBuffer(writeBuffer) // the connection may be gone already: reading tells
 	}
-	m := &member{Conn: c, crowd: l}
+	m := &member{Conn: c, crowd: l, since: time.Now()}
 	m.stir()
 	l.open.Add(1)
 	l.mu.Lock()
@@ -113,13 +131,53 @@ func (l *crowd) admit(c net.Conn) net.Conn {
 	return m
 }
 
+// firstRequest is how long a connection may take to send its first request.
+const firstRequest = 5 * time.Second
+
+// settle closes the listener and waits until each connection that it accepted has
+// been answered once, is closed, or has had firstRequest to send a request; or until
+// ctx ends. [http.Server.Shutdown] would close those whose request it has not read,
+// and gRPC's GracefulStop those on which it has not begun to read.
+func (l *crowd) settle(ctx context.Context) {
+	_ = l.Close()
+	select {
+	case <-l.ended:
+	case <-ctx.Done():
+		return
+	}
+	tick := time.NewTicker(2 * time.Millisecond)
+	defer tick.Stop()
+	for l.owes(time.Now()) {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// owes tells whether settle must wait.
+func (l *crowd) owes(now time.Time) bool {
+	if len(l.telling) > 0 {
+		return true
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for m := range l.members {
+		if !m.answered.Load() && now.Sub(m.since) < firstRequest {
+			return true
+		}
+	}
+	return false
+}
+
 // evict closes the connection that has been silent for longest, if that is long.
 func (l *crowd) evict(now time.Time) {
 	var oldest *member
 	before := now.Add(-silence).UnixNano()
 	l.mu.Lock()
 	for m := range l.members {
-		if at := m.stirred.Load(); at <= before {
+		if at := m.stirred.Load(); at <= before && !m.busy.Load() {
 			oldest, before = m, at
 		}
 	}
@@ -149,10 +207,21 @@ func (l *crowd) refuse(c net.Conn) {
 // member is one connection of a crowd.
 type member struct {
 	net.Conn
-	crowd   *crowd
-	stirred atomic.Int64 // Unix nanoseconds
-	once    sync.Once
-	err     error
+	crowd    *crowd
+	since    time.Time
+	answered atomic.Bool  // once
+	busy     atomic.Bool  // a request is under way
+	stirred  atomic.Int64 // Unix nanoseconds
+	once     sync.Once
+	err      error
+}
+
+// noteBusy is an [http.Server]'s ConnState. The server's own timeouts bound how long
+// a connection is busy.
+func noteBusy(c net.Conn, s http.ConnState) {
+	if m, ok := c.(*member); ok {
+		m.busy.Store(s == http.StateActive)
+	}
 }
 
 func (m *member) stir() { m.stirred.Store(time.Now().UnixNano()) }
@@ -165,8 +234,27 @@ func (m *member) Read(p []byte) (int, error) {
 
 func (m *member) Write(p []byte) (int, error) {
 	m.stir()
+	if !m.crowd.calls {
+		m.answered.Store(true)
+	}
 	return m.Conn.Write(p)
 }
+
+// RemoteAddr is the client's address, by which ExtAuthz tells that a call has begun.
+func (m *member) RemoteAddr() net.Addr {
+	if !m.crowd.calls {
+		return m.Conn.RemoteAddr()
+	}
+	return callAddr{m.Conn.RemoteAddr(), m}
+}
+
+// callAddr implements [handlers.CallAddr].
+type callAddr struct {
+	net.Addr
+	m *member
+}
+
+func (a callAddr) CallBegins() { a.m.answered.Store(true) }
 
 // CloseWrite is for net/http, which ends a connection so that its last answer arrives.
 func (m *member) CloseWrite() error {

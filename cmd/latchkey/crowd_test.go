@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"errors"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"sync/atomic"
@@ -134,4 +135,84 @@ func TestTheLongestSilentMakesRoom(t *testing.T) {
 	if l.evicted.Load() != 1 || refused.Load() != 0 {
 		t.Errorf("%d evicted, %d refused", l.evicted.Load(), refused.Load())
 	}
+}
+
+// A full crowd evicts no connection with a request under way, however long that takes.
+func TestARequestUnderWayKeepsItsConnection(t *testing.T) {
+	tcp, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var refused atomic.Int64
+	l := newCrowd(tcp, 1, tooMany(), func() { refused.Add(1) })
+	begun, end := make(chan struct{}, 1), make(chan struct{})
+	srv := server(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		begun <- struct{}{}
+		<-end
+		w.WriteHeader(http.StatusNoContent)
+	}), slog.New(slog.DiscardHandler))
+	done := make(chan error, 1)
+	go func() { done <- srv.Serve(l) }()
+	t.Cleanup(func() {
+		_ = srv.Close()
+		if err := <-done; !errors.Is(err, http.ErrServerClosed) {
+			t.Error(err)
+		}
+	})
+	silent := func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		for m := range l.members {
+			m.stirred.Store(time.Now().Add(-time.Hour).UnixNano())
+		}
+	}
+	status := func(c net.Conn) int {
+		t.Helper()
+		a, err := http.ReadResponse(bufio.NewReader(c), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = a.Body.Close()
+		return a.StatusCode
+	}
+	const request = "GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+
+	first := call(t, l)
+	if _, err := io.WriteString(first, request); err != nil {
+		t.Fatal(err)
+	}
+	<-begun
+	silent()
+	if got := status(call(t, l)); got != http.StatusServiceUnavailable {
+		t.Errorf("a newcomer meanwhile: %d", got)
+	}
+	close(end)
+	if got := status(first); got != http.StatusNoContent {
+		t.Errorf("the request under way: %d", got)
+	}
+	for l.busy() { // until the connection is kept for later
+		if t.Context().Err() != nil {
+			t.Fatal("the connection stays busy")
+		}
+	}
+	silent()
+	late := call(t, l)
+	if _, err := io.WriteString(late, request); err != nil {
+		t.Fatal(err)
+	}
+	if got := status(late); got != http.StatusNoContent || l.evicted.Load() != 1 || refused.Load() != 1 {
+		t.Errorf("a newcomer afterwards: %d; %d evicted, %d refused", got, l.evicted.Load(), refused.Load())
+	}
+}
+
+// busy tells whether a request is under way on any connection.
+func (l *crowd) busy() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for m := range l.members {
+		if m.busy.Load() {
+			return true
+		}
+	}
+	return false
 }

@@ -2,17 +2,24 @@ package main
 
 import (
 	"errors"
+	"math"
 	"net"
 	"os"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// lastCallers is a listener that forgets nobody: connections that the kernel had
-// completed when it is closed, and which nobody had accepted, are handed out yet.
-// The kernel would reset them, with the request that may already be on them; and a
-// balancer that sees a login's connection reset cannot send that login again.
+// handshakeTime is how long a handshake that has begun when the listener is closed
+// may take to complete: more than a round trip to a balancer.
+const handshakeTime = 50 * time.Millisecond
+
+// lastCallers is a listener whose Close loses no connection. The kernel resets the
+// connections that it has completed and nobody has accepted, with the requests on
+// them, and a balancer cannot send a login again whose connection was reset. So Close
+// has the kernel start no further connection, gives those that it is starting
+// handshakeTime, and only then closes the listener. Accept returns all of them.
 type lastCallers struct {
 	*net.TCPListener
 	once sync.Once
@@ -42,13 +49,18 @@ func (l *lastCallers) Accept() (net.Conn, error) {
 	return nil, err
 }
 
-// Close closes the listener. Connections that come in the microseconds between the
-// last look and the closing are lost.
+// Close closes the listener. A connection is lost only if its handshake took longer
+// than handshakeTime.
 func (l *lastCallers) Close() error {
 	l.once.Do(func() {
 		defer close(l.rest)
 		var left []int
 		if raw, err := l.SyscallConn(); err == nil {
+			var dropping error
+			_ = raw.Control(func(fd uintptr) { dropping = dropSYN(int(fd)) })
+			if dropping == nil {
+				time.Sleep(handshakeTime) // Accept goes on meanwhile
+			}
 			_ = raw.Control(func(fd uintptr) {
 				for len(left) < cap(l.rest) {
 					c, _, err := unix.Accept4(int(fd), unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
@@ -72,4 +84,25 @@ func (l *lastCallers) Close() error {
 		}
 	})
 	return l.err
+}
+
+// dropSYN has a listening socket ignore requests for new connections. Whoever sent one
+// sends it again after a second, and is then refused.
+func dropSYN(fd int) error {
+	const (
+		flags   = 13   // where a TCP header has them
+		syn     = 0x02 // the first segment of a handshake has this flag
+		ack     = 0x10 // and not this one
+		drop    = 0
+		deliver = math.MaxUint32
+	)
+	program := [5]unix.SockFilter{
+		{Code: unix.BPF_LD | unix.BPF_B | unix.BPF_ABS, K: flags},
+		{Code: unix.BPF_ALU | unix.BPF_AND | unix.BPF_K, K: syn | ack},
+		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: syn, Jf: 1},
+		{Code: unix.BPF_RET | unix.BPF_K, K: drop},
+		{Code: unix.BPF_RET | unix.BPF_K, K: deliver},
+	}
+	return unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER,
+		&unix.SockFprog{Len: uint16(len(program)), Filter: &program[0]})
 }

@@ -49,9 +49,9 @@ type replica struct {
 	api       *http.Server
 	admin     *http.Server
 	extAuthz  *handlers.ExtAuthz // nil for none
-	listen    net.Listener       // of the API
-	ask       net.Listener       // of extAuthz; nil for none
-	watch     net.Listener       // of the admin listener; nil for none
+	listen    *crowd             // of the API
+	ask       *crowd             // of extAuthz; nil for none
+	watch     *crowd             // of the admin listener; nil for none
 	state     atomic.Pointer[error]
 	setting   sync.Mutex // of state
 	passwords *credential.Hasher
@@ -208,10 +208,9 @@ func newReplica(ctx context.Context, cfg *config.Config, logger *slog.Logger) (*
 	if cfg.PProf {
 		r.admin.WriteTimeout = 2 * time.Minute // a profile is collected while its request waits
 	}
-	if err := r.open(ctx); err != nil {
+	if err := r.open(ctx, metrics); err != nil {
 		return nil, err
 	}
-	r.bound(metrics)
 	return r, nil
 }
 
@@ -305,50 +304,42 @@ func server(h http.Handler, logger *slog.Logger) *http.Server {
 		WriteTimeout:      30 * time.Second,
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    16 << 10,
+		ConnState:         noteBusy,
 		// What clients do to their connections is no error of ours.
 		ErrorLog: slog.NewLogLogger(logger.Handler(), slog.LevelDebug),
 	}
 }
 
-// open opens the listeners.
-func (r *replica) open(ctx context.Context) error {
-	var lc net.ListenConfig
-	var err error
-	if r.listen, err = lc.Listen(ctx, "tcp", r.cfg.Addr); err != nil {
-		return errors.Join(fmt.Errorf("LATCHKEY_ADDR: %w", err), r.rdb.Close())
-	}
-	r.listen = gracious(r.listen)
-	if r.extAuthz != nil {
-		if r.ask, err = lc.Listen(ctx, "tcp", r.cfg.ExtAuthzAddr); err != nil {
-			r.close()
-			return fmt.Errorf("LATCHKEY_EXTAUTHZ_ADDR: %w", err)
-		}
-	}
-	if r.cfg.AdminAddr == "" {
-		return nil
-	}
-	if r.watch, err = lc.Listen(ctx, "tcp", r.cfg.AdminAddr); err != nil {
-		r.close()
-		return fmt.Errorf("LATCHKEY_ADMIN_ADDR: %w", err)
-	}
-	return nil
-}
-
 // maxWatchers is how many connections the admin listener holds.
 const maxWatchers = 128
 
-// bound limits how many connections each listener holds.
-func (r *replica) bound(metrics *handlers.Metrics) {
-	refused := func() { metrics.Shed(handlers.ShedConnection) }
-	api := newCrowd(r.listen, r.cfg.MaxConnections, tooMany(), refused)
-	metrics.WatchConnections(api.open.Load, api.evicted.Load)
-	r.listen = api
-	if r.ask != nil {
-		r.ask = newCrowd(r.ask, r.cfg.MaxConnections, "", refused)
+// open opens the listeners, each of which holds a bounded number of connections.
+func (r *replica) open(ctx context.Context, metrics *handlers.Metrics) error {
+	var lc net.ListenConfig
+	lc.SetMultipathTCP(false) // such a socket takes no filter: see lastCallers
+	listen := func(setting, addr string, limit int, refusal string) (*crowd, error) {
+		l, err := lc.Listen(ctx, "tcp", addr)
+		if err != nil {
+			r.close()
+			return nil, fmt.Errorf("%s: %w", setting, err)
+		}
+		return newCrowd(gracious(l), limit, refusal, func() { metrics.Shed(handlers.ShedConnection) }), nil
 	}
-	if r.watch != nil {
-		r.watch = newCrowd(r.watch, maxWatchers, tooMany(), refused)
+	var err error
+	if r.listen, err = listen("LATCHKEY_ADDR", r.cfg.Addr, r.cfg.MaxConnections, tooMany()); err != nil {
+		return err
 	}
+	metrics.WatchConnections(r.listen.open.Load, r.listen.evicted.Load)
+	if r.extAuthz != nil {
+		if r.ask, err = listen("LATCHKEY_EXTAUTHZ_ADDR", r.cfg.ExtAuthzAddr, r.cfg.MaxConnections, ""); err != nil {
+			return err
+		}
+		r.ask.calls = true
+	}
+	if r.cfg.AdminAddr != "" {
+		r.watch, err = listen("LATCHKEY_ADMIN_ADDR", r.cfg.AdminAddr, maxWatchers, tooMany())
+	}
+	return err
 }
 
 // addr is where the API listens.
@@ -437,12 +428,12 @@ func (r *replica) run(ctx context.Context) error {
 	default:
 		r.setState(r.booted())
 	}
-	serve := func(s *http.Server, l net.Listener) {
+	serve := func(s *http.Server, l *crowd) {
 		if l == nil {
 			return
 		}
-		wg.Go(func() {
-			if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		wg.Go(func() { // drain closes the listener before the server
+			if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, net.ErrClosed) {
 				stop(err)
 			}
 		})
@@ -524,7 +515,8 @@ func (r *replica) watchRedis(ctx context.Context) error {
 }
 
 // drain ends the replica in order: readiness first, then, after a delay in which
-// balancers notice, the listener, then what is under way.
+// balancers notice, the listeners, then what is under way. Every connection that was
+// accepted has its first request answered. The admin listener goes last.
 func (r *replica) drain(ctx context.Context) error {
 	r.setState(errDraining)
 	r.log.LogAttrs(ctx, slog.LevelInfo, "shutting down")
@@ -542,11 +534,19 @@ func (r *replica) drain(ctx context.Context) error {
 			asked <- nil
 			return
 		}
+		r.ask.settle(ctx)
 		asked <- r.extAuthz.Shutdown(ctx)
 	}()
+	r.listen.settle(ctx)
 	err := r.api.Shutdown(ctx)
 	if err := errors.Join(err, <-asked); err != nil {
 		return fmt.Errorf("requests were still under way after LATCHKEY_SHUTDOWN_TIMEOUT: %w", err)
+	}
+	if r.watch != nil {
+		ctx, cancel := context.WithTimeout(ctx, firstRequest) // a profile may take longer: nobody waits for that
+		defer cancel()
+		r.watch.settle(ctx)
+		_ = r.admin.Shutdown(ctx)
 	}
 	return nil
 }
@@ -581,13 +581,13 @@ func (r *replica) flushTraces(ctx context.Context) {
 func (r *replica) closeServers() {
 	_ = r.api.Close()
 	_ = r.admin.Close()
-	_ = r.listen.Close()
-	if r.ask != nil {
+	if r.extAuthz != nil {
 		r.extAuthz.Close()
-		_ = r.ask.Close()
 	}
-	if r.watch != nil {
-		_ = r.watch.Close()
+	for _, l := range []*crowd{r.listen, r.ask, r.watch} {
+		if l != nil {
+			_ = l.Close()
+		}
 	}
 }
 
