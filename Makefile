@@ -33,6 +33,7 @@ help: ## list the targets
 
 test: test-needs $(CADDY) ## all tests, with the race detector, on real Redis and proxies
 	CADDY='$(CURDIR)/$(CADDY)' go test -race -tags $(TAGS) -count=1 -parallel 8 -timeout 15m ./...
+	go test ./edge -run 'TestSimulation' -count=1 -timeout 10m -schedules 20000
 
 .PHONY: kube-test kube-tools image-test
 kube-tools: $(KUBE)/built ## what kube-test runs: helm, kustomize, kubeconform, kube-score

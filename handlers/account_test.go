@@ -81,9 +81,9 @@ func TestSessions(t *testing.T) {
 			if s.Address != "127.0.0.1" || s.ClientID != clientID {
 				t.Errorf("address %q, client %q", s.Address, s.ClientID)
 			}
-			near(t, "created", time.Since(s.CreatedAt), 0, 10*time.Second)
-			near(t, "last used", time.Since(s.LastUsed), 0, 10*time.Second)
-			near(t, "expires", time.Until(s.ExpiresAt), f.life.Refresh, 10*time.Second)
+			f.near(t, "created", time.Since(s.CreatedAt), 0, 10*time.Second)
+			f.near(t, "last used", time.Since(s.LastUsed), 0, 10*time.Second)
+			f.near(t, "expires", time.Until(s.ExpiresAt), f.life.Refresh, 10*time.Second)
 			if s.CreatedAt.Location() != time.UTC {
 				t.Error("times are not in UTC")
 			}

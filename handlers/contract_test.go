@@ -245,7 +245,7 @@ func TestAccessTokenClaims(t *testing.T) {
 		if exp-iat != 900 {
 			t.Errorf("lifetime: %v s", exp-iat)
 		}
-		near(t, "iat", time.Since(time.Unix(int64(iat), 0)), 0, 5*time.Second)
+		f.near(t, "iat", time.Since(time.Unix(int64(iat), 0)), 0, 5*time.Second)
 		if head := mustDecode(t, strings.Split(a.access, ".")[0]); head != f.header() {
 			t.Errorf("header: %s", head)
 		}

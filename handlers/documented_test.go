@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"mime"
 	"net/http"
 	"net/http/httptest"
@@ -98,7 +99,10 @@ func (t *tee) Read(p []byte) (int, error) {
 }
 
 // apiDocument is an OpenAPI document, ready to judge exchanges.
-type apiDocument struct{ *openapi3.T }
+type apiDocument struct {
+	*openapi3.T
+	good sync.Map // responses that were found to be as documented, by all that is judged of one
+}
 
 // readDocument asks an API for its document.
 func readDocument(api http.Handler) (*apiDocument, error) {
@@ -108,7 +112,7 @@ func readDocument(api http.Handler) (*apiDocument, error) {
 		return nil, fmt.Errorf("GET /openapi.json: %d", w.Code)
 	}
 	document, err := openapi3.NewLoader().LoadFromData(w.Body.Bytes())
-	return &apiDocument{document}, err
+	return &apiDocument{T: document}, err
 }
 
 // find returns the path of the document that a request is for, and what it says of it.
@@ -171,7 +175,22 @@ func (d *apiDocument) check(e *exchange) error {
 		return d.elsewhere(e, http.StatusMethodNotAllowed)
 	}
 	route := &routers.Route{Spec: d.T, Path: template, PathItem: item, Method: method, Operation: operation}
-	return errors.Join(d.checkRequest(e, route, params), d.checkResponse(e, route))
+	// Tests get the same answers again and again, and to judge one takes longer than to give it.
+	same := fmt.Sprint(method, template, e.status, e.request.Method, e.received.String())
+	for _, name := range slices.Sorted(maps.Keys(header)) {
+		same += "\n" + name
+		if name != "Date" && name != "X-Request-Id" {
+			same += fmt.Sprint(header[name])
+		}
+	}
+	if _, good := d.good.Load(same); good {
+		return d.checkRequest(e, route, params)
+	}
+	if err := d.checkResponse(e, route); err != nil {
+		return errors.Join(d.checkRequest(e, route, params), err)
+	}
+	d.good.Store(same, nil)
+	return d.checkRequest(e, route, params)
 }
 
 // elsewhere is the check of an answer that no operation gives.

@@ -467,5 +467,5 @@ func TestWhatTheStoreKeepsOfAKey(t *testing.T) {
 	}
 	ttl, err := f.rdb.PTTL(t.Context(), keys[0]).Result()
 	f.check(err)
-	near(t, "remembered for", ttl, dpop.Window+pad, 5*time.Second)
+	f.near(t, "remembered for", ttl, dpop.Window+pad, 5*time.Second)
 }

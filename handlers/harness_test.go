@@ -103,6 +103,7 @@ type fleet struct {
 	hasher   *credential.Hasher
 	life     tokenstore.Lifetimes
 	replicas []*replica
+	began    time.Time
 	log      *logBuffer
 	client   *http.Client
 	secrets  *secretList
@@ -139,7 +140,7 @@ func start(t testing.TB, s setup) *fleet {
 		s.replicas = 3
 	}
 	f := &fleet{
-		TB: t, ring: accesstoken.NewRing(), log: &logBuffer{}, secrets: &secretList{},
+		TB: t, began: time.Now(), ring: accesstoken.NewRing(), log: &logBuffer{}, secrets: &secretList{},
 		life: tokenstore.Lifetimes{Access: 15 * time.Minute, Refresh: 168 * time.Hour, Session: 720 * time.Hour, Grace: cmp.Or(s.grace, grace)},
 	}
 	redisURL := ""
@@ -172,7 +173,7 @@ func start(t testing.TB, s setup) *fleet {
 
 	f.client = &http.Client{
 		Transport:     &http.Transport{MaxIdleConnsPerHost: 100, DisableCompression: true},
-		Timeout:       30 * time.Second,
+		Timeout:       2 * time.Minute,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 	t.Cleanup(f.client.CloseIdleConnections)
@@ -187,7 +188,7 @@ func start(t testing.TB, s setup) *fleet {
 // replica wires one as the program does.
 func (f *fleet) replica(s setup, redisURL string) *replica {
 	f.Helper()
-	timeout := 5 * time.Second
+	timeout := time.Minute
 	if s.impatient {
 		timeout = 250 * time.Millisecond
 	}
@@ -772,8 +773,11 @@ func (f *fleet) raw(addr, text string) (status string, all []byte) {
 }
 
 // near fails unless two durations are alike within slack.
-func near(t testing.TB, what string, got, want, slack time.Duration) {
+// near compares a time with what it was when the test began: slack is how much it may be
+// off then, and as much time as has passed since is added.
+func (f *fleet) near(t testing.TB, what string, got, want, slack time.Duration) {
 	t.Helper()
+	slack += time.Since(f.began)
 	if got < want-slack || got > want+slack {
 		t.Errorf("%s: got %v, want %v within %v", what, got, want, slack)
 	}

@@ -493,7 +493,7 @@ func TestRFC7662Introspection(t *testing.T) {
 		}
 		refresh := ask(full, user.refresh)
 		exp, _ := refresh["exp"].(float64)
-		near(t, "exp of a refresh token", time.Until(time.Unix(int64(exp), 0)), f.life.Refresh, 5*time.Second)
+		f.near(t, "exp of a refresh token", time.Until(time.Unix(int64(exp), 0)), f.life.Refresh, 5*time.Second)
 		delete(refresh, "exp")
 		// No token_type: a refresh token is not to be taken for an access token.
 		if diff := cmp.Diff(map[string]any{

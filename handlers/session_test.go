@@ -53,11 +53,11 @@ func TestLogoutEndsTheSessionEverywhereAtOnce(t *testing.T) {
 					t.Error("the refresh key is still there")
 				}
 				ttl := f.rdb.PTTL(t.Context(), f.keyOf("deny", third.access, "sid")).Val()
-				near(t, "the denial of the session lives", ttl, f.life.Access+pad, 5*time.Second)
+				f.near(t, "the denial of the session lives", ttl, f.life.Access+pad, 5*time.Second)
 				if way.withBearer {
 					exp, _ := f.claims(third.access)["exp"].(float64)
 					at := time.Now().Add(f.rdb.PTTL(t.Context(), f.keyOf("deny", third.access, "jti")).Val())
-					near(t, "the denial of the token expires after the token by", at.Sub(time.Unix(int64(exp), 0)), pad, 5*time.Second)
+					f.near(t, "the denial of the token expires after the token by", at.Sub(time.Unix(int64(exp), 0)), pad, 5*time.Second)
 				}
 
 				// Only that session.
@@ -139,14 +139,14 @@ func TestCookieLivesAsLongAsTheKey(t *testing.T) {
 		for i := range 3 {
 			s := a.tokens()
 			age := time.Duration(a.cookie("refresh_token").MaxAge) * time.Second
-			near(t, "Max-Age", age, f.life.Refresh, time.Second)
-			near(t, "the key's TTL", f.rdb.PTTL(t.Context(), f.rtKey(s.access)).Val(), age, 5*time.Second)
+			f.near(t, "Max-Age", age, f.life.Refresh, time.Second)
+			f.near(t, "the key's TTL", f.rdb.PTTL(t.Context(), f.rtKey(s.access)).Val(), age, 5*time.Second)
 			// The session may not outlive its end, however often it is refreshed.
 			if i == 1 {
 				f.check(f.rdb.HSet(t.Context(), f.rtKey(s.access), "abs", time.Now().Add(time.Hour).UnixMilli()).Err())
 				f.age(s.access, 2*grace)
 				s := f.post(1, "/auth/refresh", cookie(s.refresh))
-				near(t, "Max-Age near the session's end", time.Duration(s.cookie("refresh_token").MaxAge)*time.Second, time.Hour, 5*time.Second)
+				f.near(t, "Max-Age near the session's end", time.Duration(s.cookie("refresh_token").MaxAge)*time.Second, time.Hour, 5*time.Second)
 				return
 			}
 			a = f.post(i, "/auth/refresh", cookie(s.refresh))

@@ -24,7 +24,8 @@ import (
 // listed is a fleet that publishes status lists, under a clock that a test moves.
 type listed struct {
 	*fleet
-	ahead atomic.Int64 // nanoseconds
+	ahead  atomic.Int64              // nanoseconds
+	stands atomic.Pointer[time.Time] // when the clock was stopped; nil while it goes
 }
 
 func startListed(t testing.TB, s setup) *listed {
@@ -32,14 +33,26 @@ func startListed(t testing.TB, s setup) *listed {
 	l := &listed{}
 	s.statusLists = true
 	s.dependencies = func(d *handlers.Dependencies) {
-		d.Now = func() time.Time { return time.Now().Add(time.Duration(l.ahead.Load())) }
+		d.Now = func() time.Time {
+			now := time.Now()
+			if at := l.stands.Load(); at != nil {
+				now = *at
+			}
+			return now.Add(time.Duration(l.ahead.Load()))
+		}
 	}
 	l.fleet = start(t, s)
 	return l
 }
 
-// later has every replica's copy of the lists be too old.
-func (l *listed) later() { l.ahead.Add(int64(time.Second)) }
+// later moves the clock by the time for which a replica keeps its copy of the lists, and on.
+func (l *listed) later() { l.ahead.Add(int64(time.Second + 1)) }
+
+// stopClock stops the clock, which only later moves from then on.
+func (l *listed) stopClock() {
+	now := time.Now()
+	l.stands.Store(&now)
+}
 
 // reference is where an access token says that its status is.
 type reference struct {
@@ -291,7 +304,7 @@ func TestAStatusListToken(t *testing.T) {
 	if diff := cmp.Diff(want, payload); diff != "" {
 		t.Errorf("the claims:\n%s", diff)
 	}
-	near(t, "iat", time.Since(time.Unix(int64(iat), 0)), 0, 5*time.Second)
+	l.near(t, "iat", time.Since(time.Unix(int64(iat), 0)), 0, 5*time.Second)
 	if bits := s.inflate(lst); len(bits) != 1<<17/8 || len(bytes.Trim(bits, "\x00")) != 0 {
 		t.Errorf("a list of nothing revoked has %d bytes, and not all are 0", len(bits))
 	}
@@ -410,6 +423,7 @@ func TestAStatusListIsASecondOldAtMost(t *testing.T) {
 		ask()
 		return l.replicas[0].trips.n.Load() - before
 	}
+	l.stopClock()
 	l.later()
 	var first string
 	if n := cost(func() {

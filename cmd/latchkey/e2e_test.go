@@ -69,6 +69,7 @@ func start(t *testing.T, bin, redisURL string, settings ...string) (*process, <-
 	p.cmd.Env = append([]string{
 		"LATCHKEY_SECRET=" + testSecret, "LATCHKEY_REDIS_URL=" + redisURL, "LATCHKEY_ADDR=127.0.0.1:0",
 		"LATCHKEY_ADMIN_ADDR=127.0.0.1:0", "LATCHKEY_COOKIE_SECURE=false", "HOME=" + t.TempDir(),
+		"LATCHKEY_REDIS_TIMEOUT=5s", "LATCHKEY_PASSWORD_WAIT=30s", // a busy machine is not an outage
 	}, settings...)
 	stderr, err := p.cmd.StderrPipe()
 	if err != nil {
