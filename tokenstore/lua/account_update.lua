@@ -14,6 +14,10 @@ end
 if ARGV[1] ~= '' and hash ~= ARGV[1] then
   return {2, now}
 end
+if ARGV[3] == 'off' and ARGV[4] == '1' then
+  -- To disable deletes first: a Redis out of memory then lets the rest through.
+  redis.call('HDEL', KEYS[1], 'off')
+end
 redis.call('HSET', KEYS[1], unpack(ARGV, 3))
 if ARGV[2] ~= '0' then
   redis.call('SET', KEYS[2], hash, 'PX', ARGV[2])
