@@ -370,6 +370,50 @@ func TestACommandThatWasCutOffIsRunAgain(t *testing.T) {
 	}
 }
 
+// A Redis out of memory refuses what is new, and lets through what ends a session, a user,
+// a key or a client.
+func TestWhatEndsTokensWorksOnAFullRedis(t *testing.T) {
+	c := newConsole(t)
+	users := []string{"alice", "bob", "carol"}
+	sessions := make([]*opened, len(users))
+	for i, name := range users {
+		c.works(canary, "user", "add", name)
+		sessions[i] = c.open(name)
+	}
+	c.register("billing")
+	c.works("", "key", "rotate", "--now")
+	keys := c.works("", "key", "list", "--json")
+	var views []keyView
+	if err := json.Unmarshal([]byte(keys), &views); err != nil || len(views) != 1 {
+		t.Fatalf("%v in %s", err, keys)
+	}
+	kid := views[0].ID
+	if err := c.rdb.ConfigSet(t.Context(), "maxmemory", "1").Err(); err != nil {
+		t.Fatal(err)
+	}
+
+	fails(t, canary, []string{"user", "add", "dave"}, "OOM")
+	c.works("", "user", "disable", "alice")
+	c.works("", "user", "delete", "bob")
+	c.works("", "session", "revoke", "carol")
+	c.works("", "key", "revoke", "--now", "--", kid)
+	c.works("", "client", "delete", "lkc_billing")
+
+	if err := c.rdb.ConfigSet(t.Context(), "maxmemory", "0").Err(); err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range sessions {
+		s.ended()
+	}
+	if !c.account("alice").Disabled {
+		t.Error("the account is enabled")
+	}
+	left, err := c.store.SigningKeys(t.Context())
+	if _, there := left.Keys[kid]; there || err != nil {
+		t.Errorf("the key is there: %t, %v", there, err)
+	}
+}
+
 // Sessions have ended only when every replica knows: a follower that is behind and
 // lives holds the command up, and its success back.
 func TestTheEndOfSessionsIsConfirmed(t *testing.T) {

@@ -14,6 +14,10 @@ end
 if ARGV[1] ~= '' and hash ~= ARGV[1] then
   return {2, now}
 end
+if ARGV[3] == 'off' and ARGV[4] == '1' then
+  -- To disable deletes first: a Redis out of memory then lets the rest through.
+  redis.call('HDEL', KEYS[1], 'off')
+end
 redis.call('HSET', KEYS[1], unpack(ARGV, 3))
 count(KEYS[3], hash, -1)
 count(KEYS[3], redis.call('HGET', KEYS[1], 'hash'), 1)

@@ -9,6 +9,8 @@
 --   0 revoked; asked again, too   1 it signs, and there is nothing to sign with instead
 local now, s = now_ms(), settings()
 local f = fields(KEYS[1])
+-- A deletion of nothing goes first: a Redis out of memory then lets the rest through.
+redis.call('HDEL', KEYS[1], '')
 settle(KEYS[1], f, now, s)
 local kid, other = ARGV[7], ARGV[8]
 if f.active == kid and (not f.next or f.next == kid) and other == '' then

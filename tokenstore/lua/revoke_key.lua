@@ -7,6 +7,8 @@
 --
 -- The hash has a field for each key: the epoch of the history whose log has its entry.
 local now = now_ms()
+-- A deletion of nothing goes first: a Redis out of memory then lets the rest through.
+redis.call('HDEL', KEYS[1], '')
 local h = open_head(KEYS[2], KEYS[3], ARGV[1], now)
 stretch(KEYS[2], h, tonumber(ARGV[3]), 0)
 local seq, chain
