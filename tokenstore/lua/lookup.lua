@@ -7,9 +7,12 @@
 --         a wait of more than 0: nothing was charged
 --         the account's fields are all '' if there is no such account
 local now = now_ms()
+local a = redis.call('HMGET', KEYS[1], 'sub', 'hash', 'off', 'scopes', 'claims')
+if ((a[1] or '') == '' or (a[2] or '') == '') and redis.call('EXISTS', KEYS[1]) == 1 then
+  error('a stored account cannot be read: give every replica the same version, or set a new password')
+end
 local wait = 0
 if #KEYS > 1 then
   wait = charge(KEYS[2], ARGV[1], 3, now)
 end
-local a = redis.call('HMGET', KEYS[1], 'sub', 'hash', 'off', 'scopes', 'claims')
 return {now, wait, a[1] or '', a[2] or '', a[3] or '', a[4] or '', a[5] or ''}

@@ -8,6 +8,7 @@
 --         {2, now}: neither, or the session is over
 local now = now_ms()
 local s = redis.call('HMGET', KEYS[1], 'gen', 'hash', 'prev', 'rot', 'ue', 'cre', 'sub', 'user', 'scope', 'client', 'claims', 'jkt', 'gr')
+check_session(KEYS[1], s[7], s[2], s[1], s[4], s[5], s[6])
 if not s[1] then
   return {2, now}
 end

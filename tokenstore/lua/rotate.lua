@@ -43,6 +43,7 @@ local now = now_ms()
 local h = open_head(KEYS[5], KEYS[6], ARGV[1], now)
 
 local s = redis.call('HMGET', KEYS[1], 'gen', 'hash', 'prev', 'rot', 'abs', 'ue', 'cre', 'sub', 'user', 'scope', 'client', 'lst', 'claims', 'jkt', 'gr')
+check_session(KEYS[1], s[8], s[2], s[1], s[4], s[5], s[6], s[7])
 if not s[1] then
   if redis.call('EXISTS', KEYS[4]) == 1 then
     local seq, chain = head_mark(KEYS[5])
