@@ -4,6 +4,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/latchkey-auth/latchkey/tokenstore"
 )
@@ -54,12 +55,37 @@ func TestAStoredRecordThatCannotBeReadIsAnOutage(t *testing.T) {
 			}
 			broken(rt, ask, map[string]string{"hash": "of another length"})
 			broken(rt, ask, map[string]string{"sub": ""})
+			broken(rt, ask, map[string]string{"v": "2"}, "prev")
 			broken(rt, ask, map[string]string{"v": "2"}, "gen", "hash", "sub", "rot", "abs", "ue", "cre")
 		}
 		if f.exists(s.key("deny", s.sid)) {
 			t.Error("the session was ended")
 		}
 		if _, err := s.show(2); err != nil {
+			t.Errorf("once it can be read: %v", err)
+		}
+
+		// A user has logged out everywhere: unreadable, the epoch revives no session.
+		over := f.login("bob")
+		if _, err := f.RevokeUser(ctx, tokenstore.UserEnd{UID: over.uid}); err != nil {
+			t.Fatal(err)
+		}
+		later := f.login("bob")
+		for name, ask := range map[string]func() error{
+			"rotate":   func() error { _, _, err := f.Rotate(ctx, over.rotation(1)); return err },
+			"peek":     func() error { _, err := f.Peek(ctx, over.rotation(1)); return err },
+			"verify":   func() error { return over.verify(0) },
+			"login":    func() error { _, err := f.tryLogin("bob", f.Now().Add(time.Hour)); return err },
+			"sessions": func() error { _, _, err := f.Sessions(ctx, over.uid, "", 100); return err },
+			"revoke":   func() error { _, err := f.RevokeUser(ctx, tokenstore.UserEnd{UID: over.uid}); return err },
+		} {
+			t.Log(name)
+			for _, value := range []string{"", "-1", "1e300", "x"} {
+				broken(over.key("ue", over.uid), ask, map[string]string{"e": value})
+			}
+			broken(over.key("ue", over.uid), ask, map[string]string{"v": "2"}, "e")
+		}
+		if _, err := later.show(1); err != nil {
 			t.Errorf("once it can be read: %v", err)
 		}
 
