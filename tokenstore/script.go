@@ -86,7 +86,7 @@ func loadScripts() (scripts, error) {
 	}
 	sc := scripts{
 		login:          load(writes, "login", "status"),
-		rotate:         load(writes, "rotate", "log", "issued", "status", "primary"),
+		rotate:         load(writes, "rotate", "log", "issued", "session", "status", "primary"),
 		revoke:         load(writes, "revoke", "log", "issued", "status", "primary"),
 		revokeUser:     load(writesOnce, "revoke_user", "log", "status", "primary"),
 		verify:         load(writes, "verify"),
@@ -110,7 +110,7 @@ func loadScripts() (scripts, error) {
 		clientRotate:   load(writesOnce, "client_rotate"),
 		clientDelete:   load(writesOnce, "client_delete"),
 		clientCheck:    load(writes, "client_check", "status"),
-		peek:           load(reads, "peek"),
+		peek:           load(reads, "peek", "session"),
 		firstUse:       load(writes, "first_use"),
 		statusView:     load(writes, "status_view"),
 		sessionPage:    load(reads, "session_page"),

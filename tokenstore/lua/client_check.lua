@@ -22,7 +22,7 @@ if ARGV[5] ~= '1' then
 end
 local h = open_head(KEYS[3], KEYS[4], ARGV[1], now)
 stretch(KEYS[3], h, tonumber(ARGV[3]), 0)
-local epoch = redis.call('HGET', KEYS[2], 'e')
+local epoch = user_epoch(KEYS[2])[1]
 local all_dead = now + h[3] + h[2] + tonumber(ARGV[4])
 if epoch then
   outlive(KEYS[2], now, all_dead)

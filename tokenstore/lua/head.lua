@@ -20,6 +20,17 @@ local function set_back(cut, now)
   return cut > now + 120000
 end
 
+-- user_epoch returns e, x and c of a user's ue:<uid>. Sessions of an older epoch than e are
+-- over, but for x; c is when the credentials were last changed. A record that cannot be
+-- read raises an error: taken for none, it would let sessions live again.
+local function user_epoch(key)
+  local u = redis.call('HMGET', key, 'e', 'x', 'c')
+  if (u[1] and not string.find(u[1], '^%d+$')) or (not u[1] and (u[2] or u[3])) then
+    error('the stored epoch of a user cannot be read: give every replica the same version')
+  end
+  return u
+end
+
 -- open_head returns {epoch, access, session, idx}. Where there is no head, this
 -- Redis is new or has lost its data: a head with a new epoch is made, and with
 -- it every token of an earlier history is dead. The new epoch is candidate, a random value

@@ -48,8 +48,8 @@ local function surplus(list, limit, sid, now)
   return sids
 end
 
-local ue = redis.call('HMGET', KEYS[3], 'e', 'c', 'x')
-local read, cut = tonumber(ARGV[14]), tonumber(ue[2]) or 0
+local ue = user_epoch(KEYS[3])
+local read, cut = tonumber(ARGV[14]), tonumber(ue[3]) or 0
 if read <= cut and (read > now or not set_back(cut, now)) then
   return {1, now}
 end
@@ -58,7 +58,7 @@ if redis.call('EXISTS', KEYS[6]) == 1 then
 end
 local s = redis.call('HMGET', KEYS[1], 'hash', 'ue', 'cre', 'idx')
 if s[1] then
-  local over = tonumber(s[2]) < (tonumber(ue[1]) or 0) and ue[3] ~= ARGV[2]
+  local over = tonumber(s[2]) < (tonumber(ue[1]) or 0) and ue[2] ~= ARGV[2]
   if over or s[1] ~= ARGV[3] then
     return {1, now}
   end

@@ -8,10 +8,11 @@
 --         {2, now}: neither, or the session is over
 local now = now_ms()
 local s = redis.call('HMGET', KEYS[1], 'gen', 'hash', 'prev', 'rot', 'ue', 'cre', 'sub', 'user', 'scope', 'client', 'claims', 'jkt', 'gr')
+check_session(KEYS[1], s[7], s[2], s[3], s[1], s[4], s[5], s[6])
 if not s[1] then
   return {2, now}
 end
-local user = redis.call('HMGET', KEYS[2], 'e', 'x')
+local user = user_epoch(KEYS[2])
 if tonumber(s[5]) < (tonumber(user[1]) or 0) and user[2] ~= ARGV[1] then
   return {2, now}
 end

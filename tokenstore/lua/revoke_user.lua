@@ -17,7 +17,7 @@
 local now = now_ms()
 local h = open_head(KEYS[3], KEYS[4], ARGV[1], now)
 
-local u = redis.call('HMGET', KEYS[1], 'e', 'x', 'c')
+local u = user_epoch(KEYS[1])
 local epoch = tonumber(u[1]) or 0
 
 local except, left = '', false

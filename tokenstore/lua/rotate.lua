@@ -43,6 +43,7 @@ local now = now_ms()
 local h = open_head(KEYS[5], KEYS[6], ARGV[1], now)
 
 local s = redis.call('HMGET', KEYS[1], 'gen', 'hash', 'prev', 'rot', 'abs', 'ue', 'cre', 'sub', 'user', 'scope', 'client', 'lst', 'claims', 'jkt', 'gr')
+check_session(KEYS[1], s[8], s[2], s[3], s[1], s[4], s[5], s[6], s[7])
 if not s[1] then
   if redis.call('EXISTS', KEYS[4]) == 1 then
     local seq, chain = head_mark(KEYS[5])
@@ -81,7 +82,7 @@ for name in string.gmatch(ARGV[12], '[^ ]+') do
   end
 end
 
-local user = redis.call('HMGET', KEYS[3], 'e', 'x')
+local user = user_epoch(KEYS[3])
 local epoch = tonumber(user[1]) or 0
 local session_epoch = tonumber(s[6])
 if session_epoch < epoch and user[2] ~= ARGV[2] then

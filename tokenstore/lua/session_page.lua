@@ -14,6 +14,6 @@ if ARGV[2] ~= '' then
     from = redis.call('ZCOUNT', KEYS[1], ARGV[3], '+inf')
   end
 end
-local user = redis.call('HMGET', KEYS[2], 'e', 'x')
+local user = user_epoch(KEYS[2])
 return {now_ms(), user[1] or '0', user[2] or '',
   redis.call('ZREVRANGE', KEYS[1], from, from + ARGV[1] - 1, 'WITHSCORES')}

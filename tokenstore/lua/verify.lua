@@ -21,7 +21,7 @@ end
 if redis.call('HEXISTS', KEYS[6], ARGV[6]) == 1 then
   return {6, now}
 end
-local u = redis.call('HMGET', KEYS[3], 'e', 'x')
+local u = user_epoch(KEYS[3])
 if u[1] and tonumber(ARGV[4]) < tonumber(u[1]) and u[2] ~= ARGV[2] then
   return {3, now}
 end
