@@ -23,16 +23,18 @@ var errHistory = errors.New("a failover lost the revocation")
 // has applied its entry, or has been silent for so long that its lease is over.
 // One poller a shard serves all who wait.
 type Confirmer struct {
-	store  *tokenstore.Store
-	silent time.Duration // S x (1 + drift)
+	store *tokenstore.Store
+	// silent is after how long without a beat a follower's lease is over: S x (1 + drift).
+	// Of a follower with a longer lease, see [waiting.silence].
+	silent time.Duration
 	clock  func() instant
 	shards []*waiting
 	beside *Follower // of this process; nil for none
 	first  sync.Once // of the confirmations, without a follower
 }
 
-// NewConfirmer returns a Confirmer for followers with a lease of S. All replicas
-// must be given the same.
+// NewConfirmer returns a Confirmer for followers with a lease of S. All replicas should be
+// given the same: where a follower has a longer lease, all logouts may wait for that.
 func NewConfirmer(store *tokenstore.Store, lease time.Duration) *Confirmer {
 	c := &Confirmer{store: store, silent: silence(lease), clock: systemClock()}
 	for i := range store.Shards() {
@@ -71,7 +73,7 @@ func (c *Confirmer) Confirm(ctx context.Context, r tokenstore.Revocation) error 
 	if err != nil {
 		return err
 	}
-	waited, err := c.await(ctx, func() bool { return whole(server) })
+	waited, err := c.await(ctx, 2*c.shards[r.Shard].silence(), func() bool { return whole(server) })
 	if err != nil || !waited {
 		return err
 	}
@@ -84,13 +86,13 @@ func (c *Confirmer) believes(ctx context.Context, r tokenstore.Revocation) func(
 	if f := c.beside; f != nil {
 		s, after := f.shards[r.Shard], f.clock().mono
 		return func(server tokenstore.Server) bool {
-			now := f.clock()
-			return s.tenure.lasts(server, now, c.silent) && s.trusts(r.Mark, after, now.mono, c.silent)
+			now, silent := f.clock(), max(c.shards[r.Shard].silence(), f.silence())
+			return s.tenure.lasts(server, now, silent) && s.trusts(r.Mark, after, now.mono, silent)
 		}
 	}
 	c.first.Do(func() { c.acquaint(ctx) })
-	t := &c.shards[r.Shard].tenure
-	return func(server tokenstore.Server) bool { return t.lasts(server, c.clock(), c.silent) }
+	w := c.shards[r.Shard]
+	return func(server tokenstore.Server) bool { return w.tenure.lasts(server, c.clock(), w.silence()) }
 }
 
 // acquaint hears from all shards, so that who ends sessions in several waits one
@@ -112,10 +114,10 @@ func (c *Confirmer) acquaint(ctx context.Context) {
 }
 
 // await waits until the table of followers is known to be whole, and reports whether
-// that took any time.
-func (c *Confirmer) await(ctx context.Context, whole func() bool) (waited bool, err error) {
+// that took any time. It gives up after limit.
+func (c *Confirmer) await(ctx context.Context, limit time.Duration, whole func() bool) (waited bool, err error) {
 	const first, most = 200 * time.Microsecond, 10 * time.Millisecond
-	until := c.clock().mono + 2*c.silent
+	until := c.clock().mono + limit
 	for wait := first; !whole(); wait = min(2*wait, most) {
 		if c.clock().mono >= until {
 			return true, fmt.Errorf("%w: not confirmed: who has the table of followers was not heard from for a lease", ErrUnavailable)
@@ -221,10 +223,10 @@ func (c *Confirmer) look(ctx context.Context, shard int, after uint64) (tokensto
 // waiting are those who wait for one shard. It does no I/O.
 type waiting struct {
 	number int
-	silent time.Duration
 	tenure tenure // of who answers this Confirmer
 
 	mu      sync.Mutex
+	silent  time.Duration       // see silence
 	seen    map[string]sighting // by member
 	tickets []*ticket
 	polling bool
@@ -252,13 +254,21 @@ func newWaiting(number int, silent time.Duration) *waiting {
 	return &waiting{number: number, silent: silent, seen: map[string]sighting{}}
 }
 
+// silence is after how long without a beat every follower's lease is over: of those that
+// were ever seen, the one with the longest lease counts.
+func (w *waiting) silence() time.Duration {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.silent
+}
+
 // enter takes up a revocation; nil if it is confirmed already.
 func (w *waiting) enter(r tokenstore.Revocation, now instant) *ticket {
 	w.tenure.heard(r.Server, now)
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	t := &ticket{mark: r.Mark, until: now.mono + 2*w.silent, done: make(chan error, 1)}
 	w.sight(r.Members, now)
+	t := &ticket{mark: r.Mark, until: now.mono + 2*w.silent, done: make(chan error, 1)}
 	// At the moment of the revocation the trail is its own entry alone.
 	if confirmed, _ := w.confirmed(t, r.Members, map[uint64]string{r.Mark.Seq: r.Mark.Chain}, now); confirmed {
 		return nil
@@ -309,6 +319,7 @@ func (w *waiting) sight(members []tokenstore.Member, now instant) {
 			s = sighting{beat: m.Beat, mark: m.Mark, since: now.mono}
 		}
 		seen[m.Name] = s
+		w.silent = max(w.silent, silence(leaseOf(m.Name)))
 	}
 	w.seen = seen
 }

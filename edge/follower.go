@@ -4,6 +4,8 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -31,6 +33,9 @@ type FollowerObserver struct {
 	Restored func(entries int)   // put back into a Redis that had lost them
 	Failed   func(error)         // a renewal or a read did not succeed
 	Key      func()              // a signing key was revoked
+	// Lease is told of another follower's lease if it is longer than S and all before. Logouts
+	// wait for that one from then on: see [Confirmer].
+	Lease func(time.Duration)
 }
 
 // Follower keeps a copy of the denylist in this process. While a shard's lease
@@ -55,6 +60,7 @@ type Follower struct {
 	// heard, by shard, wakes tail when Redis has answered. Shards of one group share it, too.
 	heard   []chan struct{}
 	pages   chan struct{} // bounds how many catchUps read at once
+	longest atomic.Int64  // nanoseconds: of the leases of all followers that were ever seen
 	repairs sync.WaitGroup
 }
 
@@ -84,7 +90,7 @@ func NewFollower(o FollowerOptions) *Follower {
 	}
 	k := o.Store.Shards()
 	f := &Follower{
-		store: o.Store, name: rand.Text(), lease: o.Lease, observe: o.Observe, clock: systemClock(),
+		store: o.Store, name: memberName(o.Lease), lease: o.Lease, observe: o.Observe, clock: systemClock(),
 		booted: make(chan struct{}), counted: make([]atomic.Bool, k), members: make([]atomic.Int64, k), heads: make([]atomic.Uint64, k),
 		pages: make(chan struct{}, catchUpShards),
 	}
@@ -99,6 +105,36 @@ func NewFollower(o FollowerOptions) *Follower {
 		}
 	}
 	return f
+}
+
+// memberName is a new name for a follower, by which others know its lease.
+func memberName(lease time.Duration) string {
+	return rand.Text() + ":" + strconv.FormatInt(lease.Milliseconds(), 10)
+}
+
+// leaseOf returns the lease of a follower by its name; 0 if the name does not say.
+func leaseOf(name string) time.Duration {
+	_, text, _ := strings.Cut(name, ":")
+	ms, err := strconv.ParseInt(text, 10, 64)
+	if err != nil || ms < 0 || ms > time.Hour.Milliseconds() {
+		return 0
+	}
+	return time.Duration(ms) * time.Millisecond
+}
+
+// silence is after how long without a beat every follower's lease is over.
+func (f *Follower) silence() time.Duration { return silence(time.Duration(f.longest.Load())) }
+
+// meet notes a lease of another follower that is longer than all before.
+func (f *Follower) meet(members []tokenstore.Member) {
+	for _, m := range members {
+		lease := int64(leaseOf(m.Name))
+		for known := f.longest.Load(); lease > known && lease > int64(f.lease); known = f.longest.Load() {
+			if f.longest.CompareAndSwap(known, lease) && f.observe.Lease != nil {
+				f.observe.Lease(time.Duration(lease))
+			}
+		}
+	}
 }
 
 // Ready is closed once every shard has read its log: before, tokens are checked
@@ -175,6 +211,7 @@ func (f *Follower) renew(ctx context.Context, group []*shard) {
 		for i, s := range group {
 			f.heads[s.number].Store(views[i].Head.Seq)
 			f.members[s.number].Store(int64(len(views[i].Members)))
+			f.meet(views[i].Members)
 			out := s.renewed(shown[i], views[i], f.clock())
 			f.took(ctx, s, out)
 			if out.more {

@@ -48,6 +48,7 @@ type nodeOptions struct {
 	strict     bool
 	timeout    time.Duration
 	storeTweak func(*tokenstore.Options)
+	observe    FollowerObserver
 	clock      func() instant                                          // of the follower
 	dial       func(context.Context, string, string) (net.Conn, error) // to Redis
 }
@@ -87,7 +88,7 @@ func newNode(t testing.TB, url string, ring *accesstoken.Ring, o nodeOptions) *n
 	}
 	n.signer = accesstoken.NewSigner(ring)
 	if !o.strict {
-		n.follower = NewFollower(FollowerOptions{Store: n.store, Lease: o.lease, MaxDenied: o.maxDenied})
+		n.follower = NewFollower(FollowerOptions{Store: n.store, Lease: o.lease, MaxDenied: o.maxDenied, Observe: o.observe})
 		if o.clock != nil {
 			n.follower.clock = o.clock
 		}

@@ -3,6 +3,7 @@ package edge
 import (
 	"errors"
 	"net"
+	"strconv"
 	"testing"
 	"time"
 
@@ -59,4 +60,41 @@ func TestWhereReplicasMustHaveALogout(t *testing.T) {
 	n.leased()
 	n.wants("logged out", gone, ErrRevoked)
 	n.wants("alive", alive, nil)
+}
+
+// A replica whose lease is longer than that of the one that answers a logout may have been
+// cut off: the logout waits for its lease.
+func TestALogoutWaitsForTheLongestLease(t *testing.T) {
+	t.Parallel()
+	server, ring := startRedis(t), newRing(t)
+	const short, long = 200 * time.Millisecond, 1500 * time.Millisecond
+	told := make(chan time.Duration, 1)
+	observe := FollowerObserver{Lease: func(d time.Duration) { told <- d }}
+	n := newNode(t, server.URL(), ring, nodeOptions{lease: short, observe: observe}).ready().vouches()
+	s := n.login("alice")
+	// Somebody with a longer lease has renewed it, and is not heard of again.
+	members := "lk:{" + strconv.Itoa(s.sid.Shard()) + "}:members"
+	if err := n.rdb.HSet(t.Context(), members, memberName(long), "0::1").Err(); err != nil {
+		t.Fatal(err)
+	}
+	start := time.Now()
+	if err := n.logout(s); err != nil {
+		t.Fatal(err)
+	}
+	if took := time.Since(start); took < long {
+		t.Errorf("the logout was answered after %v, and the lease of a follower may end after %v only", took, long)
+	}
+	select {
+	case lease := <-told:
+		if lease != long {
+			t.Errorf("told of a lease of %v, want %v", lease, long)
+		}
+	case <-time.After(2 * time.Minute):
+		t.Error("nobody was told of the longer lease")
+	}
+	// Redis loses everything: who else follows, and what they have heard, is not known any
+	// more, and the longest lease that was seen still counts.
+	if got := max(n.confirm.shards[s.sid.Shard()].silence(), n.follower.silence()); got < long {
+		t.Errorf("after a loss a logout would wait for %v, want at least %v", got, long)
+	}
 }

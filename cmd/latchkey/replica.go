@@ -126,6 +126,10 @@ func newReplica(ctx context.Context, cfg *config.Config, logger *slog.Logger) (*
 	if cfg.Verify == "follow" {
 		observe := metrics.EdgeObserver()
 		observe.Key = keys.wake
+		observe.Lease = func(other time.Duration) {
+			logger.Warn("another replica has a longer LATCHKEY_EDGE_LEASE, for which logouts may now wait here: give all replicas the same",
+				"lease", cfg.EdgeLease.String(), "other", other.String())
+		}
 		follower = edge.NewFollower(edge.FollowerOptions{
 			Store: store, Lease: cfg.EdgeLease, MaxDenied: cfg.EdgeMaxDenied, Observe: observe,
 		})
