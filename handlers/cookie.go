@@ -159,6 +159,22 @@ func (a *api) refreshCookies(r *http.Request) []string {
 	return cookieValues(r, a.Settings.CookieName)
 }
 
+// endingCookies are the tokens in cookies of which a login or a logout ends the sessions:
+// those of the refresh cookie, and refresh tokens of ours in cookies of other names. Other
+// replicas may have another LATCHKEY_COOKIE_NAME during a rollout.
+func (a *api) endingCookies(r *http.Request) []string {
+	values := a.refreshCookies(r)
+	for _, cookie := range r.Cookies() {
+		if cookie.Name == a.Settings.CookieName {
+			continue
+		}
+		if _, err := a.Refresh.Parse(cookie.Value); err == nil {
+			values = append(values, cookie.Value)
+		}
+	}
+	return values
+}
+
 // cookieValues are the distinct values of a cookie that came along.
 func cookieValues(r *http.Request, name string) []string {
 	var values []string

@@ -37,7 +37,7 @@ func (a *api) login(c *gin.Context) error {
 	if err != nil {
 		return err
 	}
-	if req.earlier = a.families(a.refreshCookies(c.Request)); len(req.earlier) > maxShown {
+	if req.earlier = a.families(a.endingCookies(c.Request)); len(req.earlier) > maxShown {
 		return a.tooManyShown(c)
 	}
 	if err := a.canSign(); err != nil {

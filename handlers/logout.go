@@ -162,7 +162,7 @@ func (a *api) sessionsShown(c *gin.Context, inBody string) (*shownSessions, erro
 			return nil, err
 		}
 	}
-	shown := a.refreshCookies(c.Request)
+	shown := a.endingCookies(c.Request)
 	if inBody != "" {
 		shown = append(shown, inBody)
 	}

@@ -178,6 +178,23 @@ func TestLogoutWithWhatCannotBeChecked(t *testing.T) {
 	}
 }
 
+// Other replicas may call the refresh cookie otherwise, during a rollout of its name.
+func TestACookieOfAnotherNameEndsToo(t *testing.T) {
+	t.Parallel()
+	f := usual(t)
+	f.account(tokenstore.Account{Username: "bob"}, "bob-password")
+	renamed := func(s tokens) option { return header("Cookie", "a=b; __Host-session="+s.refresh) }
+	s := f.login(0)
+	f.post(1, "/auth/logout", renamed(s)).is(http.StatusOK)
+	f.dead(s)
+
+	s = f.login(0)
+	bob := f.post(1, "/auth/token", renamed(s), form("username", "bob", "password", "bob-password")).tokens()
+	f.dead(s)
+	f.alive(bob.access)
+	f.refresh(2, bob)
+}
+
 // A token that is bound to a key is nobody's who does not hold it: in a cookie it is passed
 // over, and the rest ends.
 func TestAPlantedCookieKeepsNobodyIn(t *testing.T) {
