@@ -12,8 +12,9 @@ import (
 )
 
 // handshakeTime is how long a handshake that has begun when the listener is closed
-// may take to complete: more than a round trip to a balancer.
-const handshakeTime = 50 * time.Millisecond
+// may take to complete: more than a round trip to a balancer nearby, and not much more,
+// since whoever connects meanwhile is refused a second later only.
+const handshakeTime = 5 * time.Millisecond
 
 // lastCallers is a listener whose Close loses no connection. The kernel resets the
 // connections that it has completed and nobody has accepted, with the requests on

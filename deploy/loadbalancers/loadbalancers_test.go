@@ -60,6 +60,7 @@ func newStack(t *testing.T, b balancer, bin string) *stack {
 		t, bin, 3, redistest.Start(t).URL(),
 		"LATCHKEY_TRUSTED_PROXIES=127.0.0.1", "LATCHKEY_SHUTDOWN_DELAY=3s",
 		"LATCHKEY_PASSWORD_MEMORY=7168", "LATCHKEY_PASSWORD_ITERATIONS=1",
+		"LATCHKEY_REDIS_TIMEOUT=5s", "LATCHKEY_PASSWORD_WAIT=30s", // a busy machine is no outage
 	)
 	for i := range workers {
 		fleet.Command(t, password+"\n", "user", "add", username(i))
@@ -138,7 +139,14 @@ func (s *stack) session(ctx context.Context, user string, each func(func() error
 				return err
 			}
 		}
-		if err := each(func() (err error) { a, err = s.refresh(ctx, s.front, a.Next); return }); err != nil {
+		err := each(func() error {
+			next, err := s.refresh(ctx, s.front, a.Next)
+			if err == nil {
+				a = next
+			}
+			return err
+		})
+		if err != nil {
 			return err
 		}
 	}
