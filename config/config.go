@@ -132,6 +132,8 @@ type Config struct {
 	ShutdownDelay   time.Duration `env:"LATCHKEY_SHUTDOWN_DELAY" envDefault:"0s" min:"0s" max:"5m" doc:"On SIGTERM, how long to go on serving with /readyz already failing, so that balancers notice before the listener closes."`
 	ShutdownTimeout time.Duration `env:"LATCHKEY_SHUTDOWN_TIMEOUT" envDefault:"20s" min:"1s" max:"10m" doc:"How long requests under way may then take to finish."`
 	PProf           bool          `env:"LATCHKEY_PPROF" envDefault:"false" doc:"Serve Go's profiler at /debug/pprof/ on the admin listener."`
+
+	secretFiles []secretFile // those that Load has read
 }
 
 // ClaimsOfScopes is ScopeClaims, by scope and claim; empty if it is none that

@@ -56,7 +56,7 @@ func TestDefaults(t *testing.T) {
 		Traces: "off", TracesRatio: 0.1,
 		ClaimsTimeout: time.Second, ClaimsFailure: "deny", StatusListTTL: 30 * time.Second,
 	}
-	if diff := cmp.Diff(want, load(t), cmpopts.EquateComparable(netip.Prefix{})); diff != "" {
+	if diff := cmp.Diff(want, load(t), cmpopts.EquateComparable(netip.Prefix{}), cmpopts.IgnoreUnexported(config.Config{})); diff != "" {
 		t.Errorf("defaults (-want +got):\n%s", diff)
 	}
 }
@@ -106,7 +106,7 @@ func TestEverySettingIsRead(t *testing.T) {
 		ClaimsFailure: "omit", DPoPNonce: true, ScopeClaims: `{"read":{"a":1}}`,
 		StatusList: true, StatusListTTL: time.Second,
 	}
-	if diff := cmp.Diff(want, cfg, cmpopts.EquateComparable(netip.Prefix{})); diff != "" {
+	if diff := cmp.Diff(want, cfg, cmpopts.EquateComparable(netip.Prefix{}), cmpopts.IgnoreUnexported(config.Config{})); diff != "" {
 		t.Errorf("settings (-want +got):\n%s", diff)
 	}
 	if cfg.Level() != slog.LevelDebug {
@@ -456,6 +456,47 @@ func TestWarnings(t *testing.T) {
 	}
 }
 
+func TestSecretFilesThatOthersCanReadAreWarnedOf(t *testing.T) {
+	dir := t.TempDir()
+	for _, tt := range []struct {
+		name, setting string
+		file, folder  os.FileMode
+		want          string
+	}{
+		{"open to all", "LATCHKEY_SECRET_FILE", 0o644, 0o755, "(mode 0644): let only the user that Latchkey runs as read it, as with: chmod 600 "},
+		{"the key of the client certificate", "LATCHKEY_REDIS_TLS_KEY_FILE", 0o404, 0o755, "(mode 0404): "},
+		{"the owner's and the group's", "LATCHKEY_SECRET_FILE", 0o440, 0o755, ""},
+		{"in a closed folder", "LATCHKEY_SECRET_FILE", 0o644, 0o750, ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			folder := filepath.Join(dir, tt.name)
+			path := filepath.Join(folder, "file")
+			for _, err := range []error{
+				os.Mkdir(folder, 0o700), os.WriteFile(path, []byte(goodSecret), 0o600), os.Chmod(path, tt.file), os.Chmod(folder, tt.folder),
+				// As Kubernetes mounts a Secret.
+				os.Symlink(path, path+"-link"),
+			} {
+				if err != nil {
+					t.Fatal(err)
+				}
+			}
+			env := []string{"LATCHKEY_ISSUER=https://auth.example", tt.setting + "=" + path + "-link"}
+			if tt.setting != "LATCHKEY_SECRET_FILE" {
+				env = withSecret(append(env, "LATCHKEY_REDIS_URL=rediss://r.example", "LATCHKEY_REDIS_TLS_CERT_FILE=/cert")...)
+			}
+			cfg, err := config.Load(env)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := strings.Join(cfg.Warnings(), "\n")
+			named := strings.HasPrefix(got, tt.setting+": ") && strings.Contains(got, path+"-link")
+			if tt.want == "" && got != "" || tt.want != "" && !(named && strings.Contains(got, tt.want)) || strings.Contains(got, goodSecret) {
+				t.Errorf("warnings %q, want %q", got, tt.want)
+			}
+		})
+	}
+}
+
 func TestSecretsAreRedactedWhereverTheyArePrinted(t *testing.T) {
 	const password = "hunter2hunter2"
 	cfg := load(t, "LATCHKEY_REDIS_URL=redis://user:"+password+"@r.example:6379/1")
@@ -561,7 +602,7 @@ func TestEffectiveNamesEverySettingInTheFormInWhichItIsSet(t *testing.T) {
 	}
 	// What is shown can be set again, and means the same.
 	again := load(t, append(env, "LATCHKEY_REDIS_URL=redis://:pw@r/0")...)
-	if diff := cmp.Diff(cfg, again, cmpopts.EquateComparable(netip.Prefix{})); diff != "" {
+	if diff := cmp.Diff(cfg, again, cmpopts.EquateComparable(netip.Prefix{}), cmpopts.IgnoreUnexported(config.Config{})); diff != "" {
 		t.Errorf("settings shown and read again (-first +again):\n%s", diff)
 	}
 }

@@ -133,6 +133,9 @@ type setting struct {
 func settings() []setting {
 	var out []setting
 	for f := range reflect.TypeFor[Config]().Fields() {
+		if !f.IsExported() {
+			continue
+		}
 		s := setting{
 			index: f.Index, field: f.Name, typ: f.Type,
 			name: f.Tag.Get("env"), def: f.Tag.Get("envDefault"), doc: f.Tag.Get("doc"), kind: f.Tag.Get("kind"),

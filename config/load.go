@@ -33,15 +33,20 @@ func Load(environ []string) (*Config, error) {
 	var c collector
 	given := ownVariables(environ)
 	known := make(map[string]string)
+	var files []secretFile
 	for _, s := range settings() {
 		if v, ok := value(&c, s, given); ok {
 			known[s.name] = v
+		}
+		if path := given[s.name+fileSuffix]; s.secret && path != "" {
+			files = append(files, secretFile{s.name + fileSuffix, path})
 		}
 	}
 	for name, v := range given {
 		refuseUnknown(&c, name, v)
 	}
 	cfg := parse(&c, known)
+	cfg.secretFiles = files
 	cfg.validate(&c, false)
 	if err := c.err(); err != nil {
 		return nil, err

@@ -499,6 +499,15 @@ func (c *Config) Warnings() []string {
 	if c.PProf && !loopback(hostOf(c.AdminAddr)) {
 		w = append(w, "LATCHKEY_PPROF is true and LATCHKEY_ADMIN_ADDR is not on the loopback interface: a memory profile can hold tokens")
 	}
+	files := c.secretFiles
+	if c.RedisTLSKeyFile != "" {
+		files = append(slices.Clip(files), secretFile{"LATCHKEY_REDIS_TLS_KEY_FILE", c.RedisTLSKeyFile})
+	}
+	for _, f := range files {
+		if exposed := ExposedFile(f.setting, f.path); exposed != "" {
+			w = append(w, exposed)
+		}
+	}
 	return w
 }
 

@@ -189,9 +189,12 @@ func (f *Follower) renewEvery(ctx context.Context, group []*shard) {
 	}
 }
 
-// renew shows what was applied and takes what is beyond, until there is no more.
+// renew shows what was applied and takes what is beyond, until there is no more. It returns
+// after a third of a lease at the latest: a shard whose log grows all the time, as while
+// others put back what Redis has lost, must not keep the other shards from their renewals.
+// renewEvery goes on with all of them then.
 func (f *Follower) renew(ctx context.Context, group []*shard) {
-	for len(group) > 0 && ctx.Err() == nil && f.left.Load() >= 0 {
+	for began := f.clock().mono; len(group) > 0 && ctx.Err() == nil && f.left.Load() >= 0; {
 		now := f.clock()
 		shown := make([]sent, len(group))
 		renewals := make([]tokenstore.Renewal, len(group))
@@ -217,6 +220,9 @@ func (f *Follower) renew(ctx context.Context, group []*shard) {
 			if out.more {
 				again = append(again, s)
 			}
+		}
+		if f.clock().mono-began >= f.lease/3 {
+			return
 		}
 		group = again
 	}

@@ -19,14 +19,23 @@ func newDoctor() *cobra.Command {
 		Short: "Check that Redis is fit to hold tokens",
 		Long: `Look at everything that Redis must be for a logout to hold, on every primary, and
 print it. It exits with 1 if a replica would refuse to start. docs/redis.md explains
-each check.`,
+each check. What serve warns of at start, such as a file of a secret that every user of
+this machine can read, is logged to standard error.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
 			cfg, err := config.Load(os.Environ())
 			if err != nil {
 				return err
 			}
-			newLogger(cfg, cmd.ErrOrStderr()) // which also takes the Redis client's messages
+			logger := newLogger(cfg, cmd.ErrOrStderr()) // which also takes the Redis client's messages
+			warn(cmd.Context(), logger, cfg.Warnings())
+			var keysErr error
+			if cfg.KeysDir != "" {
+				var keys *keySet
+				if keys, keysErr = (&keyFolder{path: cfg.KeysDir, public: cfg.StatusList}).read(); keysErr == nil {
+					warn(cmd.Context(), logger, keys.exposed)
+				}
+			}
 			rdb, store, err := openStore(cfg, storeObserver{})
 			if err != nil {
 				return err
@@ -36,7 +45,7 @@ each check.`,
 			if errors.Is(err, tokenstore.ErrUnavailable) {
 				err = fmt.Errorf("no answer from Redis (%s): %w", dialOptions(cfg).Describe(), err)
 			}
-			return errors.Join(printFindings(cmd, dialOptions(cfg).Describe(), findings, asJSON), err)
+			return errors.Join(printFindings(cmd, dialOptions(cfg).Describe(), findings, asJSON), err, keysErr)
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "write a JSON array")

@@ -275,6 +275,7 @@ func (k *keyKeeper) reload(ctx context.Context) error {
 	case set == nil: // nothing has changed
 		return nil
 	}
+	warn(ctx, k.log, set.exposed)
 	for _, key := range set.keys {
 		k.ring.Add(key)
 	}

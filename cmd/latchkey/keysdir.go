@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync/atomic"
 
+	"github.com/latchkey-auth/latchkey/config"
 	"github.com/latchkey-auth/latchkey/internal/accesstoken"
 )
 
@@ -28,6 +29,7 @@ type keySet struct {
 	keys    []*accesstoken.Key
 	retired []*accesstoken.Key // only recognised
 	active  string             // kid
+	exposed []string           // warnings: files with a private key that others can read
 }
 
 const (
@@ -91,6 +93,11 @@ func (f *keyFolder) read() (*keySet, error) {
 		key, err := accesstoken.ParseKeyFile(file.text)
 		if err != nil {
 			return nil, fmt.Errorf("LATCHKEY_KEYS_DIR: %s: %w", file.name, err)
+		}
+		if !key.VerifiesOnly() {
+			if exposed := config.ExposedFile("LATCHKEY_KEYS_DIR", filepath.Join(f.path, file.name)); exposed != "" {
+				set.exposed = append(set.exposed, exposed)
+			}
 		}
 		if strings.HasPrefix(file.name, retiredPrefix) {
 			set.retired = append(set.retired, key)

@@ -1,11 +1,20 @@
 package main
 
 import (
+	"bytes"
+	"crypto/ed25519"
+	"crypto/x509"
 	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"log/slog"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/latchkey-auth/latchkey/internal/accesstoken"
 	"github.com/latchkey-auth/latchkey/internal/redistest"
 )
 
@@ -43,6 +52,50 @@ func TestDoctorPrintsWhatItFinds(t *testing.T) {
 	}
 	c.redis.Kill(t)
 	fails(t, "", []string{"doctor"}, "no answer from Redis", c.redis.Addr())
+}
+
+// Doctor and serve warn of private keys that others can read, and not of public ones.
+func TestKeyFilesThatOthersCanReadAreWarnedOf(t *testing.T) {
+	newConsole(t)
+	key := ed25519.NewKeyFromSeed([]byte(strings.Repeat("k", 32)))
+	old := ed25519.NewKeyFromSeed([]byte(strings.Repeat("o", 32)))
+	public, err := x509.MarshalPKIXPublicKey(key.Public())
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	for name, text := range map[string][]byte{
+		"key.pem": pemOf(t, key), "retired-old.pem": pemOf(t, old), "public.pem": pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: public}),
+	} {
+		path := filepath.Join(dir, name)
+		if err := errors.Join(os.WriteFile(path, text, 0o600), os.Chmod(path, 0o644), os.Chmod(dir, 0o755)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	check := func(who, logged string) {
+		t.Helper()
+		for _, name := range []string{"key.pem", "retired-old.pem"} {
+			if !strings.Contains(logged, "every user of this machine can read "+filepath.Join(dir, name)+" (mode 0644)") {
+				t.Errorf("%s does not warn of %s:\n%s", who, name, logged)
+			}
+		}
+		if strings.Contains(logged, "public.pem") {
+			t.Errorf("%s warns of a public key:\n%s", who, logged)
+		}
+	}
+	t.Setenv("LATCHKEY_KEYS_DIR", dir)
+	o := command(t, strings.NewReader(""), "doctor")
+	if o.err != nil {
+		t.Fatal(o.err)
+	}
+	check("doctor", o.stderr)
+
+	var logged bytes.Buffer
+	k := &keyKeeper{ring: accesstoken.NewRing(), folder: &keyFolder{path: dir}, log: slog.New(slog.NewTextHandler(&logged, nil))}
+	if err := k.sync(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	check("serve", logged.String())
 }
 
 // A Redis that may evict keeps a replica from starting; one that is found to after it was away is an error in the log,

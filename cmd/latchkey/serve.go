@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"log/slog"
 	"math"
 	"os"
@@ -27,9 +28,7 @@ the replica: what needs Redis is answered 503 until Redis is back.`,
 			}
 			logger := newLogger(cfg, cmd.ErrOrStderr())
 			collectLess()
-			for _, warning := range cfg.Warnings() {
-				logger.LogAttrs(cmd.Context(), slog.LevelWarn, warning)
-			}
+			warn(cmd.Context(), logger, cfg.Warnings())
 			r, err := newReplica(cmd.Context(), cfg, logger)
 			if err != nil {
 				return err
@@ -38,6 +37,12 @@ the replica: what needs Redis is answered 503 until Redis is back.`,
 			defer endHelper()
 			return r.run(cmd.Context())
 		},
+	}
+}
+
+func warn(ctx context.Context, logger *slog.Logger, warnings []string) {
+	for _, w := range warnings {
+		logger.LogAttrs(ctx, slog.LevelWarn, w)
 	}
 }
 

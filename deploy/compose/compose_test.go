@@ -35,6 +35,7 @@ type service struct {
 	Image           string
 	Build           *struct{ Context string }
 	User            string
+	GroupAdd        []string `json:"group_add"`
 	Entrypoint      []string
 	Command         []string
 	Environment     map[string]string
@@ -111,6 +112,14 @@ func checkServices(t *testing.T, p project) {
 			}
 			if !v.ReadOnly {
 				t.Errorf("%s can write to %s", name, v.Source)
+			}
+		}
+		// The secrets are for the group of the container that makes them, which the image of
+		// the replicas runs as.
+		_, group, _ := strings.Cut(p.Services["secrets"].User, ":")
+		for _, v := range s.Volumes {
+			if v.Target == "/secrets" && s.Build == nil && name != "secrets" && !slices.Contains(s.GroupAdd, group) {
+				t.Errorf("%s cannot read the secrets: it is not in the group %s", name, group)
 			}
 		}
 		for other := range s.DependsOn {
@@ -281,6 +290,9 @@ func contents(t *testing.T, dir string) string {
 		raw, err := os.ReadFile(f)
 		if err != nil {
 			t.Fatal(err)
+		}
+		if info, err := os.Stat(f); err != nil || info.Mode().Perm() != 0o440 {
+			t.Errorf("%s can be read by others: %v (%v)", f, info.Mode(), err)
 		}
 		if len(raw) < 32 || strings.Contains(all, string(raw)) {
 			t.Errorf("%s: %d bytes", f, len(raw))

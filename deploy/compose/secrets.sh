@@ -1,7 +1,7 @@
 #!/bin/sh
 # Makes, once, the secrets that no file of the repository holds: Latchkey's root
-# secret, Redis's password, Grafana's. They stay in the volume they are made in, and
-# are readable to all in it: each container that sees it runs as another user.
+# secret, Redis's password, Grafana's. They stay in the volume they are made in, for the
+# group this runs as: the containers that see the volume run as several users of it.
 #
 #   secrets.sh FOLDER REDIS_HOST:PORT
 set -eu
@@ -13,7 +13,7 @@ random() { head -c "$1" /dev/urandom | od -An -v -tx1 | tr -d ' \n'; }
 keep() {
 	[ -s "$1" ] && return
 	cat >"$1.new"
-	chmod 0444 "$1.new"
+	chmod 0440 "$1.new"
 	mv "$1.new" "$1"
 }
 
