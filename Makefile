@@ -26,7 +26,7 @@ CHAOS_SEEDS ?= 1,2,3
 export GOWORK = off
 
 .DEFAULT_GOAL := help
-.PHONY: help test clients test-clients test-browser docs-assets test-valkey valkey-needs simulate zero overload leak lint fmt bench bench-floors bench-memory load load-short load-all dev build image generate tidy-check test-needs
+.PHONY: help test check clients test-clients test-browser docs-assets test-valkey valkey-needs simulate zero overload leak lint fmt bench bench-floors bench-memory load load-short load-all dev build image generate tidy-check test-needs
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -34,6 +34,17 @@ help: ## list the targets
 test: test-needs $(CADDY) ## all tests, with the race detector, on real Redis and proxies
 	CADDY='$(CURDIR)/$(CADDY)' go test -race -tags $(TAGS) -count=1 -parallel 8 -timeout 15m ./...
 	go test ./edge -run 'TestSimulation' -count=1 -timeout 10m -schedules 20000
+
+# Since the last commit that others have, or of all commits if there is none.
+CHANGED = $(shell git diff --name-only --diff-filter=d $$(git merge-base HEAD '@{upstream}' 2>/dev/null || git rev-parse HEAD) -- '*.go' && git ls-files --others --exclude-standard -- '*.go')
+
+# What needs servers, other programs or root says that it is left out, and runs in make test.
+check: $(TOOLS)/built ## between two edits: format, vet, lint of what has changed, tests on miniredis; installs nothing
+	@unformatted=$$([ -z '$(CHANGED)' ] || $(TOOLS)/gofumpt -l $(CHANGED)); if [ -n "$$unformatted" ]; then \
+		printf 'not formatted, run `make fmt`:\n%s\n' "$$unformatted" >&2; exit 1; fi
+	go vet -tags $(TAGS) ./...
+	@[ -z '$(CHANGED)' ] || $(TOOLS)/golangci-lint run --build-tags $(TAGS) $(addprefix ./,$(sort $(dir $(filter-out internal/clients/%,$(CHANGED)))))
+	go test -short -tags $(TAGS) -parallel 8 -timeout 5m ./...
 
 .PHONY: kube-test kube-tools image-test
 kube-tools: $(KUBE)/built ## what kube-test runs: helm, kustomize, kubeconform, kube-score

@@ -143,6 +143,9 @@ func newServer(t testing.TB, o Options) *Server {
 // lookUp finds the program, and fails the test when it is missing.
 func lookUp(t testing.TB) string {
 	t.Helper()
+	if testing.Short() {
+		t.Skip("left out by -short: it needs a real redis-server; make test runs it")
+	}
 	name := cmp.Or(os.Getenv(programEnv), program)
 	bin, err := exec.LookPath(name)
 	if err != nil {

@@ -25,6 +25,9 @@ var built struct {
 // turns, since it replaces the file in place.
 func Build(t testing.TB, root string) string {
 	t.Helper()
+	if testing.Short() {
+		t.Skip("left out by -short: it needs the built program; make test runs it")
+	}
 	built.Lock()
 	defer built.Unlock()
 	if built.bin != "" {

@@ -141,6 +141,9 @@ func (p *Process) Thaw(t testing.TB) {
 // Installed finds a program of Debian's, whose path is not on every user's PATH.
 func Installed(t testing.TB, name, pkg string) string {
 	t.Helper()
+	if testing.Short() {
+		t.Skipf("left out by -short: it needs %s; make test runs it", name)
+	}
 	for _, candidate := range []string{name, "/usr/sbin/" + name, "/usr/local/sbin/" + name} {
 		if bin, err := exec.LookPath(candidate); err == nil {
 			return bin
