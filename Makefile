@@ -35,6 +35,7 @@ test: test-needs $(CADDY) ## all tests, with the race detector, on real Redis an
 	CADDY='$(CURDIR)/$(CADDY)' go test -race -tags $(TAGS) -count=1 -parallel 8 -timeout 15m ./...
 	go test ./edge -run 'TestSimulation' -count=1 -timeout 10m -schedules 20000
 
+# The linters vet what has changed, and go test the rest.
 # Since the last commit that others have, or of all commits if there is none.
 CHANGED = $(shell git diff --name-only --diff-filter=d $$(git merge-base HEAD '@{upstream}' 2>/dev/null || git rev-parse HEAD) -- '*.go' && git ls-files --others --exclude-standard -- '*.go')
 
@@ -42,7 +43,6 @@ CHANGED = $(shell git diff --name-only --diff-filter=d $$(git merge-base HEAD '@
 check: $(TOOLS)/built ## between two edits: format, vet, lint of what has changed, tests on miniredis; installs nothing
 	@unformatted=$$([ -z '$(CHANGED)' ] || $(TOOLS)/gofumpt -l $(CHANGED)); if [ -n "$$unformatted" ]; then \
 		printf 'not formatted, run `make fmt`:\n%s\n' "$$unformatted" >&2; exit 1; fi
-	go vet -tags $(TAGS) ./...
 	@[ -z '$(CHANGED)' ] || $(TOOLS)/golangci-lint run --build-tags $(TAGS) $(addprefix ./,$(sort $(dir $(filter-out internal/clients/%,$(CHANGED)))))
 	go test -short -tags $(TAGS) -parallel 8 -timeout 5m ./...
 

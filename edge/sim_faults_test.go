@@ -13,6 +13,9 @@ import (
 // schedules are made to have more of it. The race detector has nothing to find in one
 // goroutine, and makes this eight times as slow: make test and make simulate run it without.
 func TestSimulationFindsEachFault(t *testing.T) {
+	if testing.Short() {
+		t.Skip("left out by -short; make test and make simulate run it")
+	}
 	deposed := func(p *plan) { p.wait, p.lossy, p.total, p.deposed, p.failovers = true, true, false, true, 1 }
 	partitioned := func(p *plan) {
 		p.partitions, p.failovers, p.freezes, p.pauses, p.logouts, p.loss, p.slow, p.backlog = 6, 0, 0, 0, 12, 0, 0, 0

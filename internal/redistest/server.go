@@ -143,15 +143,21 @@ func newServer(t testing.TB, o Options) *Server {
 // lookUp finds the program, and fails the test when it is missing.
 func lookUp(t testing.TB) string {
 	t.Helper()
-	if testing.Short() {
-		t.Skip("left out by -short: it needs a real redis-server; make test runs it")
-	}
+	NotShort(t)
 	name := cmp.Or(os.Getenv(programEnv), program)
 	bin, err := exec.LookPath(name)
 	if err != nil {
 		t.Fatalf("%s is not installed, and these tests need the real one; install it: apt-get update && apt-get install -y %s", name, name)
 	}
 	return bin
+}
+
+// NotShort skips a test that needs a real Redis if -short says to leave those out.
+func NotShort(t testing.TB) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("left out by -short: it needs a real redis-server; make test runs it")
+	}
 }
 
 // startAll starts servers at once, each on a free port of its own, and fails the test if one does not start.
