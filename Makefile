@@ -39,12 +39,15 @@ test: test-needs $(CADDY) ## all tests, with the race detector, on real Redis an
 # Since the last commit that others have, or of all commits if there is none.
 CHANGED = $(shell git diff --name-only --diff-filter=d $$(git merge-base HEAD '@{upstream}' 2>/dev/null || git rev-parse HEAD) -- '*.go' && git ls-files --others --exclude-standard -- '*.go')
 
-# What needs servers, other programs or root says that it is left out, and runs in make test.
+# The packages without those of which every test needs servers or other programs.
+QUICK = $(shell go list ./... | grep -vE '/(deploy/.*|internal/(chaos|overload|redistest|stacktest|zero))$$')
+
+# Of these packages, a test that needs a server, another program or root says that it is left out. make test runs it.
 check: $(TOOLS)/built ## between two edits: format, vet, lint of what has changed, tests on miniredis; installs nothing
 	@unformatted=$$([ -z '$(CHANGED)' ] || $(TOOLS)/gofumpt -l $(CHANGED)); if [ -n "$$unformatted" ]; then \
 		printf 'not formatted, run `make fmt`:\n%s\n' "$$unformatted" >&2; exit 1; fi
 	@[ -z '$(CHANGED)' ] || $(TOOLS)/golangci-lint run --build-tags $(TAGS) $(addprefix ./,$(sort $(dir $(filter-out internal/clients/%,$(CHANGED)))))
-	go test -short -tags $(TAGS) -parallel 8 -timeout 5m ./...
+	go test -short -tags $(TAGS) -parallel 8 -timeout 5m $(QUICK)
 
 .PHONY: kube-test kube-tools image-test
 kube-tools: $(KUBE)/built ## what kube-test runs: helm, kustomize, kubeconform, kube-score

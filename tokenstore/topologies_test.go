@@ -63,6 +63,7 @@ type topology struct {
 // take waits for the topology, empties it, and gives it back when the test ends.
 func (p *topology) take(t testing.TB) backend {
 	t.Helper()
+	redistest.NotShort(t)
 	p.turn.Lock()
 	t.Cleanup(p.turn.Unlock)
 	p.once.Do(func() { p.dial, p.admin = p.start(&shared) })

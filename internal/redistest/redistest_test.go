@@ -4,7 +4,6 @@ package redistest
 
 import (
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"net"
@@ -19,14 +18,7 @@ import (
 	"go.uber.org/goleak"
 )
 
-func TestMain(m *testing.M) {
-	flag.Parse()
-	if testing.Short() {
-		fmt.Println("left out by -short: all of these tests need a real redis-server; make test runs them")
-		os.Exit(0)
-	}
-	goleak.VerifyTestMain(m)
-}
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // recorder is a test that notes its failure. Its cleanups and folders are the real test's.
 type recorder struct {
