@@ -33,7 +33,9 @@ help: ## list the targets
 
 test: test-needs $(CADDY) ## all tests, with the race detector, on real Redis and proxies
 	CADDY='$(CURDIR)/$(CADDY)' go test -race -tags $(TAGS) -count=1 -parallel 8 -timeout 15m ./...
-	go test ./edge -run 'TestSimulation' -count=1 -timeout 10m -schedules 20000
+	@# Where one goroutine works for long, the race detector has nothing to find and costs eight times the CPU.
+	go test ./tokenstore -run '^TestACopyChangesNothing$$' -count=1 -timeout 10m
+	go test ./edge -run 'TestSimulation' -count=1 -timeout 10m -schedules 10000
 
 # The linters vet what has changed, and go test the rest.
 # Since the last commit that others have, or of all commits if there is none.

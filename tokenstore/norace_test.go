@@ -1,0 +1,5 @@
+//go:build !race
+
+package tokenstore_test
+
+const raceDetector = false
