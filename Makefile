@@ -25,6 +25,15 @@ CHAOS_SEEDS ?= 1,2,3
 
 export GOWORK = off
 
+# $(call install,who) installs the Debian packages $$need with apt-get, or says that who needs them.
+install = [ -n "$$need" ] || exit 0; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		echo "installing with apt-get, because $(1) needs it:$$need"; export DEBIAN_FRONTEND=noninteractive; \
+		apt-get update </dev/null && apt-get install -y --no-install-recommends $$need </dev/null; \
+	else \
+		echo "$(1) needs$$need; on Debian or Ubuntu: sudo apt-get install -y --no-install-recommends$$need" >&2; exit 1; \
+	fi
+
 .DEFAULT_GOAL := help
 .PHONY: help test check clients test-clients test-browser docs-assets test-valkey valkey-needs simulate zero overload leak lint fmt bench bench-floors bench-memory load load-short load-all dev build image generate tidy-check test-needs
 
@@ -118,8 +127,7 @@ bench: bench-floors ## all benchmarks, with allocations, after the table of rati
 	go test -run '^$$' -bench . -skip 'Floors|MillionSessions|Scaling|Load|Scenarios|WrongService' -benchmem -timeout 30m ./...
 
 bench-floors: test-needs ## Latchkey against bare Gin, Redis and the textbook handler, as ratios
-	@command -v wrk >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get update </dev/null && apt-get install -y --no-install-recommends wrk </dev/null; } || \
-		{ echo 'bench-floors needs wrk; on Debian or Ubuntu: sudo apt-get install -y wrk' >&2; exit 1; }
+	@need=; command -v wrk >/dev/null || need=' wrk'; $(call install,make bench-floors)
 	go test ./handlers -run '^$$' -bench Floors -benchtime 1x -timeout 10m
 
 bench-memory: test-needs ## bytes of Redis memory per session, at a million sessions
@@ -133,13 +141,7 @@ test-docs: test-needs ## the Python and JavaScript of docs/from-fastapi.md, agai
 	@need=; for p in python3-fastapi python3-jwt python3-uvicorn python3-httpx python3-cryptography python3-multipart; do \
 		dpkg -s $$p >/dev/null 2>&1 || need="$$need $$p"; done; \
 	command -v node >/dev/null || need="$$need nodejs"; command -v npm >/dev/null || need="$$need npm"; \
-	[ -n "$$need" ] || exit 0; \
-	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-		export DEBIAN_FRONTEND=noninteractive; \
-		apt-get update </dev/null && apt-get install -y --no-install-recommends $$need </dev/null; \
-	else \
-		echo "test-docs needs$$need; on Debian or Ubuntu: sudo apt-get install -y --no-install-recommends$$need" >&2; exit 1; \
-	fi
+	$(call install,make test-docs)
 	go test -tags snippets ./docs -run FromFastAPI -count=1 -timeout 10m
 
 load: test-needs $(K6) ## k6's steady mix on 3 replicas behind nginx, one rolled, one killed (LOAD_FOR, LOAD_RATE)
@@ -162,13 +164,7 @@ build: ## the static binary, bin/latchkey
 # Needs root: it makes a root file system where the base image cannot be pulled.
 image-test: ## the image: built, under 30 MB, run confined, healthy; needs root, takes a minute
 	@need=; PATH="$$PATH:/usr/sbin:/usr/local/sbin"; for p in buildah podman runc redis-server; do command -v $$p >/dev/null || need="$$need $$p"; done; \
-	[ -n "$$need" ] || exit 0; \
-	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-		export DEBIAN_FRONTEND=noninteractive; \
-		apt-get update </dev/null && apt-get install -y --no-install-recommends $$need </dev/null; \
-	else \
-		echo "image-test needs$$need; on Debian or Ubuntu: sudo apt-get install -y --no-install-recommends$$need" >&2; exit 1; \
-	fi
+	$(call install,make image-test)
 	go test -tags image -count=1 -timeout 15m -v ./deploy/image
 
 # HEALTHCHECK exists in Docker's image format only, so buildah and podman are told to use it.
@@ -186,7 +182,8 @@ tidy-check: ## fail when go.mod or go.sum is not tidy
 	go mod tidy -diff
 	go -C internal/clients mod tidy -diff
 
-# The tests start redis-server, nginx, haproxy and prometheus themselves, and run the commands of the pages, which use curl and openssl; the race detector needs a C compiler.
+# The tests start redis-server, nginx, haproxy and prometheus themselves, and run the commands of the pages, which use
+# curl and openssl; the race detector needs a C compiler.
 test-needs: ## install what the tests start and run, or name it
 	@need=; PATH="$$PATH:/usr/sbin:/usr/local/sbin"; \
 	command -v redis-server >/dev/null || need="$$need redis-server"; \
@@ -196,13 +193,7 @@ test-needs: ## install what the tests start and run, or name it
 	command -v curl >/dev/null || need="$$need curl"; \
 	command -v openssl >/dev/null || need="$$need openssl"; \
 	command -v "$$(go env CC)" >/dev/null || need="$$need gcc libc6-dev"; \
-	[ -n "$$need" ] || exit 0; \
-	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-		export DEBIAN_FRONTEND=noninteractive; \
-		apt-get update </dev/null && apt-get install -y --no-install-recommends $$need </dev/null; \
-	else \
-		echo "the tests need$$need; on Debian or Ubuntu: sudo apt-get install -y --no-install-recommends$$need" >&2; exit 1; \
-	fi
+	$(call install,make test)
 
 $(CADDY):
 	@echo 'building Caddy, once: one to three minutes'
@@ -229,24 +220,25 @@ $(TOOLS)/built:
 	@touch $@
 
 # Another server than redis-server must keep the same contract. Debian has Valkey in its backports suite, whose mirror is
-# the one that the system's own packages come from. Installed so, it does not start.
+# the one that the system's own packages come from. It is unpacked into bin, so nothing is installed and root is not needed.
+VALKEY := bin/tools/valkey
 test-valkey: valkey-needs ## the store's contract on Valkey, alone, by Sentinels and as a Cluster
-	REDIS_SERVER=valkey-server go test -count=1 -parallel 8 -timeout 10m ./tokenstore ./internal/redistest
+	REDIS_SERVER="$$(command -v valkey-server || echo '$(CURDIR)/$(VALKEY)/usr/bin/valkey-server')" \
+		go test -count=1 -parallel 8 -timeout 10m ./tokenstore ./internal/redistest
 
 valkey-needs:
-	@command -v valkey-server >/dev/null && exit 0; \
-	if ! { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; }; then \
-		echo 'test-valkey needs valkey-server; on Debian 12: sudo apt-get install -y valkey-server, from bookworm-backports' >&2; exit 1; fi; \
-	export DEBIAN_FRONTEND=noninteractive; . /etc/os-release; \
-	sources() { cat /etc/apt/sources.list /etc/apt/sources.list.d/*.list /etc/apt/sources.list.d/*.sources 2>/dev/null; }; \
-	mirror=$$(sources | sed -n -E "s/^(URIs:|deb( \[[^]]*\])?) *(https?:[^ ]*debian\/?)( .*)?$$/\3/p" | head -n 1); \
+	@! command -v valkey-server >/dev/null && ! [ -x $(VALKEY)/usr/bin/valkey-server ] || exit 0; \
+	. /etc/os-release; \
+	if [ "$$ID" != debian ] || ! command -v apt-get >/dev/null; then echo 'test-valkey needs valkey-server: install it, so that it is on the PATH' >&2; exit 1; fi; \
+	mirror=$$(cat /etc/apt/sources.list /etc/apt/sources.list.d/*.list /etc/apt/sources.list.d/*.sources 2>/dev/null | \
+		sed -n -E "s/^(URIs:|deb( \[[^]]*\])?) *(https?:[^ ]*debian\/?)( .*)?$$/\3/p" | head -n 1); \
 	[ -n "$$mirror" ] || { echo 'no Debian mirror is configured in /etc/apt' >&2; exit 1; }; \
-	list=/etc/apt/sources.list.d/latchkey-backports.list; started=; \
-	echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $$mirror $${VERSION_CODENAME}-backports main" >$$list; \
-	[ -e /usr/sbin/policy-rc.d ] || { started=1; printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d; chmod 755 /usr/sbin/policy-rc.d; }; \
-	apt-get update </dev/null && \
-	apt-get install -y --no-install-recommends -t $${VERSION_CODENAME}-backports valkey-server </dev/null; status=$$?; \
-	rm -f $$list; [ -z "$$started" ] || rm -f /usr/sbin/policy-rc.d; exit $$status
+	echo 'unpacking valkey-server of the backports into $(VALKEY); nothing is installed'; \
+	mkdir -p $(VALKEY)/lists/partial $(VALKEY)/cache/archives/partial && cd $(VALKEY) && \
+	echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $$mirror $${VERSION_CODENAME}-backports main" >sources.list && \
+	set -- -q -o APT::Sandbox::User= -o Dir::Etc::sourcelist="$$PWD/sources.list" -o Dir::Etc::sourceparts=- -o Dir::State::lists="$$PWD/lists" -o Dir::Cache="$$PWD/cache" && \
+	apt-get "$$@" update </dev/null && apt-get "$$@" download valkey-server valkey-tools </dev/null && \
+	for deb in *.deb; do dpkg -x "$$deb" . || exit 1; done; rm -rf *.deb lists cache
 
 # What /docs embeds, from the npm package that tools/npm/package-lock.json pins by version and checksum.
 docs-assets: $(NPM) ## rewrite the files of Swagger UI that /docs serves
@@ -265,12 +257,10 @@ test-browser: test-needs browser-needs $(NPM) ## the page at /docs, in Chromium 
 
 .PHONY: browser-needs npm-needs ci-needs
 browser-needs:
-	@command -v "$${CHROMIUM:-/usr/bin/chromium}" >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get update </dev/null && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends chromium </dev/null; } || \
-		{ echo 'test-browser needs Chromium; on Debian: sudo apt-get install -y chromium' >&2; exit 1; }
+	@need=; command -v "$${CHROMIUM:-/usr/bin/chromium}" >/dev/null || need=' chromium'; $(call install,make test-browser)
 
 npm-needs:
-	@command -v npm >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get update </dev/null && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends nodejs npm </dev/null; } || \
-		{ echo 'this needs Node.js and npm; on Debian or Ubuntu: sudo apt-get install -y nodejs npm' >&2; exit 1; }
+	@need=; command -v npm >/dev/null || need=' nodejs npm'; $(call install,make test-clients or test-browser)
 
 ci-needs: test-needs browser-needs npm-needs ## the same for .ci/run
 
