@@ -1,10 +1,12 @@
 package edge
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/latchkey-auth/latchkey/tokenstore"
@@ -21,7 +23,7 @@ var errHistory = errors.New("a failover lost the revocation")
 
 // Confirmer waits until a revocation is known everywhere: until each follower
 // has applied its entry, or has been silent for so long that its lease is over.
-// One poller a shard serves all who wait.
+// One poller serves all who wait, and looks at all their shards at once.
 type Confirmer struct {
 	store *tokenstore.Store
 	// silent is after how long without a beat a follower's lease is over: S x (1 + drift).
@@ -31,14 +33,19 @@ type Confirmer struct {
 	shards []*waiting
 	beside *Follower // of this process; nil for none
 	first  sync.Once // of the confirmations, without a follower
+	pace   pace
+
+	mu      sync.Mutex
+	polling bool
+	came    chan struct{} // tells the poller that somebody has begun to wait
 }
 
 // NewConfirmer returns a Confirmer for followers with a lease of S. All replicas should be
 // given the same: where a follower has a longer lease, all logouts may wait for that.
 func NewConfirmer(store *tokenstore.Store, lease time.Duration) *Confirmer {
-	c := &Confirmer{store: store, silent: silence(lease), clock: systemClock()}
+	c := &Confirmer{store: store, silent: silence(lease), clock: systemClock(), came: make(chan struct{}, 1)}
 	for i := range store.Shards() {
-		c.shards = append(c.shards, newWaiting(i, c.silent))
+		c.shards = append(c.shards, newWaiting(i, c.silent, &c.pace))
 	}
 	return c
 }
@@ -55,6 +62,11 @@ func NewConfirmer(store *tokenstore.Store, lease time.Duration) *Confirmer {
 // shard's first logout may take one.
 func (c *Confirmer) Beside(f *Follower) *Confirmer {
 	c.beside = f
+	if f != nil {
+		for i, w := range c.shards {
+			w.name, w.own = f.name, f.shards[i]
+		}
+	}
 	return c
 }
 
@@ -64,10 +76,14 @@ func silence(lease time.Duration) time.Duration {
 	return time.Duration(float64(lease) * (1 + drift))
 }
 
-// Confirm returns nil once no replica accepts what was revoked. Where nobody follows
-// it costs no round trip but in the first lease. Error: [ErrUnavailable], and then the
-// revocation is to be asked for again: it may not be everywhere, or be lost.
+// Confirm returns nil once no replica accepts what was revoked. Where nobody follows but
+// the follower of this process, it costs no round trip but in the first lease. Error:
+// [ErrUnavailable], and then the revocation is to be asked for again: it may not be
+// everywhere, or be lost.
 func (c *Confirmer) Confirm(ctx context.Context, r tokenstore.Revocation) error {
+	if c.beside != nil {
+		c.beside.made(ctx, r)
+	}
 	whole := c.believes(ctx, r)
 	server, err := c.everywhere(ctx, r)
 	if err != nil {
@@ -134,11 +150,11 @@ func (c *Confirmer) await(ctx context.Context, limit time.Duration, whole func()
 // still looks whether Redis has a revocation yet: while it was waited for, a
 // failover may have lost it.
 func (c *Confirmer) still(ctx context.Context, r tokenstore.Revocation) error {
-	v, err := c.look(ctx, r.Shard, r.Mark.Seq)
+	views, err := c.look(ctx, []tokenstore.Look{{Shard: r.Shard, After: r.Mark.Seq}})
 	if err != nil {
 		return fmt.Errorf("%w: not confirmed: %w", ErrUnavailable, err)
 	}
-	if _, ok := trailOf(r.Mark, v); !ok && !outlived(r.Mark, v) {
+	if _, ok := trailOf(r.Mark, views[0]); !ok && !outlived(r.Mark, views[0]) {
 		return fmt.Errorf("%w: %w", ErrUnavailable, errHistory)
 	}
 	return nil
@@ -152,72 +168,157 @@ func (c *Confirmer) everywhere(ctx context.Context, r tokenstore.Revocation) (to
 	if t == nil {
 		return r.Server, nil
 	}
-	if t.first {
-		go c.poll(w)
-	}
+	c.poke()
 	select {
 	case err := <-t.done:
 		return t.server, err
 	case <-ctx.Done():
 		w.leave(t)
+		wake(c.came)
 		return tokenstore.Server{}, fmt.Errorf("%w: confirm: %w", ErrUnavailable, ctx.Err())
 	}
 }
 
-// poll asks for a shard's table until nobody waits any more. Nobody waits for
-// longer than giveUp.
-func (c *Confirmer) poll(w *waiting) {
-	const first, most = 300 * time.Microsecond, 10 * time.Millisecond
-	pause := first
-	timer := time.NewTimer(pause)
-	defer timer.Stop()
-	for {
-		<-timer.C
-		view, err := c.look(context.Background(), w.number, w.ask())
-		var left int
-		var strikes []tokenstore.Member
-		if err == nil {
-			left, strikes = w.settle(view, c.clock())
-		} else {
-			left = w.expire(c.clock(), err)
+// poke has the poller take note of one who has begun to wait.
+func (c *Confirmer) poke() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.polling {
+		c.polling = true
+		go c.poll()
+		return
+	}
+	wake(c.came)
+}
+
+// rest ends the polling if nobody waits.
+func (c *Confirmer) rest() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	_, c.polling = c.due()
+	return !c.polling
+}
+
+// due returns when the next look is due, and whether anybody waits for one.
+func (c *Confirmer) due() (at time.Duration, waited bool) {
+	for _, w := range c.shards {
+		if due, ok := w.due(); ok && (!waited || due < at) {
+			at, waited = due, true
 		}
-		for _, m := range strikes {
+	}
+	return at, waited
+}
+
+// poll looks at the shards in which somebody waits, until nobody does. Nobody waits for
+// longer than two leases.
+func (c *Confirmer) poll() {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	earliest := longAgo // of the next look
+	for !c.rest() {
+		due, _ := c.due()
+		if wait := max(due, earliest) - c.clock().mono; wait > 0 {
+			timer.Reset(wait)
+			select {
+			case <-timer.C:
+			case <-c.came: // the next look may be due earlier
+			}
+			continue
+		}
+		c.lookAtAll()
+		earliest = c.clock().mono + c.pace.usual()/4
+	}
+}
+
+// lookAtAll looks at all shards in which somebody waits, in one exchange, and answers those
+// whose revocation is confirmed.
+func (c *Confirmer) lookAtAll() {
+	var looks []tokenstore.Look
+	began := c.clock()
+	for _, w := range c.shards {
+		if seq, ok := w.ask(began); ok {
+			looks = append(looks, tokenstore.Look{Shard: w.number, After: seq})
+		}
+	}
+	if len(looks) == 0 { // they have gone away
+		return
+	}
+	views, err := c.look(context.Background(), looks)
+	for i, l := range looks {
+		w := c.shards[l.Shard]
+		if err != nil {
+			w.expire(c.clock(), err)
+			continue
+		}
+		for _, m := range w.settle(views[i], c.clock()) {
 			ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 			_ = c.store.Strike(ctx, w.number, m) // it is a courtesy to the next who waits
 			cancel()
 		}
-		if left == 0 && w.rest() {
-			return
-		}
-		if left == 0 {
-			pause = first
-		}
-		timer.Reset(pause)
-		pause = min(2*pause, most)
 	}
 }
 
-// look reads a shard's table, its head, and the entries after one.
-func (c *Confirmer) look(ctx context.Context, shard int, after uint64) (tokenstore.View, error) {
+// look reads the tables of some shards, their heads, and the entries after the seq that each
+// look names.
+func (c *Confirmer) look(ctx context.Context, looks []tokenstore.Look) ([]tokenstore.View, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.silent)
 	defer cancel()
-	var all []tokenstore.Entry
-	for {
-		views, err := c.store.Renew(ctx, []tokenstore.Renewal{{Shard: shard, After: after, Limit: lookPage}})
+	views, err := c.store.Look(ctx, looks, lookPage)
+	if err != nil {
+		return nil, err
+	}
+	for i, l := range looks {
+		if views[i], err = c.readOn(ctx, l, views[i]); err != nil {
+			return nil, err
+		}
+	}
+	return views, nil
+}
+
+// readOn looks again until the view has all entries up to its head.
+func (c *Confirmer) readOn(ctx context.Context, l tokenstore.Look, v tokenstore.View) (tokenstore.View, error) {
+	all := v.Entries
+	for n := len(all); n > 0 && all[n-1].Seq < v.Head.Seq; n = len(all) {
+		l.After = all[n-1].Seq
+		views, err := c.store.Look(ctx, []tokenstore.Look{l}, lookPage)
 		if err != nil {
 			return tokenstore.View{}, err
 		}
-		v := views[0]
-		if len(all) > 0 && (len(v.Entries) == 0 || v.Entries[0].Seq != after+1) {
+		v = views[0]
+		if len(v.Entries) == 0 || v.Entries[0].Seq != l.After+1 {
 			return tokenstore.View{}, errors.New("the log was trimmed while it was read")
 		}
 		all = append(all, v.Entries...)
-		if n := len(v.Entries); n == 0 || v.Entries[n-1].Seq >= v.Head.Seq {
-			v.Entries = all
-			return v, nil
-		}
-		after = v.Entries[len(v.Entries)-1].Seq
 	}
+	v.Entries = all
+	return v, nil
+}
+
+// pace is how long followers usually take to acknowledge. Its zero value is ready.
+type pace struct{ nanoseconds atomic.Int64 }
+
+const (
+	paceFirst = time.Millisecond
+	paceLeast = 200 * time.Microsecond
+	// pollMost is the longest time between two looks.
+	pollMost = 10 * time.Millisecond
+)
+
+// usual is after how long a first look finds most revocations acknowledged by all.
+func (p *pace) usual() time.Duration {
+	return cmp.Or(time.Duration(p.nanoseconds.Load()), paceFirst)
+}
+
+// took takes note of what the first look that was due for a revocation has found. Four of
+// five find it acknowledged when it neither rises nor falls.
+func (p *pace) took(found bool) {
+	u := p.usual()
+	if found {
+		u -= u / 64
+	} else {
+		u += u / 16
+	}
+	p.nanoseconds.Store(int64(min(max(u, paceLeast), pollMost)))
 }
 
 // waiting are those who wait for one shard. It does no I/O.
@@ -229,7 +330,12 @@ type waiting struct {
 	silent  time.Duration       // see silence
 	seen    map[string]sighting // by member
 	tickets []*ticket
-	polling bool
+	pace    *pace
+
+	// The follower of this process and its name; nil for none. What it has applied need not
+	// be read in the table.
+	own  *shard
+	name string
 }
 
 // sighting is the line that a member was last seen with, and since when.
@@ -242,16 +348,19 @@ type sighting struct {
 // ticket is one revocation to be confirmed.
 type ticket struct {
 	mark  tokenstore.Mark
-	until time.Duration // when it is given up
-	first bool          // nobody polls yet: the holder must
+	since time.Duration // it is given up two of the longest leases later
+	due   time.Duration // when the next look is due for it
+	looks int           // that were had when they were due
+	pause time.Duration // between two of them
+	paced bool          // the first of them was taken note of
 	asked bool          // a look was begun after it came
 	done  chan error
 	// server has the table by which it was confirmed, once it is.
 	server tokenstore.Server
 }
 
-func newWaiting(number int, silent time.Duration) *waiting {
-	return &waiting{number: number, silent: silent, seen: map[string]sighting{}}
+func newWaiting(number int, silent time.Duration, p *pace) *waiting {
+	return &waiting{number: number, silent: silent, seen: map[string]sighting{}, pace: p}
 }
 
 // silence is after how long without a beat every follower's lease is over: of those that
@@ -262,20 +371,21 @@ func (w *waiting) silence() time.Duration {
 	return w.silent
 }
 
-// enter takes up a revocation; nil if it is confirmed already.
+// enter takes up a revocation; nil if it is confirmed already: if nobody follows, or nobody
+// but the follower of this process, and that has applied it.
 func (w *waiting) enter(r tokenstore.Revocation, now instant) *ticket {
 	w.tenure.heard(r.Server, now)
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.sight(r.Members, now)
-	t := &ticket{mark: r.Mark, until: now.mono + 2*w.silent, done: make(chan error, 1)}
-	// At the moment of the revocation the trail is its own entry alone.
-	if confirmed, _ := w.confirmed(t, r.Members, map[uint64]string{r.Mark.Seq: r.Mark.Chain}, now); confirmed {
-		return nil
+	t := &ticket{mark: r.Mark, since: now.mono, due: now.mono + w.pace.usual(), done: make(chan error, 1)}
+	if r.Followers <= 1 {
+		w.sight(r.Members, now)
+		// At the moment of the revocation the trail is its own entry alone.
+		if confirmed, _ := w.confirmed(t, r.Members, map[uint64]string{r.Mark.Seq: r.Mark.Chain}, now); confirmed {
+			return nil
+		}
 	}
 	w.tickets = append(w.tickets, t)
-	t.first = !w.polling
-	w.polling = true
 	return t
 }
 
@@ -286,28 +396,36 @@ func (w *waiting) leave(t *ticket) {
 	w.keep(func(other *ticket) bool { return other != t })
 }
 
-// rest ends the polling if nobody waits.
-func (w *waiting) rest() bool {
+// due returns when the next look is due; false if nobody waits.
+func (w *waiting) due() (at time.Duration, waited bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.polling = len(w.tickets) > 0
-	return !w.polling
+	for _, t := range w.tickets {
+		if !waited || t.due < at {
+			at, waited = t.due, true
+		}
+	}
+	return at, waited
 }
 
-// ask notes that a look is about to be had for all who wait now, and returns
-// the first entry that one of them waits for. Who comes later needs a later look:
-// the table must be read after the revocation was made.
-func (w *waiting) ask() uint64 {
+// ask notes that a look is about to be had for all who wait now, and returns the seq of the
+// first entry that one of them waits for; false if nobody waits. Who comes later needs a
+// later look: the table must be read after the revocation was made.
+func (w *waiting) ask(now instant) (seq uint64, waited bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	var seq uint64
 	for _, t := range w.tickets {
 		t.asked = true
 		if seq == 0 || t.mark.Seq < seq {
 			seq = t.mark.Seq
 		}
+		if now.mono >= t.due {
+			t.looks++
+			t.pause = min(max(2*t.pause, w.pace.usual()/4), pollMost)
+			t.due = now.mono + t.pause
+		}
 	}
-	return seq
+	return seq, seq > 0
 }
 
 // sight notes which beats are new. A member that is gone is forgotten.
@@ -325,9 +443,8 @@ func (w *waiting) sight(members []tokenstore.Member, now instant) {
 }
 
 // settle answers those whose revocation is confirmed by a look that was had
-// after it, or has been lost, or has waited too long. It returns how many are
-// left, and the members that are dead.
-func (w *waiting) settle(v tokenstore.View, now instant) (left int, strikes []tokenstore.Member) {
+// after it, or has been lost, or has waited too long. It returns the members that are dead.
+func (w *waiting) settle(v tokenstore.View, now instant) (strikes []tokenstore.Member) {
 	w.tenure.heard(v.Server, now)
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -348,6 +465,10 @@ func (w *waiting) settle(v tokenstore.View, now instant) (left int, strikes []to
 			return false
 		}
 		confirmed, silent := w.confirmed(t, v.Members, trail, now)
+		if !t.paced && (confirmed || t.looks > 0) {
+			t.paced = true
+			w.pace.took(confirmed)
+		}
 		for _, m := range silent {
 			if !dead[m.Name] {
 				dead[m.Name] = true
@@ -360,19 +481,18 @@ func (w *waiting) settle(v tokenstore.View, now instant) (left int, strikes []to
 		}
 		return !w.overdue(t, now, errors.New("a follower neither applies it nor falls silent"))
 	})
-	return len(w.tickets), strikes
+	return strikes
 }
 
 // expire gives up those who have waited too long while Redis did not answer.
-func (w *waiting) expire(now instant, why error) int {
+func (w *waiting) expire(now instant, why error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.keep(func(t *ticket) bool { return !w.overdue(t, now, why) })
-	return len(w.tickets)
 }
 
 func (w *waiting) overdue(t *ticket, now instant, why error) bool {
-	if now.mono < t.until {
+	if now.mono < t.since+2*w.silent {
 		return false
 	}
 	t.done <- fmt.Errorf("%w: not confirmed: %w", ErrUnavailable, why)
@@ -398,7 +518,7 @@ func (w *waiting) confirmed(t *ticket, members []tokenstore.Member, trail map[ui
 	all := true
 	var silent []tokenstore.Member
 	for _, m := range members {
-		if m.Mark.Seq >= t.mark.Seq && m.Mark.Chain != "" && trail[m.Mark.Seq] == m.Mark.Chain {
+		if onTrail(m.Mark, t.mark, trail) || onTrail(m.Acked, t.mark, trail) || (w.own != nil && m.Name == w.name && w.own.passed(t.mark)) {
 			continue
 		}
 		if now.mono-w.seen[m.Name].since >= w.silent {
@@ -408,6 +528,11 @@ func (w *waiting) confirmed(t *ticket, members []tokenstore.Member, trail map[ui
 		all = false
 	}
 	return all, silent
+}
+
+// onTrail reports whether a mark is on the trail that begins at from.
+func onTrail(m, from tokenstore.Mark, trail map[uint64]string) bool {
+	return m.Seq >= from.Seq && m.Chain != "" && trail[m.Seq] == m.Chain
 }
 
 // outlived reports whether what follows an entry has been trimmed from the log

@@ -56,9 +56,8 @@ type Follower struct {
 	heads    []atomic.Uint64 // as last seen
 	// behind, by shard, wakes catchUp when a shard lags. Shards of one group share a
 	// channel.
-	behind []chan struct{}
-	// heard, by shard, wakes tail when Redis has answered. Shards of one group share it, too.
-	heard   []chan struct{}
+	behind  []chan struct{}
+	news    chan struct{} // wakes acknowledge
 	pages   chan struct{} // bounds how many catchUps read at once
 	longest atomic.Int64  // nanoseconds: of the leases of all followers that were ever seen
 	repairs sync.WaitGroup
@@ -70,8 +69,6 @@ const BytesPerDenied = 50
 const (
 	defaultLease     = time.Second
 	defaultMaxDenied = 4_000_000
-	// tailBlock is how long one read of the tail waits in Redis.
-	tailBlock = time.Second
 	// restorers is how many lost revocations are put back at once, over all shards.
 	restorers = 16
 	// catchUp reads at most catchUpPage entries of catchUpShards shards at once, which
@@ -92,16 +89,16 @@ func NewFollower(o FollowerOptions) *Follower {
 	f := &Follower{
 		store: o.Store, name: memberName(o.Lease), lease: o.Lease, observe: o.Observe, clock: systemClock(),
 		booted: make(chan struct{}), counted: make([]atomic.Bool, k), members: make([]atomic.Int64, k), heads: make([]atomic.Uint64, k),
-		pages: make(chan struct{}, catchUpShards),
+		pages: make(chan struct{}, catchUpShards), news: make(chan struct{}, 1),
 	}
+	o.Store.FollowedBy(f.name)
 	f.left.Store(int64(k))
 	limit := max(1, o.MaxDenied/k)
 	for i := range k {
 		f.shards = append(f.shards, newShard(i, o.Lease, limit, o.Store.Lifetimes().Access))
 		f.behind = append(f.behind, make(chan struct{}, 1))
-		f.heard = append(f.heard, make(chan struct{}, 1))
 		if o.Store.TailsTogether() {
-			f.behind[i], f.heard[i] = f.behind[0], f.heard[0]
+			f.behind[i] = f.behind[0]
 		}
 	}
 	return f
@@ -153,9 +150,10 @@ func (f *Follower) Run(ctx context.Context) {
 	}
 	for _, g := range groups {
 		wg.Go(func() { f.renewEvery(ctx, g) })
-		wg.Go(func() { f.tail(ctx, g) })
 		wg.Go(func() { f.catchUp(ctx, g) })
 	}
+	wg.Go(func() { f.listen(ctx) })
+	wg.Go(func() { f.acknowledge(ctx) })
 	wg.Wait()
 	f.repairs.Wait()
 	f.leave()
@@ -228,31 +226,59 @@ func (f *Follower) renew(ctx context.Context, group []*shard) {
 	}
 }
 
-// tail applies entries as they come, and shows it at once: somebody may be
-// waiting to answer a logout.
-func (f *Follower) tail(ctx context.Context, group []*shard) {
+// listen applies entries as Redis tells of them. One that it is not told of comes with the
+// next renewal, which is at once if a later one comes.
+func (f *Follower) listen(ctx context.Context) {
+	take := func(t tokenstore.Told) {
+		s := f.shards[t.Shard]
+		out, missing := s.told(t.Epoch, t.Entry, f.clock())
+		f.took(ctx, s, out)
+		if out.applied > 0 {
+			wake(f.news)
+		}
+		if missing {
+			f.renew(ctx, []*shard{s})
+		}
+	}
 	for ctx.Err() == nil {
-		from, after := positions(group, false)
-		if len(after) == 0 {
-			select {
-			case <-ctx.Done():
-			case <-f.heard[group[0].number]:
+		err := f.store.Listen(ctx, f.lease, func() { f.renew(ctx, f.shards) }, take)
+		f.failed(ctx, err)
+		pause(ctx, f.lease/10)
+	}
+}
+
+// made applies a revocation that this process has made. Nobody else waits for that, so it is
+// not acknowledged by itself.
+func (f *Follower) made(ctx context.Context, r tokenstore.Revocation) {
+	if r.Entry.Seq > 0 {
+		s := f.shards[r.Shard]
+		out, _ := s.told(r.Server.Epoch, r.Entry, f.clock())
+		f.took(ctx, s, out)
+	}
+}
+
+// acknowledge shows what was applied: somebody may be waiting to answer a logout. While one
+// exchange is under way, what is applied meanwhile gathers for the next.
+func (f *Follower) acknowledge(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-f.news:
+		}
+		var acks []tokenstore.Ack
+		now := f.clock()
+		for _, s := range f.shards {
+			if mark, ok := s.acknowledge(now); ok {
+				acks = append(acks, tokenstore.Ack{Shard: s.number, Member: f.name, Mark: mark})
 			}
+		}
+		if len(acks) == 0 {
 			continue
 		}
-		// A shard that lags is not read here. Soon after it has caught up it must be:
-		// logouts wait for this follower from then on.
-		block := tailBlock
-		if len(after) < len(group) {
-			block = min(block, max(f.lease/50, time.Millisecond)) // Redis takes 0 for ever
+		if err := f.store.Acknowledge(ctx, acks); err != nil {
+			f.failed(ctx, err) // the next renewal shows it
 		}
-		news, err := f.store.Tail(ctx, after, block)
-		if err != nil {
-			f.failed(ctx, err)
-			pause(ctx, f.lease/10)
-			continue
-		}
-		f.read(ctx, from, news)
 	}
 }
 
@@ -262,7 +288,7 @@ func (f *Follower) tail(ctx context.Context, group []*shard) {
 func (f *Follower) catchUp(ctx context.Context, group []*shard) {
 	limit, wait := catchUpPage, time.Duration(0)
 	for ctx.Err() == nil {
-		from, after := positions(group, true)
+		from, after := positions(group)
 		if len(after) == 0 {
 			select {
 			case <-ctx.Done():
@@ -286,20 +312,20 @@ func (f *Follower) catchUp(ctx context.Context, group []*shard) {
 	}
 }
 
-// positions returns where to go on reading the log of each shard: of those that lag, at most
-// catchUpShards, if lagging is true, else of all booted shards that do not lag.
-func positions(group []*shard, lagging bool) (map[*shard]position, map[int]uint64) {
+// positions returns where to go on reading the log of each shard that lags, of at most
+// catchUpShards.
+func positions(group []*shard) (map[*shard]position, map[int]uint64) {
 	from, after := map[*shard]position{}, map[int]uint64{}
 	for _, s := range group {
-		if p, ok := s.reads(lagging); ok && (!lagging || len(after) < catchUpShards) {
+		if p, ok := s.reads(); ok && len(after) < catchUpShards {
 			from[s], after[s.number] = p, p.after
 		}
 	}
 	return from, after
 }
 
-// read applies entries that were read from the log, and renews the shards that changed, so
-// that the logouts that wait for this follower see it.
+// read applies entries that were read from the log, and renews the shards that have caught
+// up or have to boot again.
 func (f *Follower) read(ctx context.Context, from map[*shard]position, news map[int][]tokenstore.Entry) {
 	var changed []*shard
 	for s, p := range from {
@@ -309,7 +335,9 @@ func (f *Follower) read(ctx context.Context, from map[*shard]position, news map[
 			changed = append(changed, s)
 		}
 	}
-	f.renew(ctx, changed)
+	if len(changed) > 0 {
+		f.renew(ctx, changed)
+	}
 }
 
 // took reports an outcome, and puts back what Redis has lost.
@@ -329,7 +357,6 @@ func (f *Follower) took(ctx context.Context, s *shard, out outcome) {
 	if out.key && f.observe.Key != nil {
 		f.observe.Key()
 	}
-	wake(f.heard[s.number])
 	if out.behind {
 		wake(f.behind[s.number])
 	}

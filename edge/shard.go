@@ -61,6 +61,10 @@ type shard struct {
 	// tenure is of who answers this follower's renewals.
 	tenure tenure
 	recent recent
+	// early has entries whose predecessors have not been applied yet, by seq: see told.
+	early map[uint64]tokenstore.Entry
+	// shown is the last mark that was shown to the others.
+	shown tokenstore.Mark
 }
 
 // longAgo is a moment before any other of the monotonic clock.
@@ -142,6 +146,7 @@ func (s *shard) renewal(member string, now instant) sent {
 	case now.mono-s.atHead < s.lease:
 		s.beat++
 		r.Member, r.Beat, r.Mark = member, s.beat, s.mark
+		s.shown = s.mark
 	}
 	return sent{Renewal: r, from: s.mark, at: now, booted: s.boot, incarnation: s.incarnation}
 }
@@ -242,6 +247,7 @@ func (s *shard) begin(epoch string) {
 		s.deny.forgetUsers()
 		s.heal = nil
 	}
+	s.early = nil
 	s.mark, s.recent = tokenstore.Mark{Epoch: epoch}, recent{}
 	s.lagging = false
 	s.incarnation++
@@ -381,13 +387,11 @@ type position struct {
 	incarnation uint64
 }
 
-// reads returns what to read of the log next: of a shard that lags, or of one that does
-// not, as wanted; false if there is nothing to read.
-func (s *shard) reads(lagging bool) (position, bool) {
+// reads returns what to read of the log next, if the shard lags.
+func (s *shard) reads() (position, bool) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	ok := s.lagging == lagging && (lagging || s.boot)
-	return position{after: s.mark.Seq, incarnation: s.incarnation}, ok
+	return position{after: s.mark.Seq, incarnation: s.incarnation}, s.lagging
 }
 
 // tailed takes entries that a read of the log has brought. They are applied at once;
@@ -419,12 +423,72 @@ func (s *shard) tailed(from position, entries []tokenstore.Entry, now instant) o
 		}
 		first = false
 	}
-	caught := s.lagging && (len(entries) == 0 || s.mark.Seq >= s.head)
-	if caught {
+	out.more = s.lagging && (len(entries) == 0 || s.mark.Seq >= s.head)
+	if out.more {
 		s.lagging = false
 	}
-	out.more = caught || (out.applied > 0 && !s.lagging)
+	s.goOn(now, &out)
 	return out
+}
+
+// told takes an entry that Redis has told of, or that this process has made itself. It is
+// applied if it is the next one: its chain covers all entries before it. An entry that comes
+// before its predecessors is kept until they are there, and missing reports that.
+func (s *shard) told(epoch string, e tokenstore.Entry, now instant) (out outcome, missing bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.boot || s.lagging || epoch != s.mark.Epoch || e.Seq <= s.mark.Seq {
+		return out, false
+	}
+	if e.Seq-s.mark.Seq < uint64(len(s.recent)) {
+		if s.early == nil {
+			s.early = map[uint64]tokenstore.Entry{}
+		}
+		s.early[e.Seq] = e
+		s.goOn(now, &out)
+	}
+	return out, s.mark.Seq < e.Seq
+}
+
+// goOn applies the entries that came early and follow the mark.
+func (s *shard) goOn(now instant, out *outcome) {
+	if len(s.early) == 0 {
+		return
+	}
+	applied := out.applied
+	for e, ok := s.early[s.mark.Seq+1]; ok; e, ok = s.early[s.mark.Seq+1] {
+		next := s.mark.After(e)
+		if next.Chain != e.Chain {
+			break // it is of another history
+		}
+		s.apply(e, now, out)
+		s.pass(next, &e)
+	}
+	if out.applied > applied {
+		s.version.Add(1)
+	}
+	maps.DeleteFunc(s.early, func(seq uint64, _ tokenstore.Entry) bool { return seq <= s.mark.Seq })
+}
+
+// acknowledge returns the mark to show to those who wait for this follower; false if it was
+// shown before, or if this follower takes no part now: see renewal.
+func (s *shard) acknowledge(now instant) (tokenstore.Mark, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.boot || s.lagging || s.mark == s.shown || now.mono-s.atHead >= s.lease {
+		return tokenstore.Mark{}, false
+	}
+	s.shown = s.mark
+	return s.mark, true
+}
+
+// passed reports whether this follower has applied the entry that a mark names, and remembers
+// it.
+func (s *shard) passed(m tokenstore.Mark) bool {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	passed := s.recent.at(m.Seq)
+	return s.boot && m.Chain != "" && passed.Seq == m.Seq && passed.Chain == m.Chain
 }
 
 // apply remembers one revocation. One that does not fit ends the lease at once: the next
@@ -517,6 +581,7 @@ func (s *shard) lost() outcome {
 	if from.Chain != "" {
 		s.pass(from, &tokenstore.Entry{})
 	}
+	s.early = nil
 	s.boot, s.lagging, s.atHead = false, false, longAgo
 	return outcome{gap: true, more: true}
 }

@@ -44,7 +44,7 @@ func TestSimulationFindsEachFault(t *testing.T) {
 		"seq alone names a history":                            {faults{skipChain: true}, "", nil},
 		"a gap forgets what was known":                         {faults{forgetAtGap: true}, "", nil},
 		"what was lost is not put back":                        {faults{skipRestore: true}, "I8", nil},
-		"followers are dead without having been silent":        {faults{silence: 300 * time.Millisecond}, "I1", nil},
+		"followers are dead without having been silent":        {faults{silence: 300 * time.Millisecond}, "", nil},
 		"the drift of clocks is not allowed for":               {faults{silence: simLease}, "I1", partitioned},
 		"generations are dropped early":                        {faults{dropEarly: true}, "I1", nil},
 		"a full denylist keeps its lease":                      {faults{acceptWhenFull: true}, "I1", nil},
@@ -58,6 +58,10 @@ func TestSimulationFindsEachFault(t *testing.T) {
 		"a process without a follower believes any table":      {faults{strictBelieves: true}, "I1", lostRenewals},
 		"the whole log is asked for at once":                   {faults{wholeLog: true}, "I4", nil},
 		"a read from before a boot counts":                     {faults{staleReads: true}, "I1", longLog},
+		"what was not applied is acknowledged":                 {faults{ackHead: true}, "I1", nil},
+		"an entry is applied before those that it follows":     {faults{outOfOrder: true}, "I1", nil},
+		"others that follow are overlooked":                    {faults{alone: true}, "I1", nil},
+		"who has the table is not asked":                       {faults{serverFromMemory: true}, "I1", lostRenewals},
 	} {
 		t.Run(name, func(t *testing.T) {
 			violation, seed, total := simulate(60_000, tt.faults, tt.adjust)

@@ -43,7 +43,7 @@ func (s *shard) look(history string, log []tokenstore.Entry, now instant) outcom
 
 // tail lets a shard take entries that came after what it has.
 func (s *shard) tail(entries []tokenstore.Entry, now instant) outcome {
-	from, _ := s.reads(false)
+	from, _ := s.reads()
 	return s.tailed(from, entries, now)
 }
 
@@ -145,7 +145,7 @@ func TestABootIsOfOneHistory(t *testing.T) {
 	if !out.behind || !s.lagging {
 		t.Fatalf("a part of the log: %+v", out)
 	}
-	from, _ := s.reads(true)
+	from, _ := s.reads()
 	if out := s.tailed(from, kept[2:], now); !out.gap {
 		t.Error("the follower goes on in another history")
 	}
@@ -278,10 +278,13 @@ func TestWhoLagsShowsNoBeat(t *testing.T) {
 	if r := s.renewal("m", now); r.Member != "" || r.After != tokenstore.NoEntries {
 		t.Errorf("it shows %+v", r.Renewal)
 	}
-	if _, ok := s.reads(false); ok {
-		t.Error("the tail waits for news of a shard that lags")
+	if _, missing := s.told("h", log[3], now); missing || len(s.early) > 0 {
+		t.Error("what it is told of keeps it from reading the log, or is kept")
 	}
-	from, ok := s.reads(true)
+	if _, ok := s.acknowledge(now); ok {
+		t.Error("it acknowledges")
+	}
+	from, ok := s.reads()
 	if !ok || from.after != 2 {
 		t.Fatalf("it reads on after %d, %v", from.after, ok)
 	}
@@ -312,7 +315,7 @@ func TestAReadOfBeforeABootIsNotBelieved(t *testing.T) {
 	log := logOf(1, 2, 3)
 	s := bootedShard("h", time.Minute, now)
 	s.tail(log[:2], now)
-	from, _ := s.reads(false)
+	from, _ := s.reads()
 	s.lost()
 	s.lost() // in vain: from the beginning
 	s.tailed(from, log[2:], now)
@@ -327,7 +330,7 @@ func TestABootGoesOnWhereTheLogWasTrimmed(t *testing.T) {
 	log := logOf(1, 2, 3, 4, 5, 6)
 	s := newShard(0, time.Second, 100, time.Minute)
 	s.renewed(s.renewal("m", now), tokenstore.View{Head: headOf(log), Entries: log[:2]}, now)
-	from, _ := s.reads(true)
+	from, _ := s.reads()
 	if out := s.tailed(from, log[3:], now); out.gap || !out.more {
 		t.Fatalf("entries 1 to 3 were trimmed: %+v", out)
 	}

@@ -29,6 +29,7 @@ const (
 	wroteSession                   // a login
 	wroteRaise                     // the epoch of an excepted session
 	wroteTouch                     // nothing that matters: a write for WAIT's sake
+	wroteAck                       // what a follower acknowledges
 )
 
 // effect is one write, as a replica of Redis gets it.
@@ -74,11 +75,13 @@ type keyspace struct {
 	users    map[tokenstore.ID]userState
 	sessions map[tokenstore.ID]sessionState
 	members  []tokenstore.Member
+	acks     map[string]tokenstore.Mark
 }
 
 func newKeyspace() *keyspace {
 	return &keyspace{
 		denied: map[tokenstore.ID]denial{}, users: map[tokenstore.ID]userState{}, sessions: map[tokenstore.ID]sessionState{},
+		acks: map[string]tokenstore.Mark{},
 	}
 }
 
@@ -92,7 +95,10 @@ func (k *keyspace) apply(e *effect) {
 		k.longest = e.longest
 	case wroteLine:
 		k.setLine(*e.member)
+	case wroteAck:
+		k.acks[e.member.Name] = e.member.Mark
 	case wroteStrike:
+		delete(k.acks, e.member.Name)
 		k.members = slices.DeleteFunc(k.members, func(m tokenstore.Member) bool { return m.Name == e.member.Name })
 	case wroteEntry:
 		k.append(e)
@@ -165,15 +171,7 @@ type server struct {
 	inbox   []func()      // while frozen
 	leads   bool          // has a replica of its own that confirms what it has
 	skew    time.Duration // of its TIME
-	tails   []*blocked
 	longDue time.Duration // when the last write reaches the replica
-}
-
-// blocked is a reader of the log that waits for news.
-type blocked struct {
-	after uint64
-	call  *call
-	over  bool
 }
 
 func (s *server) time() time.Duration {
@@ -198,13 +196,7 @@ func (s *server) thaw() {
 
 func (s *server) die() {
 	s.dead = true
-	for _, b := range s.tails {
-		if !b.over {
-			b.over = true
-			b.call.reply(nil)
-		}
-	}
-	s.tails, s.inbox = nil, nil
+	s.inbox = nil
 }
 
 func (s *server) write(e effect) {
@@ -324,8 +316,29 @@ func (s *server) renew(q tokenstore.Renewal, access time.Duration, by *writing) 
 	return v
 }
 
+// look is look.lua.
+func (s *server) look(after uint64) tokenstore.View {
+	v := tokenstore.View{Now: s.wall(), Head: s.space.head, Members: slices.Clone(s.space.members), Server: s.id()}
+	for i, m := range v.Members {
+		v.Members[i].Acked = s.space.acks[m.Name]
+	}
+	if s.space.head.Seq > after {
+		v.Entries = s.entries(after)
+	}
+	return v
+}
+
+// ack is Store.Acknowledge.
+func (s *server) ack(member string, m tokenstore.Mark) {
+	mark := tokenstore.Mark{Seq: m.Seq, Chain: m.Chain}
+	if s.w.faults.ackHead {
+		mark = tokenstore.Mark{Seq: s.space.head.Seq, Chain: s.space.head.Chain}
+	}
+	s.write(effect{kind: wroteAck, member: &tokenstore.Member{Name: member, Mark: mark}})
+}
+
 // log is append_log, with its check of I3: a mark names one prefix.
-func (s *server) log(e tokenstore.Entry, nonce uint64) tokenstore.Mark {
+func (s *server) log(e tokenstore.Entry, nonce uint64, quiet bool) tokenstore.Mark {
 	keep := s.space.longest + simPad
 	before := s.space.head
 	now := s.wall()
@@ -333,38 +346,26 @@ func (s *server) log(e tokenstore.Entry, nonce uint64) tokenstore.Mark {
 	e = tokenstore.NewEntry(before, e)
 	s.write(effect{kind: wroteEntry, entry: &e, nonce: nonce})
 	s.w.logged(before, e, s.space.head)
-	s.news()
+	if !quiet {
+		s.tell(e)
+	}
 	return s.space.head
 }
 
-// news answers those who wait for entries.
-func (s *server) news() {
-	waiting := s.tails
-	s.tails = nil
-	for _, b := range waiting {
-		if b.over {
+// tell is the PUBLISH of log.lua. What is told may be lost.
+func (s *server) tell(e tokenstore.Entry) {
+	epoch := s.space.head.Epoch
+	for _, r := range s.w.replicas {
+		if r.strict || r.dead || r.at != s || r.cutOff || s.w.dropped() {
 			continue
 		}
-		b.over = true
-		b.call.reply(&answer{view: tokenstore.View{Entries: s.entries(b.after)}})
-	}
-}
-
-// tail is XREAD BLOCK.
-func (s *server) tail(after uint64, c *call) {
-	if entries := s.entries(after); len(entries) > 0 {
-		c.reply(&answer{view: tokenstore.View{Entries: entries}})
-		return
-	}
-	b := &blocked{after: after, call: c}
-	s.tails = append(s.tails, b)
-	s.w.after(simLease, func() {
-		if !b.over && !s.dead {
-			b.over = true
-			s.tails = slices.DeleteFunc(s.tails, func(other *blocked) bool { return other == b })
-			c.reply(&answer{})
+		hears := func() { r.hears(epoch, e) }
+		d := s.w.delay()
+		r.after(d, hears)
+		if !s.w.healthy && s.w.chance(s.w.plan.repeat) {
+			r.after(d+s.w.delay(), hears)
 		}
-	})
+	}
 }
 
 // strike is strike.lua.
@@ -378,19 +379,26 @@ func (s *server) strike(m tokenstore.Member) {
 }
 
 func (s *server) revocation(mark tokenstore.Mark) *answer {
-	return &answer{history: s.space.head.Epoch, made: s.w.now, revocation: tokenstore.Revocation{
-		Mark: tokenstore.Mark{Seq: mark.Seq, Chain: mark.Chain}, Members: slices.Clone(s.space.members), Server: s.id(),
-	}}
+	r := tokenstore.Revocation{
+		Mark: tokenstore.Mark{Seq: mark.Seq, Chain: mark.Chain}, Followers: len(s.space.members), Server: s.id(),
+	}
+	if r.Followers <= 1 {
+		r.Members = slices.Clone(s.space.members)
+	}
+	return &answer{history: s.space.head.Epoch, made: s.w.now, revocation: r}
 }
 
 // revoke is revoke.lua.
-func (s *server) revoke(sid tokenstore.ID, access time.Duration) *answer {
+func (s *server) revoke(sid tokenstore.ID, access time.Duration, by string) *answer {
 	s.openHead(access)
 	if d, ok := s.space.denied[sid]; ok && s.time() < d.expires {
 		s.write(effect{kind: wroteTouch, sid: sid, expires: s.time() + s.space.longest + simPad})
 		return s.revocation(s.space.head)
 	}
-	return s.revocation(s.log(tokenstore.Entry{Kind: tokenstore.KindSession, ID: sid}, 0))
+	alone := len(s.space.members) == 1 && s.space.members[0].Name == by
+	a := s.revocation(s.log(tokenstore.Entry{Kind: tokenstore.KindSession, ID: sid}, 0, alone))
+	a.revocation.Entry = s.space.log[len(s.space.log)-1]
+	return a
 }
 
 // revokeUser is revoke_user.lua.
@@ -412,7 +420,7 @@ func (s *server) revokeUser(uid, except tokenstore.ID, nonce uint64, access time
 		epoch = max(epoch, mine.epoch)
 	}
 	epoch++
-	mark := s.log(tokenstore.Entry{Kind: tokenstore.KindUser, ID: uid, Epoch: epoch, Except: except}, nonce)
+	mark := s.log(tokenstore.Entry{Kind: tokenstore.KindUser, ID: uid, Epoch: epoch, Except: except}, nonce, false)
 	if except != (tokenstore.ID{}) {
 		s.write(effect{kind: wroteRaise, sid: except, number: epoch})
 	}
@@ -431,7 +439,7 @@ func (s *server) restoreEpoch(e tokenstore.Entry, access time.Duration) {
 	if u.epoch > 0 && u.except != e.Except {
 		e.Epoch, e.Except = e.Epoch+1, tokenstore.ID{}
 	}
-	s.log(tokenstore.Entry{Kind: tokenstore.KindUser, ID: e.ID, Epoch: e.Epoch, Except: e.Except}, 0)
+	s.log(tokenstore.Entry{Kind: tokenstore.KindUser, ID: e.ID, Epoch: e.Epoch, Except: e.Except}, 0, false)
 }
 
 // verify is verify.lua.

@@ -47,6 +47,8 @@ type replica struct {
 	leases     []held
 	confirming []*confirming
 	catching   bool // reads the log, since it lags
+	polling    bool
+	acking     bool
 
 	redis    time.Time // TIME, as last read
 	redisAt  time.Duration
@@ -79,7 +81,6 @@ type answer struct {
 func (w *world) join() {
 	r := w.start(false)
 	r.after(w.between(0, 5*time.Millisecond), r.tick)
-	r.after(w.between(0, 5*time.Millisecond), r.tail)
 }
 
 // start starts a process.
@@ -96,7 +97,10 @@ func (w *world) start(strict bool) *replica {
 	if w.faults.silence != 0 {
 		silent = w.faults.silence
 	}
-	r.waiting = newWaiting(0, silent)
+	r.waiting = newWaiting(0, silent, &pace{})
+	if !strict {
+		r.waiting.own, r.waiting.name = r.shard, r.name
+	}
 	w.replicas = append(w.replicas, r)
 	if w.tracing {
 		w.logf("%s starts (strict: %v)", r.name, strict)
@@ -402,7 +406,7 @@ func (r *replica) took(out outcome) {
 func (r *replica) restore(e tokenstore.Entry) {
 	r.ask(simTimeout, func(s *server, c *call) {
 		if e.Kind == tokenstore.KindSession {
-			s.revoke(e.ID, r.access)
+			s.revoke(e.ID, r.access, r.name)
 			c.settle(&answer{})
 			return
 		}
@@ -452,28 +456,58 @@ func (r *replica) leaseWasLost() bool {
 	return true
 }
 
-// tail is one round of Follower.tail.
-func (r *replica) tail() {
-	from, ok := r.shard.reads(false)
-	if !ok {
-		r.after(simLease/10, r.tail)
+// hears is a message of Follower.listen.
+func (r *replica) hears(epoch string, e tokenstore.Entry) {
+	out, missing := r.told(epoch, e)
+	if out.applied > 0 {
+		r.acknowledge()
+	}
+	if missing {
+		r.renew(func() {})
+	}
+}
+
+func (r *replica) told(epoch string, e tokenstore.Entry) (outcome, bool) {
+	f := &r.w.faults
+	lease := r.shard.granted.Load()
+	if before := e.Seq - 1; f.outOfOrder && r.shard.boot && before > r.shard.mark.Seq && before <= uint64(len(r.at.space.chains)) {
+		r.shard.mark = tokenstore.Mark{Epoch: r.shard.mark.Epoch, Seq: before, Chain: r.at.space.chains[before-1]}
+	}
+	if f.skipChain && r.shard.boot && e.Seq == r.shard.mark.Seq+1 {
+		e.Chain = r.shard.mark.After(e).Chain
+	}
+	out, missing := r.shard.told(epoch, e, r.clock())
+	r.learn([]tokenstore.Entry{e})
+	r.took(out)
+	if f.acceptWhenFull && !out.gap {
+		r.shard.granted.Store(lease)
+	}
+	return out, missing
+}
+
+// acknowledge is one round of Follower.acknowledge.
+func (r *replica) acknowledge() {
+	if r.acking {
 		return
 	}
-	r.ask(simLease+simTimeout, func(s *server, c *call) { s.tail(from.after, c) }, func(a *answer) {
-		switch {
-		case a == nil:
-			r.after(simLease/10, r.tail)
-		case r.tailed(from, a.view.Entries).more:
-			r.renew(r.tail)
-		default:
-			r.tail()
-		}
-	}, func(a *answer) { r.tailed(from, a.view.Entries) })
+	mark, ok := r.shard.acknowledge(r.clock())
+	if !ok {
+		return
+	}
+	r.acking = true
+	next := func(*answer) {
+		r.acking = false
+		r.acknowledge()
+	}
+	r.ask(simTimeout, func(s *server, c *call) {
+		s.ack(r.name, mark)
+		c.reply(&answer{})
+	}, next, nil)
 }
 
 // catchUp is one round of Follower.catchUp.
 func (r *replica) catchUp(wait time.Duration) {
-	from, ok := r.shard.reads(true)
+	from, ok := r.shard.reads()
 	if !ok {
 		r.catching = false
 		return
@@ -584,7 +618,7 @@ func (r *replica) logout(q *request) {
 	nonce := w.nonces // the client's library may send it twice
 	r.ask(simTimeout, func(s *server, c *call) {
 		if q.session != (tokenstore.ID{}) {
-			c.settle(s.revoke(q.session, r.access))
+			c.settle(s.revoke(q.session, r.access, r.name))
 			return
 		}
 		a := s.revokeUser(q.user, q.except, nonce, r.access)
@@ -606,9 +640,10 @@ func (r *replica) logout(q *request) {
 	}, nil)
 }
 
+// How often Confirmer.await asks.
 const (
-	pollFirst = time.Millisecond
-	pollMost  = 100 * time.Millisecond
+	awaitFirst = time.Millisecond
+	awaitMost  = 100 * time.Millisecond
 )
 
 // confirm is Confirmer.Confirm, and Confirmer.everywhere to begin with.
@@ -617,18 +652,34 @@ func (r *replica) confirm(q *request, rev tokenstore.Revocation) {
 		r.w.answered(q)
 		return
 	}
+	r.made(&rev)
 	q.mark, q.after = rev.Mark, r.clock().mono
 	t := r.waiting.enter(rev, r.clock())
 	if t == nil {
-		r.whole(q, rev.Server, r.clock().mono+2*r.waiting.silent, pollFirst)
+		r.whole(q, rev.Server, r.clock().mono+2*r.waiting.silent, awaitFirst)
 		return
 	}
 	if r.w.faults.earlyLook {
 		t.asked = true
 	}
 	r.confirming = append(r.confirming, &confirming{t, q})
-	if t.first {
-		r.after(pollFirst, func() { r.poll(pollFirst) })
+	if !r.polling {
+		r.polling = true
+		r.poll()
+	}
+}
+
+// made is Follower.made.
+func (r *replica) made(rev *tokenstore.Revocation) {
+	f := &r.w.faults
+	if f.serverFromMemory && !r.strict {
+		rev.Server = r.shard.tenure.server
+	}
+	if f.alone && !r.strict {
+		rev.Followers, rev.Members = 1, []tokenstore.Member{{Name: r.name}}
+	}
+	if !r.strict && rev.Entry.Seq > 0 {
+		r.told(rev.Server.Epoch, rev.Entry)
 	}
 }
 
@@ -654,8 +705,8 @@ func (r *replica) whole(q *request, server tokenstore.Server, until, pause time.
 			fail()
 			return
 		}
-		r.after(pause, func() { r.whole(q, server, until, min(2*pause, pollMost)) })
-	case pause == pollFirst:
+		r.after(pause, func() { r.whole(q, server, until, min(2*pause, awaitMost)) })
+	case pause == awaitFirst:
 		r.w.answered(q)
 	default: // Confirmer.still
 		r.look(r.w.now+r.waiting.silent, q.mark.Seq, nil, func(v tokenstore.View, ok bool) {
@@ -669,13 +720,19 @@ func (r *replica) whole(q *request, server tokenstore.Server, until, pause time.
 }
 
 // poll is one round of Confirmer.poll.
-func (r *replica) poll(pause time.Duration) {
-	asked := r.waiting.ask()
+func (r *replica) poll() {
+	due, waited := r.waiting.due()
+	if r.polling = waited; !waited {
+		return
+	}
+	if wait := due - r.clock().mono; wait > 0 {
+		r.after(wait, r.poll)
+		return
+	}
+	asked, _ := r.waiting.ask(r.clock())
 	r.look(r.w.now+r.waiting.silent, asked, nil, func(v tokenstore.View, ok bool) {
-		left := 0
 		if ok {
-			var strikes []tokenstore.Member
-			left, strikes = r.waiting.settle(v, r.clock())
+			strikes := r.waiting.settle(v, r.clock())
 			if r.w.faults.neverStrike {
 				strikes = nil
 			}
@@ -689,16 +746,10 @@ func (r *replica) poll(pause time.Duration) {
 				}, func(*answer) {}, nil)
 			}
 		} else {
-			left = r.waiting.expire(r.clock(), ErrUnavailable)
+			r.waiting.expire(r.clock(), ErrUnavailable)
 		}
 		r.settled()
-		if left == 0 && r.waiting.rest() {
-			return
-		}
-		if left == 0 {
-			pause = pollFirst
-		}
-		r.after(pause, func() { r.poll(min(2*pause, pollMost)) })
+		r.after(r.waiting.pace.usual()/4, r.poll)
 	})
 }
 
@@ -710,7 +761,7 @@ func (r *replica) settled() {
 		select {
 		case err := <-c.ticket.done:
 			if err == nil {
-				r.whole(c.request, c.ticket.server, r.clock().mono+2*r.waiting.silent, pollFirst)
+				r.whole(c.request, c.ticket.server, r.clock().mono+2*r.waiting.silent, awaitFirst)
 				continue
 			}
 			if r.w.tracing {
@@ -731,7 +782,7 @@ func (r *replica) settled() {
 func (r *replica) look(deadline time.Duration, after uint64, all []tokenstore.Entry, then func(tokenstore.View, bool)) {
 	r.ask(min(simTimeout, max(0, deadline-r.w.now)), func(s *server, c *call) {
 		// Nothing is written, so WAIT has nothing to wait for.
-		c.reply(&answer{view: s.renew(tokenstore.Renewal{After: after}, r.access, nil)})
+		c.reply(&answer{view: s.look(after)})
 	}, func(a *answer) {
 		if a == nil {
 			then(tokenstore.View{}, false)

@@ -47,6 +47,10 @@ type faults struct {
 	beatsFall         bool          // an older beat may replace a newer one
 	wholeLog          bool          // a follower asks for all of the log in one answer
 	staleReads        bool          // a read of the log that was begun before a boot counts
+	ackHead           bool          // an acknowledgement names the head before it was read
+	outOfOrder        bool          // an entry is applied before those that it follows
+	alone             bool          // a process takes itself for the only one that follows
+	serverFromMemory  bool          // who has the table is not asked with the revocation
 }
 
 // plan is what a schedule is made of.
@@ -83,6 +87,8 @@ func newPlan(rng *rand.Rand) plan {
 	}
 	if pick(5) {
 		p.replicas = 4 + rng.IntN(2)
+	} else if pick(8) {
+		p.replicas = 1
 	}
 	if pick(2) {
 		p.pauses = 1 + rng.IntN(3)
@@ -336,7 +342,7 @@ func (w *world) run() string {
 	w.primary = w.newServer()
 	w.primary.attach()
 	for range w.plan.backlog {
-		w.primary.revoke(w.newSID(), w.plan.access[0])
+		w.primary.revoke(w.newSID(), w.plan.access[0], "")
 	}
 	for range w.plan.replicas {
 		w.join()
@@ -488,7 +494,7 @@ func (w *world) healed() {
 	w.leased("at the end")
 	for _, r := range w.replicas {
 		for _, c := range r.confirming {
-			if !r.dead && r.clock().mono > c.ticket.until+simLease {
+			if !r.dead && r.clock().mono > c.ticket.since+2*r.waiting.silent+simLease {
 				w.fail("a logout at %s is waiting for ever", r.name)
 			}
 		}

@@ -546,16 +546,14 @@ func TestTheLogDropsWhatEveryTokenHasOutlived(t *testing.T) {
 	onEach(t, func(t *testing.T, f *fixture) {
 		shard := f.UserID("alice").Shard()
 		log := fmt.Sprintf("lk:{%d}:log", shard)
-		for range 4 {
-			f.login("alice").logout(true)
-		}
-		// Rewrite the entries as older than the longest access lifetime.
-		for i := 1; i <= 4; i++ {
-			f.rdb.XDel(t.Context(), log, strconv.Itoa(i)+"-0")
+		const old = 46 // the first two of sixteen appends drop none
+		f.login("alice").logout(true)
+		if err := f.rdb.HSet(t.Context(), fmt.Sprintf("lk:{%d}:head", shard), "seq", old).Err(); err != nil {
+			t.Fatal(err)
 		}
 		f.rdb.Del(t.Context(), log)
-		for i := 1; i <= 4; i++ {
-			const keep = 910_000
+		for i := 1; i <= old; i++ {
+			const keep = 910_000 // ms: older than the longest access lifetime
 			at := time.Now().Add(-16 * time.Minute).UnixMilli()
 			line := fmt.Sprintf("0123456789abcdef|sid|AAAAAAAAAAAAAAAAAAAAAA|%d|%d", at+keep, keep)
 			if err := f.rdb.XAdd(t.Context(), &redis.XAddArgs{Stream: log, ID: strconv.Itoa(i) + "-0", Values: []any{"v", line}}).Err(); err != nil {
@@ -563,10 +561,13 @@ func TestTheLogDropsWhatEveryTokenHasOutlived(t *testing.T) {
 			}
 		}
 		f.login("alice").logout(true)
+		if n := len(readLog(t, f, shard)); n != old+1 {
+			t.Errorf("%d entries after an append that drops none, want %d", n, old+1)
+		}
 		f.login("alice").logout(true)
 		entries := readLog(t, f, shard)
-		if len(entries) != 2 || entries[0].id != "5-0" || entries[1].id != "6-0" {
-			t.Errorf("the log is %v, want entries 5 and 6", entries)
+		if len(entries) != 2 || entries[0].id != "47-0" || entries[1].id != "48-0" {
+			t.Errorf("the log is %v, want entries 47 and 48", entries)
 		}
 	})
 }

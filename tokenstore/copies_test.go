@@ -309,6 +309,10 @@ func mutations() []mutation {
 			_, err := w.Renew(w.t.Context(), []tokenstore.Renewal{{Shard: w.shard(), Member: "m", Mark: v.Head, Beat: w.next(), After: v.Head.Seq}})
 			return err
 		}, inside: "a member that was struck is there again, until it is struck again"},
+		{script: "look", do: func(w *world) error {
+			_, err := w.Look(w.t.Context(), []tokenstore.Look{{Shard: w.shard()}}, 10)
+			return err
+		}},
 		{script: "strike", do: func(w *world) error {
 			for _, m := range w.view().Members {
 				if err := w.Strike(w.t.Context(), w.shard(), m); err != nil {

@@ -31,3 +31,10 @@ func (s *Store) AllScripts() []ScriptInfo {
 
 // SkewPad is how much longer a denial lasts than the tokens it names.
 const SkewPad = skewPad
+
+// RevocationsWaiting is how many revocations wait for an exchange with Redis.
+func RevocationsWaiting(s *Store) int {
+	s.revocations.mu.Lock()
+	defer s.revocations.mu.Unlock()
+	return len(s.revocations.waiting)
+}

@@ -133,7 +133,7 @@ func (s shape) fault(reply []any) string {
 		case "now":
 			ms, _ := got.(int64)
 			ok = ms > time.Date(2020, 1, 1, 0, 0, 0, 0, time.UTC).UnixMilli()
-		case "code", "seq", "wait ms", "place or 0", "place":
+		case "code", "seq", "followers", "keep", "wait ms", "place or 0", "place":
 			_, ok = got.(int64)
 		case "members", "surplus", "sids", "the hash", "entries", "ids of the dead keys", "revoked places", "list":
 			_, ok = got.([]any)

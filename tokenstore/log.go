@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -67,10 +68,26 @@ func (e *Entry) Bare() Entry {
 
 // Member is one follower's line in a shard's table.
 type Member struct {
-	Name string
-	Mark Mark   // what it has applied; its epoch is not recorded, the chain implies it
-	Beat uint64 // counts its renewals
-	line string
+	Name  string
+	Mark  Mark   // what it had applied when it renewed; its epoch is not recorded, the chain implies it
+	Beat  uint64 // counts its renewals
+	Acked Mark   // what it had applied when it last acknowledged; of a look only
+	line  string
+}
+
+// Ack is what a follower acknowledges: that it has applied a shard's log up to Mark. It is
+// true for as long as the follower lives, so one that comes late or twice does no harm. It
+// is no sign of life, and no lease is counted from it.
+type Ack struct {
+	Shard  int
+	Member string
+	Mark   Mark
+}
+
+// Look is what [Store.Look] reads of a shard.
+type Look struct {
+	Shard int
+	After uint64 // entries after this seq are wanted
 }
 
 // Server is who answers for a shard. Of two tables of followers, only those of the
@@ -140,7 +157,7 @@ func (s *Store) Renew(ctx context.Context, renewals []Renewal) ([]View, error) {
 		}
 		calls[i] = call{
 			script: s.scripts.renew,
-			keys:   []string{s.membersKey(shard), s.headKey(shard), s.logKey(shard), s.deadKeysKey(shard)},
+			keys:   []string{s.membersKey(shard), s.headKey(shard), s.logKey(shard), s.deadKeysKey(shard), s.acksKey(shard)},
 			args: []any{
 				epoch, r.Member, fmt.Sprintf("%d:%s:%d", r.Mark.Seq, r.Mark.Chain, r.Beat), r.After, cmp.Or(r.Limit, Page),
 				milliseconds(membersKept), milliseconds(s.life.Access), who,
@@ -167,6 +184,52 @@ func (s *Store) Renew(ctx context.Context, renewals []Renewal) ([]View, error) {
 			return nil, err
 		}
 		s.observeTime(views[i].Now)
+	}
+	return views, nil
+}
+
+// Look reads the heads of some shards, their tables of followers, and their logs, at most
+// limit entries of each: in one script, or on a Cluster in one for each shard. It makes no
+// head: where there is none, that of the View is zero. Errors: [ErrUnavailable].
+func (s *Store) Look(ctx context.Context, looks []Look, limit int) ([]View, error) {
+	size := len(looks)
+	if !s.TailsTogether() {
+		size = 1
+	}
+	var calls []call
+	for part := range slices.Chunk(looks, size) {
+		c := call{script: s.scripts.look, args: []any{limit}}
+		for _, l := range part {
+			shard := byte(l.Shard) //nolint:gosec // at most 255
+			c.keys = append(c.keys, s.membersKey(shard), s.acksKey(shard), s.headKey(shard), s.logKey(shard))
+			c.args = append(c.args, l.After)
+		}
+		calls = append(calls, c)
+	}
+	replies, err := s.runAll(ctx, calls, s.waitReplicas)
+	if err != nil {
+		return nil, err
+	}
+	views := make([]View, 0, len(looks))
+	for _, r := range replies {
+		now, primary := r.time(0), r.string(1)
+		if len(r.values) != size+2 {
+			r.failed(len(r.values), "a shard")
+		}
+		for i := range size {
+			shard := r.list(i + 2)
+			v := View{
+				Now: now, Head: Mark{Epoch: shard.string(0), Seq: shard.count(1), Chain: shard.string(2)},
+				Entries: shard.entries(3), Members: shard.members(4),
+			}
+			v.Server = Server{Epoch: v.Head.Epoch, Primary: primary}
+			shard.acks(5, v.Members)
+			views = append(views, v)
+		}
+		if err := r.err(); err != nil {
+			return nil, err
+		}
+		s.observeTime(now)
 	}
 	return views, nil
 }
@@ -201,6 +264,21 @@ func (s *Store) Tail(ctx context.Context, after map[int]uint64, block time.Durat
 		news[shards[stream.Stream]] = list
 	}
 	return news, nil
+}
+
+// Acknowledge records what a follower has applied. Errors: [ErrUnavailable].
+func (s *Store) Acknowledge(ctx context.Context, acks []Ack) error {
+	ctx, cancel := context.WithTimeout(ctx, s.timeout)
+	defer cancel()
+	start := time.Now()
+	pipe := s.rdb.Pipeline()
+	for _, a := range acks {
+		pipe.HSet(ctx, s.acksKey(byte(a.Shard)), a.Member, fmt.Sprintf("%d:%s", a.Mark.Seq, a.Mark.Chain)) //nolint:gosec // at most 255
+	}
+	_, err := pipe.Exec(ctx)
+	err = unavailable("acknowledge", err)
+	s.observe("acknowledge", time.Since(start), err)
+	return err
 }
 
 // ReadLog returns what the logs of some shards hold after the seq given for each, at most
@@ -243,17 +321,10 @@ func (s *Store) streams(after map[int]uint64) (streams []string, shards map[stri
 	return append(streams, ids...), shards
 }
 
-// TailsTogether reports whether one Tail may name several shards: not on a
-// Cluster, where they live in different slots.
-func (s *Store) TailsTogether() bool {
-	_, cluster := s.rdb.(*redis.ClusterClient)
-	return !cluster
-}
-
 // Strike takes a follower out of a shard's table if it has shown no life since.
 // Errors: [ErrUnavailable].
 func (s *Store) Strike(ctx context.Context, shard int, m Member) error {
-	r, err := s.run(ctx, s.scripts.strike, []string{s.membersKey(byte(shard))}, m.Name, m.line) //nolint:gosec // at most 255
+	r, err := s.run(ctx, s.scripts.strike, []string{s.membersKey(byte(shard)), s.acksKey(byte(shard))}, m.Name, m.line) //nolint:gosec // at most 255
 	if err != nil {
 		return err
 	}
@@ -267,6 +338,7 @@ func (s *Store) Leave(ctx context.Context, member string) error {
 	pipe := s.rdb.Pipeline()
 	for i := range s.shards {
 		pipe.HDel(ctx, s.membersKey(byte(i)), member)
+		pipe.HDel(ctx, s.acksKey(byte(i)), member)
 	}
 	_, err := pipe.Exec(ctx)
 	err = unavailable("leave", err)
@@ -298,7 +370,7 @@ func (s *Store) Restore(ctx context.Context, e Entry) error {
 		if err := r.oneOf(0); err != nil {
 			return err
 		}
-		_, err = r.revocation(e.ID)
+		_, err = r.revocation(e.ID, 7)
 		return err
 	}
 	epoch, err := s.freshEpoch()
@@ -380,16 +452,25 @@ func parseEntry(streamID, value string) (e Entry, ok bool) {
 func NewEntry(before Mark, e Entry) Entry {
 	until, at := e.Until.UnixMilli(), e.At.UnixMilli()
 	e.Seq, e.Until, e.At = before.Seq+1, time.UnixMilli(until), time.UnixMilli(at)
-	e.line = fmt.Sprintf("%s|%s|%d|%d", e.Kind, e.ID, until, until-at)
-	if e.Kind == KindUser {
-		except := ""
-		if e.Except != (ID{}) {
-			except = e.Except.String()
-		}
-		e.line += fmt.Sprintf("|%d|%s", e.Epoch, except)
-	}
+	e.line = e.text()
 	e.Chain = before.After(e).Chain
 	return e
+}
+
+// text returns an entry's line, as lua/log.lua writes it.
+func (e *Entry) text() string {
+	until := e.Until.UnixMilli()
+	b := append(make([]byte, 0, 96), e.Kind...)
+	b = append(append(append(b, '|'), e.ID.String()...), '|')
+	b = append(strconv.AppendInt(b, until, 10), '|')
+	b = strconv.AppendInt(b, until-e.At.UnixMilli(), 10)
+	if e.Kind == KindUser {
+		b = append(strconv.AppendUint(append(b, '|'), e.Epoch, 10), '|')
+		if e.Except != (ID{}) {
+			b = append(b, e.Except.String()...)
+		}
+	}
+	return string(b)
 }
 
 // entries reads an XRANGE reply.
@@ -439,4 +520,24 @@ func (r *reply) members(i int) []Member {
 		list[j] = m
 	}
 	return list
+}
+
+// acks reads what followers have acknowledged, and notes it in their lines. What cannot be
+// read acknowledges nothing.
+func (r *reply) acks(i int, members []Member) {
+	acks := r.pairs(i)
+	if len(acks) == 0 {
+		return
+	}
+	byName := make(map[string]*Member, len(members))
+	for j := range members {
+		byName[members[j].Name] = &members[j]
+	}
+	for _, p := range acks {
+		seq, chain, _ := strings.Cut(p[1], ":")
+		n, err := strconv.ParseUint(seq, 10, 64)
+		if m := byName[p[0]]; m != nil && err == nil {
+			m.Acked = Mark{Seq: n, Chain: chain}
+		}
+	}
 }

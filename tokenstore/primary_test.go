@@ -41,6 +41,19 @@ func primaries(t *testing.T, s *tokenstore.Store) (list []string) {
 				t.Errorf("shard %d: %v has the history %s", i, v.Server, v.Head.Epoch)
 			}
 		}
+		if err != nil {
+			return err
+		}
+		looks := make([]tokenstore.Look, 16)
+		for i := range looks {
+			looks[i].Shard = i
+		}
+		seen, err := s.Look(t.Context(), looks, 10)
+		for i, v := range seen {
+			if v.Server != views[i].Server || v.Head != views[i].Head {
+				t.Errorf("shard %d: a look at %v finds %v, a renewal %v at %v", i, v.Server, v.Head, views[i].Head, views[i].Server)
+			}
+		}
 		return err
 	})
 	return list
@@ -154,6 +167,8 @@ func TestAReplicaIsNotLookedAt(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err := s.Renew(t.Context(), []tokenstore.Renewal{{Shard: 1}})
+	is(t, "a renewal by a replica", err, tokenstore.ErrUnavailable)
+	_, err = s.Look(t.Context(), []tokenstore.Look{{Shard: 1}}, 10)
 	is(t, "a look at a replica", err, tokenstore.ErrUnavailable)
 }
 

@@ -50,7 +50,7 @@ type scripts struct {
 	accountCreate, accountUpdate, accountDelete *script
 	meta, revokeKey                             *script
 	keysSync, keysPut, keysRevoke, keysReseal   *script
-	renew, strike, restoreEpoch                 *script
+	renew, look, strike, restoreEpoch           *script
 	probe                                       *script
 	clientCreate, clientRotate, clientDelete    *script
 	clientCheck                                 *script
@@ -103,6 +103,7 @@ func loadScripts() (scripts, error) {
 		keysReseal:     load(writes, "keys_reseal"),
 		revokeKey:      load(writes, "revoke_key", "log", "primary"),
 		renew:          load(writes, "renew", "primary"),
+		look:           load(writes, "look", "primary"),
 		strike:         load(writes, "strike"),
 		restoreEpoch:   load(writes, "restore_epoch", "log", "status"),
 		probe:          load(writes, "probe", "primary"),
@@ -340,6 +341,24 @@ func (s *Store) onNodes(ctx context.Context, cluster *redis.ClusterClient, calls
 func (s *Store) pipeline(ctx context.Context, rdb redis.Cmdable, calls []call, waitReplicas int) ([]*reply, error) {
 	ctx, end := s.trace(ctx, calls[0].script.name)
 	start := time.Now()
+	replies, errs := s.sendAll(ctx, rdb, calls, waitReplicas)
+	var first error
+	for i, c := range calls {
+		err := unavailable(c.script.name, errs[i])
+		s.observe(c.script.name, time.Since(start), err)
+		if first == nil && !c.courtesy {
+			first = err
+		}
+	}
+	end(first)
+	if first != nil {
+		return nil, first
+	}
+	return replies, nil
+}
+
+// sendAll is pipeline, with an error for each script.
+func (s *Store) sendAll(ctx context.Context, rdb redis.Cmdable, calls []call, waitReplicas int) ([]*reply, []error) {
 	replies := make([]*reply, len(calls))
 	errs := make([]error, len(calls))
 	deadlines := slices.Repeat([]int64{s.deadline(ctx)}, len(calls))
@@ -409,19 +428,12 @@ func (s *Store) pipeline(ctx context.Context, rdb redis.Cmdable, calls []call, w
 		}
 		indexes, load = again, unseen
 	}
-	var first error
-	for i, c := range calls {
-		err := unavailable(c.script.name, errors.Join(errs[i], wait))
-		s.observe(c.script.name, time.Since(start), err)
-		if first == nil && !c.courtesy {
-			first = err
+	if wait != nil {
+		for i := range errs {
+			errs[i] = errors.Join(errs[i], wait)
 		}
 	}
-	end(first)
-	if first != nil {
-		return nil, first
-	}
-	return replies, nil
+	return replies, errs
 }
 
 // unavailable turns whatever Redis or the network said into the one error that

@@ -288,7 +288,7 @@ func (s *Store) Rotate(ctx context.Context, t Rotation) (Grant, Revocation, erro
 // endFamily returns the revocation that a rotation made or found, and first makes sure
 // of it where replicas have to have it.
 func (s *Store) endFamily(ctx context.Context, t Rotation, r *reply, why error) (Grant, Revocation, error) {
-	rev, err := r.revocation(t.SID)
+	rev, err := r.revocation(t.SID, 7)
 	if err == nil && s.waitReplicas > 0 {
 		rev, err = s.Revoke(ctx, SessionEnd{SID: t.SID, UID: t.UID})
 	}
@@ -305,18 +305,28 @@ func (s *Store) endFamily(ctx context.Context, t Rotation, r *reply, why error) 
 // and the followers that have to apply the log up to it before every replica is known to
 // refuse what was revoked.
 type Revocation struct {
-	Shard   int
-	Mark    Mark     // the revocation's own entry; the last entry of the log if it was revoked before
-	Members []Member // as the revoking script saw them; none: nobody follows
-	Server  Server   // that has them
+	Shard int
+	Mark  Mark // the revocation's own entry; the last entry of the log if it was revoked before
+	// Entry is the entry that [Store.Revoke] has made. It is zero, with Seq 0, for any other
+	// revocation, and for a session that was revoked before.
+	Entry Entry
+	// Followers is how many followers the revoking script saw, and Members their table if
+	// there is one at most.
+	Followers int
+	Members   []Member
+	Server    Server // that has the table
 }
 
-// revocation reads seq, chain, members and server from where revoke returns them. The
-// caller has looked at the code.
-func (r *reply) revocation(id ID) (Revocation, error) {
+// revocation reads seq, chain, followers, members and server from where revoke returns
+// them; primary is the element that names the primary. The caller has looked at the code.
+func (r *reply) revocation(id ID, primary int) (Revocation, error) {
 	rev := Revocation{
 		Shard: id.Shard(), Mark: Mark{Seq: r.count(2), Chain: r.string(3)},
-		Members: r.members(4), Server: Server{Epoch: r.string(5), Primary: r.string(6)},
+		Followers: int(r.count(4)), Members: r.members(5), //nolint:gosec // was an int64
+		Server: Server{Epoch: r.string(6), Primary: r.string(primary)},
+	}
+	if rev.Followers <= 1 && len(rev.Members) != rev.Followers {
+		r.failed(5, "the table of followers")
 	}
 	if rev.Mark.Seq == 0 {
 		r.failed(2, "a sequence number")
@@ -355,14 +365,24 @@ func (s *Store) Revoke(ctx context.Context, e SessionEnd) (Revocation, error) {
 	if err != nil {
 		return Revocation{}, err
 	}
-	r, err := s.runDurably(ctx, c.script, c.keys, c.args...)
+	r, primary, err := s.revokeTogether(ctx, c)
 	if err != nil {
 		return Revocation{}, err
 	}
-	s.observeTime(r.time(1))
+	now := r.time(1)
+	s.observeTime(now)
 	switch r.code() {
 	case 0:
-		return r.revocation(e.SID)
+		rev, err := r.revocation(e.SID, 8)
+		keep := r.milliseconds(7)
+		if err := errors.Join(err, r.err()); err != nil {
+			return Revocation{}, err
+		}
+		if rev.Server.Primary = primary; keep > 0 {
+			rev.Entry = Entry{Seq: rev.Mark.Seq, Kind: KindSession, ID: e.SID, At: now, Until: now.Add(keep), Chain: rev.Mark.Chain}
+			rev.Entry.line = rev.Entry.text()
+		}
+		return rev, nil
 	case 1:
 		return Revocation{}, r.verdict(ErrNoSession)
 	case 2:
@@ -372,6 +392,9 @@ func (s *Store) Revoke(ctx context.Context, e SessionEnd) (Revocation, error) {
 	}
 }
 
+// revokeWho is which argument of lua/revoke.lua asks for the primary's name.
+const revokeWho = 8
+
 func (s *Store) revokeCall(e SessionEnd) (call, error) {
 	epoch, err := s.freshEpoch()
 	if err != nil {
@@ -379,7 +402,7 @@ func (s *Store) revokeCall(e SessionEnd) (call, error) {
 	}
 	shard := e.SID[0]
 	keys := []string{s.rtKey(e.SID), s.userKey(e.UID), s.denyKey(e.SID), s.headKey(shard), s.logKey(shard), s.membersKey(shard), s.invalidKey(shard), s.livingKey(e.UID)}
-	args := []any{epoch, e.SID.String(), milliseconds(s.life.Access), milliseconds(skewPad), e.Owner, "", "", e.Place.String()}
+	args := []any{epoch, e.SID.String(), milliseconds(s.life.Access), milliseconds(skewPad), e.Owner, "", "", e.Place.String(), "", s.followedBy()}
 	if e.IssuedTo != nil {
 		args[5], args[6] = "1", *e.IssuedTo
 	}
@@ -433,8 +456,8 @@ func (s *Store) RevokeUser(ctx context.Context, e UserEnd) (Revocation, error) {
 	s.observeTime(r.time(1))
 	switch r.code() {
 	case 0:
-		ended := r.ids(7)
-		rev, err := r.revocation(e.UID)
+		ended := r.ids(8)
+		rev, err := r.revocation(e.UID, 7)
 		if err != nil {
 			return Revocation{}, err
 		}

@@ -79,6 +79,8 @@ type Store struct {
 	rand         io.Reader
 	scripts      scripts
 	observed     atomic.Pointer[observedTime]
+	revocations  revocations
+	follower     atomic.Pointer[string]
 }
 
 // observedTime is a reading of Redis TIME and the moment it was had. The
@@ -195,6 +197,9 @@ func (s *Store) headKey(shard byte) string {
 }
 func (s *Store) logKey(shard byte) string     { return s.prefix[shard] + "log" }
 func (s *Store) membersKey(shard byte) string { return s.prefix[shard] + "members" }
+
+// acksKey has what followers have applied since they last renewed.
+func (s *Store) acksKey(shard byte) string { return s.prefix[shard] + "acks" }
 
 // invalidKey has the places in status lists that are revoked, livingKey those that a
 // user's living tokens name.

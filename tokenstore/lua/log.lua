@@ -14,32 +14,55 @@
 -- each entry follows the one it read before.
 --
 -- Entries are dropped once they are older than keep (ms), and so is the log.
+--
+-- Followers are told of the entry at once, unless quiet: "head|epoch of the head|seq|chain|line"
+-- is published on lk:log. A follower that is not reached learns of it when it renews. So
+-- nothing is lost where PUBLISH is forbidden, but time.
 -- Returns seq and chain.
-local function append_log(head, log, now, keep, kind, id, epoch, except)
-  local seq = redis.call('HINCRBY', head, 'seq', 1)
-  local line = string.format('%s|%s|%.0f|%.0f', kind, id, now + keep, keep)
+local function append_log(head, log, now, keep, kind, id, epoch, except, quiet)
+  local last = redis.call('HMGET', head, 'seq', 'chain', 'epoch')
+  local seq = tonumber(last[1]) + 1
+  local n = string.format('%d', seq)
+  local line = string.format('%s|%s|%d|%d', kind, id, now + keep, keep)
   if kind == 'user' then
-    line = string.format('%s|%.0f|%s', line, epoch, except)
+    line = string.format('%s|%d|%s', line, epoch, except)
   end
-  local before = redis.call('HGET', head, 'chain')
-  local chain = string.sub(redis.sha1hex(string.format('%s|%.0f|%s', before, seq, line)), 1, 16)
-  redis.call('HSET', head, 'chain', chain)
-  redis.call('XADD', log, string.format('%.0f-0', seq), 'v', chain .. '|' .. line)
-  -- Each append makes one entry and drops up to three: the log stays as short
-  -- as its age allows without ever paying for it at once.
-  local first = nil
-  for _, entry in ipairs(redis.call('XRANGE', log, '-', '+', 'COUNT', 3)) do
-    local till, kept = string.match(entry[2][2], '^%x*|%a+|[^|]*|(%d+)|(%d+)')
-    if till and tonumber(till) - tonumber(kept) + keep < now then
-      first = entry[1]
+  local chain = string.sub(redis.sha1hex(last[2] .. '|' .. n .. '|' .. line), 1, 16)
+  redis.call('HSET', head, 'seq', n, 'chain', chain)
+  redis.call('XADD', log, n .. '-0', 'v', chain .. '|' .. line)
+  if not quiet then
+    redis.pcall('PUBLISH', 'lk:log', table.concat({head, last[3], n, chain, line}, '|'))
+  end
+  -- Every sixteenth append drops up to 48 old entries, so the log stays as short as its age
+  -- allows, and no append pays for all of it. To look at the first entry costs as much as
+  -- to append one.
+  if seq % 16 == 0 then
+    local first = nil
+    for _, count in ipairs({1, 48}) do
+      for _, entry in ipairs(redis.call('XRANGE', log, '-', '+', 'COUNT', count)) do
+        local till, kept = string.match(entry[2][2], '^%x*|%a+|[^|]*|(%d+)|(%d+)')
+        if till and tonumber(till) - tonumber(kept) + keep < now then
+          first = entry[1]
+        end
+      end
+      if not first then
+        break
+      end
     end
-  end
-  if first then
-    local n = tonumber(string.match(first, '^(%d+)')) + 1
-    redis.call('XTRIM', log, 'MINID', string.format('%.0f-0', n))
+    if first then
+      local kept = tonumber(string.match(first, '^(%d+)')) + 1
+      redis.call('XTRIM', log, 'MINID', string.format('%.0f-0', kept))
+    end
   end
   redis.call('PEXPIRE', log, keep)
   return seq, chain
+end
+
+-- followers returns how many followers there are, and the table of them if there is one
+-- at most. If there are more, the caller has to wait for them and read the table again.
+local function followers(members)
+  local n = redis.call('HLEN', members)
+  return n, n > 1 and {} or redis.call('HGETALL', members)
 end
 
 -- head_mark returns seq and chain of the last entry. A revocation that is asked for

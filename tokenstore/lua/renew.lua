@@ -1,7 +1,7 @@
 -- renew: a follower shows how far it has applied the log, and learns what is
 -- beyond. One atomic look: the head, the entries up to it, the table of followers.
 --
--- KEYS 1 members  2 head  3 log  4 dead keys
+-- KEYS 1 members  2 head  3 log  4 dead keys  5 acks
 -- ARGV 1 epoch for a new head
 --      2 member, or '' to look without taking part
 --      3 the member's line in the table: "seq:chain:beat"
@@ -23,6 +23,7 @@ if ARGV[2] ~= '' then
   end
   -- A write in any case, for a WAIT behind it.
   redis.call('PEXPIRE', KEYS[1], ARGV[6])
+  redis.call('PEXPIRE', KEYS[5], ARGV[6])
 else
   -- A write that does nothing, and that a replica refuses: a primary that has been
   -- made one may not have heard of what its successor was told.

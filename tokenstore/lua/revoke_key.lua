@@ -3,7 +3,7 @@
 --
 -- KEYS 1 dead keys  2 head  3 log  4 members
 -- ARGV 1 epoch for a new head  2 id of the key  3 access ms  4 pad ms
--- Returns {0, now, seq, chain, members, epoch, primary_id}, as revoke returns them
+-- Returns {0, now, seq, chain, followers, members, epoch, primary_id}, as revoke returns them
 --
 -- The hash has a field for each key: the epoch of the history whose log has its entry.
 local now = now_ms()
@@ -21,4 +21,5 @@ end
 outlive(KEYS[2], now, now + h[3] + h[2] + tonumber(ARGV[4]))
 -- A write in any case: a WAIT behind it then waits for the first one too.
 redis.call('HSET', KEYS[1], ARGV[2], h[1])
-return {0, now, seq, chain, redis.call('HGETALL', KEYS[4]), h[1], primary_id()}
+local n, members = followers(KEYS[4])
+return {0, now, seq, chain, n, members, h[1], primary_id()}

@@ -7,7 +7,7 @@
 -- ARGV 1 epoch for a new head  2 uid  3 session max ms  4 access ms  5 pad ms
 --      6 logins whose credentials were read up to this time (ms) are refused; 0 for none
 --      7 excepted sid, if KEYS 8 is given
--- Returns {0, now, seq, chain, members, epoch, primary_id, sids}, as revoke returns them;
+-- Returns {0, now, seq, chain, followers, members, epoch, primary_id, sids}, as revoke returns them;
 --           sids are sessions that have ended, at most 1,000 of them, those that would
 --           expire last: the caller shortens the life of their refresh keys, which this
 --           script does not declare
@@ -60,4 +60,5 @@ if KEYS[8] then
     redis.call('PEXPIREAT', KEYS[2], left)
   end
 end
-return {0, now, seq, chain, redis.call('HGETALL', KEYS[5]), h[1], primary_id(), ended}
+local n, members = followers(KEYS[5])
+return {0, now, seq, chain, n, members, h[1], primary_id(), ended}

@@ -1,0 +1,135 @@
+package tokenstore
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// maxTogether is how many revocations share one exchange with Redis at most.
+const maxTogether = 64
+
+// revocations gathers the calls of lua/revoke.lua: while one exchange with Redis is under
+// way, those that come form the next one. They then share one connection, one question who
+// the primary is, and one WAIT.
+type revocations struct {
+	mu       sync.Mutex
+	waiting  []*revoking
+	underWay bool
+}
+
+// revoking is one call and its answer.
+type revoking struct {
+	call    call
+	done    chan struct{} // closed when the rest is set
+	reply   *reply
+	primary string
+	err     error
+}
+
+// revokeTogether calls lua/revoke.lua, and returns its reply and the name of the primary
+// that has run it. With [Options.WaitReplicas] it returns when the replicas have the
+// revocation, too. If ctx ends before, the revocation may still be made.
+func (s *Store) revokeTogether(ctx context.Context, c call) (*reply, string, error) {
+	if !s.TailsTogether() {
+		c.args[revokeWho] = "1"
+		r, err := s.runDurably(ctx, c.script, c.keys, c.args...)
+		if err != nil {
+			return nil, "", err
+		}
+		return r, primaryOf(r), nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, s.timeout)
+	defer cancel()
+	ctx, end := s.trace(ctx, c.script.name)
+	start := time.Now()
+	mine := &revoking{call: c, done: make(chan struct{})}
+	s.revocations.mu.Lock()
+	s.revocations.waiting = append(s.revocations.waiting, mine)
+	first := !s.revocations.underWay
+	s.revocations.underWay = true
+	s.revocations.mu.Unlock()
+	if first {
+		go s.revokeWaiting()
+	}
+	err := error(nil)
+	select {
+	case <-mine.done:
+		err = mine.err
+	case <-ctx.Done():
+		err = ctx.Err()
+	}
+	err = unavailable(c.script.name, err)
+	s.observe(c.script.name, time.Since(start), err)
+	end(err)
+	if err != nil {
+		return nil, "", err
+	}
+	return mine.reply, mine.primary, nil
+}
+
+// revokeWaiting sends the revocations that wait, as one exchange. The next exchange begins
+// when this one has ended, or after an eighth of the timeout: a connection that hangs must
+// not hold up the others for longer.
+func (s *Store) revokeWaiting() {
+	q := &s.revocations
+	q.mu.Lock()
+	list := q.waiting
+	if len(list) > maxTogether {
+		list = list[:maxTogether:maxTogether]
+	}
+	q.waiting = q.waiting[len(list):]
+	q.mu.Unlock()
+
+	next := sync.OnceFunc(func() {
+		q.mu.Lock()
+		defer q.mu.Unlock()
+		if q.underWay = len(q.waiting) > 0; q.underWay {
+			go s.revokeWaiting()
+		}
+	})
+	stalled := time.AfterFunc(s.timeout/8, next)
+	s.revokeAll(list)
+	stalled.Stop()
+	next()
+}
+
+// revokeAll sends revocations on one connection and answers their callers.
+//
+// The last script asks for all who the primary is. A primary's name never comes back once
+// it was another's, so what the last one is told holds for the tables that the others read.
+func (s *Store) revokeAll(list []*revoking) {
+	ctx, cancel := context.WithTimeout(context.Background(), s.timeout)
+	defer cancel()
+	calls := make([]call, len(list))
+	for i, r := range list {
+		calls[i] = r.call
+	}
+	calls[len(calls)-1].args[revokeWho] = "1"
+	replies, errs := s.sendAll(ctx, s.rdb, calls, s.waitReplicas)
+	primary := ""
+	if errs[len(errs)-1] == nil {
+		primary = primaryOf(replies[len(replies)-1])
+	}
+	for i, r := range list {
+		r.reply, r.primary, r.err = replies[i], primary, errs[i]
+		close(r.done)
+	}
+}
+
+// primaryOf reads the name of the primary from a reply of lua/revoke.lua.
+func primaryOf(r *reply) string {
+	if r.code() == 0 {
+		return r.string(8)
+	}
+	return r.string(2)
+}
+
+// TailsTogether reports whether one command may name keys of several shards: not on a
+// Cluster, where they live in different slots.
+func (s *Store) TailsTogether() bool {
+	_, cluster := s.rdb.(*redis.ClusterClient)
+	return !cluster
+}
