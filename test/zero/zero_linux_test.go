@@ -17,7 +17,7 @@ import (
 
 	"github.com/latchkey-auth/latchkey/internal/accesstoken"
 	"github.com/latchkey-auth/latchkey/test/redistest"
-	"github.com/latchkey-auth/latchkey/tokenstore" //nolint:depguard // sessions come from the store itself: to log in thousands of times by password would measure the hash
+	"github.com/latchkey-auth/latchkey/tokenstore"
 )
 
 const (
