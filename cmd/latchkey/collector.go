@@ -20,7 +20,7 @@ func gcPercent(live uint64) int {
 	if live == 0 {
 		return maxGCPercent
 	}
-	return int(min(max(spareHeap*100/live, 100), maxGCPercent)) //nolint:gosec // at most maxGCPercent
+	return int(min(max(spareHeap*100/live, 100), maxGCPercent))
 }
 
 // tuneCollector has the garbage collector run less often than Go's default while the heap is small: most of what a

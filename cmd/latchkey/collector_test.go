@@ -31,7 +31,7 @@ func TestGCPercentBoundsTheGarbage(t *testing.T) {
 		}
 	}
 	for live := uint64(1); live < 1<<40; live += 1 + live/7 {
-		garbage := live / 100 * uint64(gcPercent(live)) //nolint:gosec // 100 to 400
+		garbage := live / 100 * uint64(gcPercent(live))
 		if garbage > max(live, spareHeap) {
 			t.Errorf("with %d bytes in use: %d bytes of garbage", live, garbage)
 		}
