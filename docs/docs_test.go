@@ -15,7 +15,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/latchkey-auth/latchkey/internal/stacktest"
+	"github.com/latchkey-auth/latchkey/test/stacktest"
 )
 
 // page is one Markdown file.

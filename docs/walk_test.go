@@ -14,8 +14,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/latchkey-auth/latchkey/internal/redistest"
-	"github.com/latchkey-auth/latchkey/internal/stacktest"
+	"github.com/latchkey-auth/latchkey/test/redistest"
+	"github.com/latchkey-auth/latchkey/test/stacktest"
 )
 
 // What the comment right before a block of commands may say. A reader does not see it.

@@ -10,7 +10,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
-	"github.com/latchkey-auth/latchkey/internal/zero"
+	"github.com/latchkey-auth/latchkey/test/zero"
 	"github.com/latchkey-auth/latchkey/tokenstore"
 )
 

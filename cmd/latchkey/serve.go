@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"math"
 	"os"
+	"runtime"
 	"runtime/debug"
 
 	"github.com/spf13/cobra"
@@ -33,10 +34,20 @@ the replica: what needs Redis is answered 503 until Redis is back.`,
 			if err != nil {
 				return err
 			}
-			endHelper := hashApart(cmd.Context(), r)
-			defer endHelper()
+			addHashingThreads(r.passwords.Workers() * int(cfg.PasswordParallelism))
 			return r.run(cmd.Context())
 		},
+	}
+}
+
+// addHashingThreads gives Go one more thread for each password hash that runs at the same time, at most one per CPU.
+// A hash does not yield: without these threads, a check of a token waits until Go's time slice of 10 ms ends. The kernel
+// divides CPUs more finely. Under a CPU quota, for which Go runs fewer threads than there are CPUs, nothing changes,
+// because the kernel stops the whole process when the quota is used up. GOMAXPROCS has the last word.
+func addHashingThreads(hashes int) {
+	cpus := runtime.NumCPU()
+	if os.Getenv("GOMAXPROCS") == "" && runtime.GOMAXPROCS(0) == cpus {
+		runtime.GOMAXPROCS(cpus + min(hashes, cpus))
 	}
 }
 

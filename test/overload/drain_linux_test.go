@@ -9,8 +9,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/latchkey-auth/latchkey/internal/redistest"
-	"github.com/latchkey-auth/latchkey/internal/stacktest"
+	"github.com/latchkey-auth/latchkey/test/redistest"
+	"github.com/latchkey-auth/latchkey/test/stacktest"
 )
 
 // TestADrainEndsWhatDoesNotEndByItself has connections of every kind that would

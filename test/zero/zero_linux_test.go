@@ -16,8 +16,8 @@ import (
 	"time"
 
 	"github.com/latchkey-auth/latchkey/internal/accesstoken"
-	"github.com/latchkey-auth/latchkey/internal/redistest"
-	"github.com/latchkey-auth/latchkey/tokenstore" //nolint:depguard // sessions come from the store itself: to log in thousands of times by password would measure the hash
+	"github.com/latchkey-auth/latchkey/test/redistest"
+	"github.com/latchkey-auth/latchkey/tokenstore"
 )
 
 const (

@@ -17,7 +17,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/latchkey-auth/latchkey/internal/zero"
+	"github.com/latchkey-auth/latchkey/test/zero"
 )
 
 const (

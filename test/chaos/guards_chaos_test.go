@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/latchkey-auth/latchkey/internal/stacktest"
+	"github.com/latchkey-auth/latchkey/test/stacktest"
 )
 
 // guard is one that the program is built without, and the run that must notice.

@@ -9,14 +9,13 @@ import (
 	"math"
 	"net/http"
 	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/latchkey-auth/latchkey/internal/stacktest"
+	"github.com/latchkey-auth/latchkey/test/stacktest"
 )
 
 const (
@@ -175,33 +174,9 @@ func collecting(before, after gauges) float64 {
 	return (after[gc] - before[gc]) / max(after[all]-before[all], 1e-9)
 }
 
-// resident is the RAM of a replica and of its helper, in bytes.
+// resident is the RAM of a replica, in bytes.
 func resident(r *stacktest.Replica) (int64, error) {
-	sum, err := residentOf(strconv.Itoa(r.PID()))
-	if err != nil {
-		return 0, err
-	}
-	for _, pid := range children(r) {
-		if n, err := residentOf(pid); err == nil { // it may just have ended
-			sum += n
-		}
-	}
-	return sum, nil
-}
-
-// children are the process ids of what a replica has started.
-func children(r *stacktest.Replica) []string {
-	threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", r.PID()))
-	var list []string
-	for _, name := range threads {
-		b, _ := os.ReadFile(name) // the thread may just have ended
-		list = append(list, strings.Fields(string(b))...)
-	}
-	return list
-}
-
-func residentOf(pid string) (int64, error) {
-	f, err := os.Open("/proc/" + pid + "/status")
+	f, err := os.Open(fmt.Sprintf("/proc/%d/status", r.PID()))
 	if err != nil {
 		return 0, err
 	}

@@ -3,7 +3,6 @@ package overload
 import (
 	"context"
 	"fmt"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -11,8 +10,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/latchkey-auth/latchkey/internal/redistest"
-	"github.com/latchkey-auth/latchkey/internal/stacktest"
+	"github.com/latchkey-auth/latchkey/test/redistest"
+	"github.com/latchkey-auth/latchkey/test/stacktest"
 )
 
 // The mix of a load, in tenths. A login costs a hundred times what the others
@@ -30,9 +29,9 @@ const (
 // OVERLOAD_FOR makes it last longer and holds it to strict bounds.
 func TestOverload(t *testing.T) {
 	length, strict := duration(t, "OVERLOAD_FOR", 5*time.Second)
-	b := bounds{factor: 5, floor: 2 * time.Millisecond, refused: 0, refreshed: .9, grown: .25, recovery: 2 * time.Second}
+	b := bounds{factor: 5, floor: 8 * time.Millisecond, own: 2 * time.Millisecond, refused: 0, refreshed: .9, grown: .25, recovery: 2 * time.Second}
 	if !strict { // other tests run on the same machine meanwhile
-		b = bounds{factor: 20, floor: 500 * time.Millisecond, refused: .05, refreshed: .5, grown: .5, recovery: 10 * time.Second}
+		b = bounds{factor: 20, floor: 500 * time.Millisecond, own: 500 * time.Millisecond, refused: .05, refreshed: .5, grown: .5, recovery: 10 * time.Second}
 	}
 	server := redistest.Start(t)
 	r := start(t, server.URL(), "LATCHKEY_VERIFY=follow")
@@ -48,9 +47,6 @@ func TestOverload(t *testing.T) {
 	rate := 10 * capacity * tenths / logins
 	t.Logf("capacity: %.0f logins a second, so %.0f of the mix; offered: %.0f a second for %v", capacity, rate/10, rate, length)
 	before := readGauges(t, r)
-	if strict && runtime.GOMAXPROCS(0) == runtime.NumCPU() && before[helpedKey] == 0 {
-		t.Error("no helper hashes passwords")
-	}
 	// As many checks as the overload has, and nothing else.
 	probed := probe(t, r.Addr, get("/auth/verify", o.access[0]))
 	alone := o.run(max(length/4, 3*time.Second), rate*verifies/tenths, func(int) kind { return verify })
@@ -75,7 +71,6 @@ func TestOverload(t *testing.T) {
 		t.Logf("shed by %s: %.0f", class, after[name]-before[name])
 	}
 	t.Logf("resident memory: %s", memory)
-	t.Logf("passwords hashed by the helper: %.0f, by the replica: %.0f", after[helpedKey]-before[helpedKey], after[ownKey]-before[ownKey])
 	t.Logf("the load was behind its schedule by up to %v", o.late.Round(time.Millisecond))
 
 	t.Logf("a client that waits for no CPU: p50 %v, p99 %v; alone: p50 %v, p99 %v",
@@ -84,7 +79,7 @@ func TestOverload(t *testing.T) {
 	if p := all[verify].quantile(.99); p > max(time.Duration(b.factor*float64(unloaded)), b.floor) {
 		t.Errorf("checks: p99 %v, alone %v", p, unloaded)
 	}
-	if strict && busy.check > max(b.factor*quiet.check, b.floor.Seconds()) {
+	if strict && busy.check > max(b.factor*quiet.check, b.own.Seconds()) {
 		t.Errorf("by its own clock: %s; alone, %s", busy, quiet)
 	}
 	if s := all[verify]; s.done() < 1-b.refused {
@@ -107,12 +102,6 @@ func TestOverload(t *testing.T) {
 	o.recovers(unloaded, b)
 }
 
-// By whom passwords were hashed.
-const (
-	helpedKey = `latchkey_password_hashes_total{by="helper"}`
-	ownKey    = `latchkey_password_hashes_total{by="replica"}`
-)
-
 // own are figures of the replica's own, in which its clients' share of the machine is
 // not.
 type own struct {
@@ -133,7 +122,8 @@ func (o own) String() string {
 // bounds are what a replica under overload is held to.
 type bounds struct {
 	factor    float64       // of the unloaded p99 of checks
-	floor     time.Duration // below which no p99 is too much
+	floor     time.Duration // below which no p99 that clients see is too much
+	own       time.Duration // below which no p99 by the replica's own clock is too much
 	refused   float64       // the most of the checks
 	refreshed float64       // the least of the refreshes
 	grown     float64       // memory

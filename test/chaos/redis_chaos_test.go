@@ -14,8 +14,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/latchkey-auth/latchkey/internal/redistest"
-	"github.com/latchkey-auth/latchkey/internal/stacktest"
+	"github.com/latchkey-auth/latchkey/test/redistest"
+	"github.com/latchkey-auth/latchkey/test/stacktest"
 )
 
 // maxOffset is by how much Redis's clock is set wrong, either way. Twice of it is

@@ -1,4 +1,4 @@
-module github.com/latchkey-auth/latchkey/internal/clients
+module github.com/latchkey-auth/latchkey/test/clients
 
 go 1.26.0
 

@@ -16,9 +16,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/latchkey-auth/latchkey/internal/redistest"
-	"github.com/latchkey-auth/latchkey/internal/stacktest"
-	"github.com/latchkey-auth/latchkey/internal/zero"
+	"github.com/latchkey-auth/latchkey/test/redistest"
+	"github.com/latchkey-auth/latchkey/test/stacktest"
+	"github.com/latchkey-auth/latchkey/test/zero"
 )
 
 const (

@@ -15,8 +15,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/latchkey-auth/latchkey/internal/redistest"
-	"github.com/latchkey-auth/latchkey/internal/stacktest"
+	"github.com/latchkey-auth/latchkey/test/redistest"
+	"github.com/latchkey-auth/latchkey/test/stacktest"
 )
 
 // TestNothingLeaks has clients come and go: they log in, refresh, check, follow
