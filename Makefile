@@ -14,7 +14,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo deve
 IMAGE   ?= latchkey:$(VERSION)
 # What the program is built without: MessagePack in Gin, and gRPC's trace pages. Nothing uses either, and both take long.
 TAGS    := nomsgpack,grpcnotrace
-ZERO_FOR ?= 5m
+LOGOUTS_FOR ?= 5m
 OVERLOAD_FOR ?= 60s
 LEAK_FOR ?= 10m
 LOAD_FOR ?= 60s
@@ -35,7 +35,7 @@ install = [ -n "$$need" ] || exit 0; \
 	fi
 
 .DEFAULT_GOAL := help
-.PHONY: help test check clients test-clients test-browser docs-assets test-valkey valkey-needs simulate zero overload leak lint fmt bench bench-floors bench-memory load load-short load-all dev build image generate tidy-check test-needs
+.PHONY: help test check clients test-clients test-browser docs-assets test-valkey valkey-needs simulate logouts overload leak lint fmt bench bench-floors bench-memory load load-short load-all dev build image generate tidy-check test-needs
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -51,13 +51,13 @@ test: test-needs $(CADDY) ## all tests, with the race detector, on real Redis an
 CHANGED = $(shell git diff --name-only --diff-filter=d $$(git merge-base HEAD '@{upstream}' 2>/dev/null || git rev-parse HEAD) -- '*.go' && git ls-files --others --exclude-standard -- '*.go')
 
 # The packages without those of which every test needs servers or other programs.
-QUICK = $(shell go list ./... | grep -vE '/(deploy/.*|internal/(chaos|overload|redistest|stacktest|zero))$$')
+QUICK = $(shell go list ./... | grep -vE '/(deploy|test)/')
 
 # Of these packages, a test that needs a server, another program or root says that it is left out. make test runs it.
 check: $(TOOLS)/built ## between two edits: format, vet, lint of what has changed, tests on miniredis; installs nothing
 	@unformatted=$$([ -z '$(CHANGED)' ] || $(TOOLS)/gofumpt -l $(CHANGED)); if [ -n "$$unformatted" ]; then \
 		printf 'not formatted, run `make fmt`:\n%s\n' "$$unformatted" >&2; exit 1; fi
-	@[ -z '$(CHANGED)' ] || $(TOOLS)/golangci-lint run --build-tags $(TAGS) $(addprefix ./,$(sort $(dir $(filter-out internal/clients/%,$(CHANGED)))))
+	@[ -z '$(CHANGED)' ] || $(TOOLS)/golangci-lint run --build-tags $(TAGS) $(addprefix ./,$(sort $(dir $(filter-out test/clients/%,$(CHANGED)))))
 	go test -short -tags $(TAGS) -parallel 8 -timeout 5m $(QUICK)
 
 .PHONY: kube-test kube-tools image-test
@@ -68,7 +68,7 @@ kube-test: test-needs $(KUBE)/built ## the manifests and the chart: rendered, ag
 
 # Libraries that others wrote are no dependencies of the product: they have a module of their own.
 clients: test-needs ## OAuth libraries of others, unchanged, against the program
-	go -C internal/clients test -count=1 -timeout 5m ./...
+	go -C test/clients test -count=1 -timeout 5m ./...
 
 # Without the race detector, which finds nothing in one goroutine a schedule and costs eight times as much.
 simulate: ## 100,000 schedules of the protocol, with faults, in virtual time
@@ -86,14 +86,14 @@ fuzz: ## every fuzz target, each for FUZZ_FOR (60s)
 		done || exit 1; \
 	done
 
-zero: test-needs ## after a logout nothing is accepted: five minutes of faults (ZERO_FOR, ZERO_SEED)
-	ZERO_FOR=$(ZERO_FOR) ZERO_SEED=$(ZERO_SEED) go test ./internal/zero -run TestZero -v -count=1 -timeout 60m
+logouts: test-needs ## after a logout nothing is accepted: five minutes of pauses and kills (LOGOUTS_FOR, LOGOUTS_SEED)
+	LOGOUTS_FOR='$(LOGOUTS_FOR)' LOGOUTS_SEED='$(LOGOUTS_SEED)' go test ./test/chaos -run '^TestLogouts$$' -v -count=1 -timeout 60m
 
 overload: test-needs ## ten times what a replica can do, for a minute, on a quiet machine (OVERLOAD_FOR); 1,000 hostile connections
-	OVERLOAD_FOR=$(OVERLOAD_FOR) go test ./internal/overload -run 'TestOverload|TestHostile|TestTooMany' -v -count=1 -timeout 30m
+	OVERLOAD_FOR=$(OVERLOAD_FOR) go test ./test/overload -run 'TestOverload|TestHostile|TestTooMany' -v -count=1 -timeout 30m
 
 leak: test-needs ## ten minutes of clients that come and go, after which nothing may have grown (LEAK_FOR)
-	LEAK_FOR=$(LEAK_FOR) go test ./internal/overload -run TestNothingLeaks -v -count=1 -timeout 90m
+	LEAK_FOR=$(LEAK_FOR) go test ./test/overload -run TestNothingLeaks -v -count=1 -timeout 90m
 
 .PHONY: bursts
 BURSTS ?= 100
@@ -103,20 +103,20 @@ bursts: test-needs ## requests of one client that each refresh by themselves, th
 .PHONY: chaos chaos-short chaos-guards
 chaos: test-needs ## faults of every kind, a judge and a table (CHAOS_FOR, CHAOS_SEED, CHAOS_TOPOLOGY, CHAOS_DURABLE, CHAOS_FAULTS)
 	CHAOS_FOR='$(CHAOS_FOR)' CHAOS_SEED='$(CHAOS_SEED)' CHAOS_TOPOLOGY='$(CHAOS_TOPOLOGY)' CHAOS_DURABLE='$(CHAOS_DURABLE)' CHAOS_FAULTS='$(CHAOS_FAULTS)' \
-		go test -tags chaos ./internal/chaos -skip '^TestGuards$$' -v -count=1 -timeout 120m
+		go test -tags chaos ./test/chaos -skip '^(TestGuards|TestLogouts)$$' -v -count=1 -timeout 120m
 
 chaos-short: CHAOS_FOR = 75s
 chaos-short: CHAOS_SEED = $(CHAOS_SHORT_SEED)
 chaos-short: chaos ## the same in less than two minutes, on a fixed seed, durable behind Sentinels
 
 chaos-guards: test-needs ## each guard of the protocol taken out of the program, which chaos must notice; half an hour (CHAOS_SEEDS)
-	CHAOS_SEEDS='$(CHAOS_SEEDS)' go test -tags chaos ./internal/chaos -run '^TestGuards$$' -v -count=1 -timeout 120m
+	CHAOS_SEEDS='$(CHAOS_SEEDS)' go test -tags chaos ./test/chaos -run '^TestGuards$$' -v -count=1 -timeout 120m
 
 lint: $(TOOLS)/built ## format, golangci-lint, import directions, workflow files
 	@unformatted=$$($(TOOLS)/gofumpt -l .); if [ -n "$$unformatted" ]; then \
 		printf 'not formatted, run `make fmt`:\n%s\n' "$$unformatted" >&2; exit 1; fi
 	$(TOOLS)/golangci-lint run --build-tags $(TAGS) ./...
-	cd internal/clients && ../../$(TOOLS)/golangci-lint run --build-tags npm ./...
+	cd test/clients && ../../$(TOOLS)/golangci-lint run --build-tags npm ./...
 	$(TOOLS)/actionlint .github/workflows/*.yml
 	bash -n .ci/run
 
@@ -158,6 +158,11 @@ load-all: test-needs $(K6) ## every other k6 scenario for some seconds, on the s
 dev: ## three replicas on an embedded Redis, with a printed tour
 	go run ./cmd/latchkey dev
 
+.PHONY: tour-svg
+tour-svg: ## rewrite docs/tour.svg, the picture of the tour, from the tour's output
+	go run ./cmd/latchkey dev --exit --addr 127.0.0.1:0 >bin/tour.txt
+	go run ./internal/toursvg <bin/tour.txt >bin/tour.svg && mv bin/tour.svg docs/tour.svg
+
 build: ## the static binary, bin/latchkey
 	CGO_ENABLED=0 go build -tags $(TAGS) -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/latchkey ./cmd/latchkey
 
@@ -180,7 +185,7 @@ generate: ## rewrite the settings in README.md and deploy/latchkey.env.example
 
 tidy-check: ## fail when go.mod or go.sum is not tidy
 	go mod tidy -diff
-	go -C internal/clients mod tidy -diff
+	go -C test/clients mod tidy -diff
 
 # The tests start redis-server, nginx, haproxy and prometheus themselves, and run the commands of the pages, which use
 # curl and openssl; the race detector needs a C compiler.
@@ -224,7 +229,7 @@ $(TOOLS)/built:
 VALKEY := bin/tools/valkey
 test-valkey: valkey-needs ## the store's contract on Valkey, alone, by Sentinels and as a Cluster
 	REDIS_SERVER="$$(command -v valkey-server || echo '$(CURDIR)/$(VALKEY)/usr/bin/valkey-server')" \
-		go test -count=1 -parallel 8 -timeout 10m ./tokenstore ./internal/redistest
+		go test -count=1 -parallel 8 -timeout 10m ./tokenstore ./test/redistest
 
 valkey-needs:
 	@! command -v valkey-server >/dev/null && ! [ -x $(VALKEY)/usr/bin/valkey-server ] || exit 0; \
@@ -247,13 +252,13 @@ docs-assets: $(NPM) ## rewrite the files of Swagger UI that /docs serves
 	for f in swagger-ui-bundle.js swagger-ui.css; do gzip -9nc $$f >$$to/$$f.gz; done
 
 test-clients: test-needs $(NPM) ## npm's jose, oauth4webapi and jwt-status-list, unchanged, against the program
-	PATH="$(NPM_BIN):$$PATH" go -C internal/clients test -tags npm -count=1 -timeout 5m -run '^TestNPMClients$$' ./...
+	PATH="$(NPM_BIN):$$PATH" go -C test/clients test -tags npm -count=1 -timeout 5m -run '^TestNPMClients$$' ./...
 
 # That the embedded files are those of the package is checked here, where the package is at hand.
 test-browser: test-needs browser-needs $(NPM) ## the page at /docs, in Chromium (SCREENSHOTS=folder keeps pictures)
 	@cd tools/npm/node_modules/swagger-ui-dist && for f in swagger-ui-bundle.js swagger-ui.css; do \
 		gunzip -c ../../../../internal/docspage/swagger-ui/$$f.gz | cmp - $$f || { echo 'run make docs-assets' >&2; exit 1; }; done
-	SCREENSHOTS='$(abspath $(SCREENSHOTS))' PATH="$(NPM_BIN):$$PATH" go -C internal/clients test -tags npm -count=1 -timeout 5m -run '^TestDocsInChromium$$' ./...
+	SCREENSHOTS='$(abspath $(SCREENSHOTS))' PATH="$(NPM_BIN):$$PATH" go -C test/clients test -tags npm -count=1 -timeout 5m -run '^TestDocsInChromium$$' ./...
 
 .PHONY: browser-needs npm-needs ci-needs
 browser-needs:

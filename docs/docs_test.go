@@ -6,6 +6,7 @@ package docs_test
 
 import (
 	"fmt"
+	"html"
 	"io/fs"
 	"maps"
 	"os"
@@ -15,7 +16,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/latchkey-auth/latchkey/internal/stacktest"
+	"github.com/latchkey-auth/latchkey/test/stacktest"
 )
 
 // page is one Markdown file.
@@ -207,15 +208,15 @@ func TestTargetsNamed(t *testing.T) {
 	}
 }
 
-// Every make target that `make help` lists is in README's table.
+// Every make target that `make help` lists is in CONTRIBUTING's table.
 func TestTargetsListed(t *testing.T) {
 	t.Parallel()
-	_, development, _ := strings.Cut(readPage(t, "../README.md"), "\n## Development\n")
+	_, targets, _ := strings.Cut(readPage(t, "../CONTRIBUTING.md"), "\n## Targets\n")
 	var listed int
 	for _, m := range regexp.MustCompile(`(?m)^([a-z-]+):.*## `).FindAllStringSubmatch(readPage(t, "../Makefile"), -1) {
 		listed++
-		if m[1] != "help" && !strings.Contains(development, "`make "+m[1]+"`") {
-			t.Errorf("README.md: make %s is not in the table", m[1])
+		if m[1] != "help" && !strings.Contains(targets, "`make "+m[1]+"`") {
+			t.Errorf("CONTRIBUTING.md: make %s is not in the table", m[1])
 		}
 	}
 	if listed < 30 {
@@ -223,10 +224,10 @@ func TestTargetsListed(t *testing.T) {
 	}
 }
 
-// README's layout has every folder of the repository, and those of internal one by one.
+// CONTRIBUTING's layout has every folder of the repository, and those of internal one by one.
 func TestLayoutNamesFolders(t *testing.T) {
 	t.Parallel()
-	_, layout, _ := strings.Cut(readPage(t, "../README.md"), "\n## Layout\n")
+	_, layout, _ := strings.Cut(readPage(t, "../CONTRIBUTING.md"), "\n## Layout\n")
 	layout, _, _ = strings.Cut(layout, "\n## ")
 	for _, within := range []string{"", "internal/"} {
 		entries, err := os.ReadDir("../" + within)
@@ -239,7 +240,7 @@ func TestLayoutNamesFolders(t *testing.T) {
 				continue
 			}
 			if !strings.Contains(layout, "\n"+within+name+"/") {
-				t.Errorf("README.md: %s%s is not in the layout", within, name)
+				t.Errorf("CONTRIBUTING.md: %s%s is not in the layout", within, name)
 			}
 		}
 	}
@@ -338,5 +339,66 @@ func TestCommandLines(t *testing.T) {
 	}
 	if checked < 30 {
 		t.Errorf("only %d command lines were found", checked)
+	}
+}
+
+// Every decision has a status with a date, says its context, the decision and the
+// consequences, and is in the index once.
+func TestDecisions(t *testing.T) {
+	t.Parallel()
+	files, err := filepath.Glob("decisions/*.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	index := readPage(t, "decisions/README.md")
+	status := regexp.MustCompile(`\A# [^\n]+\n\nStatus: (?:accepted|proposed|(?:superseded by|merged into) \[[^]]+\]\([a-z0-9-]+\.md\)), 20\d\d-\d\d-\d\d[.,]`)
+	for _, file := range files {
+		name := filepath.Base(file)
+		if name == "README.md" {
+			continue
+		}
+		text := readPage(t, file)
+		if !status.MatchString(text) {
+			t.Errorf("docs/%s does not begin with a title and a line such as \"Status: accepted, 2026-12-01.\"", file)
+		}
+		for _, part := range []string{"Context", "Decision", "Consequences"} {
+			if strings.Count(text, "\n## "+part+"\n") != 1 {
+				t.Errorf("docs/%s has no section %q", file, part)
+			}
+		}
+		if n := strings.Count(index, "]("+name+")"); n != 1 {
+			t.Errorf("docs/decisions/README.md has docs/%s %d times, not once: add a line to its index", file, n)
+		}
+	}
+	if len(files) < 80 {
+		t.Errorf("%d decisions: where are the others?", len(files))
+	}
+}
+
+// README is read in five minutes, the table of settings aside.
+func TestReadmeIsShort(t *testing.T) {
+	t.Parallel()
+	text := readPage(t, "../README.md")
+	before, settings, _ := strings.Cut(text, "<!-- config:begin -->")
+	_, after, _ := strings.Cut(settings, "<!-- config:end -->")
+	const most = 1200
+	if n := len(strings.Fields(before + after)); n > most {
+		t.Errorf("README.md has %d words; at most %d, so that it is read: move something into docs", n, most)
+	}
+}
+
+// The picture of the tour in README shows the steps that the tour has.
+func TestPictureOfTheTour(t *testing.T) {
+	t.Parallel()
+	picture := html.UnescapeString(readPage(t, "tour.svg"))
+	tour := stacktest.Run(t, nil, "", latchkey(t), "dev", "--exit", "--addr", "127.0.0.1:0")
+	steps := regexp.MustCompile(`(?m)^\d+  \S.*$|^   ✓ [^0-9_…\n]+$`).FindAllString(tour, -1)
+	if len(steps) < 12 {
+		t.Fatalf("the tour has %d lines to look for:\n%s", len(steps), tour)
+	}
+	for _, step := range steps {
+		if !strings.Contains(picture, step) {
+			t.Errorf("docs/tour.svg lacks %q: run make tour-svg", step)
+		}
 	}
 }

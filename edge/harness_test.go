@@ -12,7 +12,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/latchkey-auth/latchkey/internal/accesstoken"
-	"github.com/latchkey-auth/latchkey/internal/redistest"
+	"github.com/latchkey-auth/latchkey/test/redistest"
 	"github.com/latchkey-auth/latchkey/tokenstore"
 )
 

@@ -13,7 +13,7 @@ import (
 	"time"
 
 	"github.com/latchkey-auth/latchkey/internal/accesstoken"
-	"github.com/latchkey-auth/latchkey/internal/redistest"
+	"github.com/latchkey-auth/latchkey/test/redistest"
 	"github.com/latchkey-auth/latchkey/tokenstore"
 )
 

@@ -13,9 +13,7 @@ type ReplicaState struct {
 	Pool            func() tokenstore.PoolStats
 	PasswordWorkers int // hashes computed at once
 	PasswordQueue   int // logins that may wait beyond
-	// Hashes tells how many passwords were hashed by a helper, and in this process.
-	Hashes    func() (helped, own uint64)
-	MaxDenied int // revocations that fit into memory; 0: none are kept there
+	MaxDenied       int // revocations that fit into memory; 0: none are kept there
 }
 
 // start makes the series of every outcome, at zero: the rate of one that appears
@@ -52,14 +50,6 @@ func (m *Metrics) WatchReplica(s ReplicaState) {
 	})
 	gauge("latchkey_password_capacity", "Password hashes that may run or wait; one more is refused.",
 		func() float64 { return float64(s.PasswordWorkers + s.PasswordQueue) })
-	hashes := func(by string, value func() uint64) {
-		m.Registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
-			Name: "latchkey_password_hashes_total", Help: "Passwords hashed, by whom: helper, the process beside this one; replica, among everything else.",
-			ConstLabels: prometheus.Labels{"by": by},
-		}, func() float64 { return float64(value()) }))
-	}
-	hashes("helper", func() uint64 { helped, _ := s.Hashes(); return helped })
-	hashes("replica", func() uint64 { _, own := s.Hashes(); return own })
 	if s.MaxDenied > 0 {
 		gauge("latchkey_edge_denied_capacity", "Revocations that fit into memory; beyond, tokens are checked in Redis.",
 			func() float64 { return float64(s.MaxDenied) })

@@ -15,7 +15,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/latchkey-auth/latchkey/internal/credential"
-	"github.com/latchkey-auth/latchkey/internal/redistest"
+	"github.com/latchkey-auth/latchkey/test/redistest"
 	"github.com/latchkey-auth/latchkey/tokenstore"
 )
 

@@ -9,7 +9,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/latchkey-auth/latchkey/internal/redistest"
+	"github.com/latchkey-auth/latchkey/test/redistest"
 )
 
 // serving is how soon after a new primary's promotion every replica must serve refreshes again,

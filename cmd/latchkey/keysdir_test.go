@@ -12,7 +12,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/latchkey-auth/latchkey/internal/redistest"
+	"github.com/latchkey-auth/latchkey/test/redistest"
 )
 
 func pemOf(t *testing.T, key ed25519.PrivateKey) []byte {

@@ -15,7 +15,7 @@ import (
 	"time"
 
 	"github.com/latchkey-auth/latchkey/internal/accesstoken"
-	"github.com/latchkey-auth/latchkey/internal/redistest"
+	"github.com/latchkey-auth/latchkey/test/redistest"
 )
 
 func TestDoctorPrintsWhatItFinds(t *testing.T) {

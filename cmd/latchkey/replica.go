@@ -55,7 +55,6 @@ type replica struct {
 	state     atomic.Pointer[error]
 	setting   sync.Mutex // of state
 	passwords *credential.Hasher
-	helper    *credential.Helper
 }
 
 // issuedCache is how many tokens a replica remembers that were introspected.
@@ -70,9 +69,7 @@ var (
 // newReplica wires a replica and opens its listeners. It does not talk to Redis
 // yet: a replica that starts during an outage waits for its end.
 func newReplica(ctx context.Context, cfg *config.Config, logger *slog.Logger) (*replica, error) {
-	helper := &credential.Helper{}
 	passwords, err := credential.NewHasher(credential.Options{
-		Helper:    helper,
 		MemoryKiB: cfg.PasswordMemory, Iterations: cfg.PasswordIterations, Parallelism: cfg.PasswordParallelism,
 		Workers: cfg.PasswordWorkers, Queue: cfg.PasswordQueue, MaxWait: cfg.PasswordWait,
 	})
@@ -191,14 +188,14 @@ func newReplica(ctx context.Context, cfg *config.Config, logger *slog.Logger) (*
 	if err != nil {
 		return nil, err
 	}
-	r := &replica{cfg: cfg, log: logger, rdb: rdb, traces: traces, audit: audit, store: store, preflight: look, keys: keys, follower: follower, feed: feed, pulse: alive, passwords: passwords, helper: helper}
+	r := &replica{cfg: cfg, log: logger, rdb: rdb, traces: traces, audit: audit, store: store, preflight: look, keys: keys, follower: follower, feed: feed, pulse: alive, passwords: passwords}
 	if cfg.ExtAuthzAddr != "" {
 		if r.extAuthz, err = handlers.NewExtAuthz(dependencies); err != nil {
 			return nil, err
 		}
 	}
 	r.setState(errStarting)
-	state := handlers.ReplicaState{Ready: r.ready, Pool: store.PoolStats, PasswordWorkers: passwords.Workers(), PasswordQueue: cfg.PasswordQueue, Hashes: passwords.Computed}
+	state := handlers.ReplicaState{Ready: r.ready, Pool: store.PoolStats, PasswordWorkers: passwords.Workers(), PasswordQueue: cfg.PasswordQueue}
 	if follower != nil {
 		state.MaxDenied = cfg.EdgeMaxDenied
 	}

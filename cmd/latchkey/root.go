@@ -17,6 +17,6 @@ Run it with: latchkey serve    settings come from LATCHKEY_* (see latchkey confi
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(newServe(), newDev(), newUser(), newClient(), newSession(), newKey(), newConfig(), newDoctor(), newBench(), newTop(), newHealthcheck(), newVersion(), newHashHelper())
+	root.AddCommand(newServe(), newDev(), newUser(), newClient(), newSession(), newKey(), newConfig(), newDoctor(), newBench(), newTop(), newHealthcheck(), newVersion())
 	return root
 }

@@ -3,9 +3,8 @@ package main
 import (
 	"context"
 	"log/slog"
-	"math"
 	"os"
-	"runtime/debug"
+	"runtime"
 
 	"github.com/spf13/cobra"
 
@@ -27,30 +26,31 @@ the replica: what needs Redis is answered 503 until Redis is back.`,
 				return err
 			}
 			logger := newLogger(cfg, cmd.ErrOrStderr())
-			collectLess()
+			tuneCollector()
 			warn(cmd.Context(), logger, cfg.Warnings())
 			r, err := newReplica(cmd.Context(), cfg, logger)
 			if err != nil {
 				return err
 			}
-			endHelper := hashApart(cmd.Context(), r)
-			defer endHelper()
+			addHashingThreads(r.passwords.Workers() * int(cfg.PasswordParallelism))
 			return r.run(cmd.Context())
 		},
+	}
+}
+
+// addHashingThreads gives Go one more thread for each password hash that runs at the same time, at most one per CPU.
+// A hash does not yield: without these threads, a check of a token waits until Go's time slice of 10 ms ends. The kernel
+// divides CPUs more finely. Under a CPU quota, for which Go runs fewer threads than there are CPUs, nothing changes,
+// because the kernel stops the whole process when the quota is used up. GOMAXPROCS has the last word.
+func addHashingThreads(hashes int) {
+	cpus := runtime.NumCPU()
+	if os.Getenv("GOMAXPROCS") == "" && runtime.GOMAXPROCS(0) == cpus {
+		runtime.GOMAXPROCS(cpus + min(hashes, cpus))
 	}
 }
 
 func warn(ctx context.Context, logger *slog.Logger, warnings []string) {
 	for _, w := range warnings {
 		logger.LogAttrs(ctx, slog.LevelWarn, w)
-	}
-}
-
-// collectLess lets the heap grow to five times what is live before it is
-// collected, where GOMEMLIMIT bounds it: near the limit the collector works as
-// often as it must. GOGC has the last word.
-func collectLess() {
-	if os.Getenv("GOGC") == "" && debug.SetMemoryLimit(-1) != math.MaxInt64 {
-		debug.SetGCPercent(400)
 	}
 }

@@ -19,7 +19,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/latchkey-auth/latchkey/internal/stacktest"
+	"github.com/latchkey-auth/latchkey/test/stacktest"
 )
 
 // project is what the parser makes of the file.

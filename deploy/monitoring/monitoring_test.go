@@ -24,7 +24,7 @@ import (
 
 	"github.com/goccy/go-yaml"
 
-	"github.com/latchkey-auth/latchkey/internal/stacktest"
+	"github.com/latchkey-auth/latchkey/test/stacktest"
 )
 
 const (

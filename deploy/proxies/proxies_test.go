@@ -19,7 +19,7 @@ import (
 	"time"
 
 	"github.com/latchkey-auth/latchkey/internal/dpop/dpoptest"
-	"github.com/latchkey-auth/latchkey/internal/stacktest"
+	"github.com/latchkey-auth/latchkey/test/stacktest"
 )
 
 // proxy is one way into the service.

@@ -20,8 +20,8 @@ import (
 	"time"
 
 	"github.com/latchkey-auth/latchkey/internal/credential"
-	"github.com/latchkey-auth/latchkey/internal/redistest"
-	"github.com/latchkey-auth/latchkey/internal/stacktest"
+	"github.com/latchkey-auth/latchkey/test/redistest"
+	"github.com/latchkey-auth/latchkey/test/stacktest"
 	"github.com/latchkey-auth/latchkey/tokenstore"
 )
 

@@ -1,7 +1,6 @@
 package credential
 
 import (
-	"bytes"
 	"crypto/subtle"
 	"encoding/base64"
 	"errors"
@@ -10,6 +9,7 @@ import (
 	"strings"
 
 	"golang.org/x/crypto/argon2"
+	"golang.org/x/crypto/bcrypt"
 )
 
 // Bounds of a hash that may be imported and verified. They admit the usual defaults of other systems (libsodium's
@@ -84,24 +84,26 @@ func (e encoded) text() string {
 		e.memory, e.iterations, e.lanes, b64.EncodeToString(e.salt), b64.EncodeToString(e.key))
 }
 
-// job is the work of deriving an argon2 key of so many bytes.
-func (p params) job(password string, salt []byte, length int) *job {
-	return &job{
-		Kind: p.kind, Memory: p.memory, Iterations: p.iterations, Lanes: p.lanes,
-		Length: uint32(length), Salt: salt, Password: []byte(password), //nolint:gosec // at most maxKey
+// derive computes the argon2 key of a password. It allocates p.memory.
+func (p params) derive(password string, salt []byte, length int) []byte {
+	key := argon2.IDKey
+	if p.kind == argon2i {
+		key = argon2.Key
 	}
+	return key([]byte(password), salt, p.iterations, p.memory, p.lanes, uint32(length)) //nolint:gosec // length is at most maxKey
 }
 
-// matches does all the work, by way of run, before it looks at the outcome.
-func (e encoded) matches(password string, run func(*job) []byte) bool {
+// matches reports whether the hash is one of the password. It computes the hash before it looks at anything else, so
+// the time it takes depends on the hash alone.
+func (e encoded) matches(password string) bool {
 	if e.kind != bcrypted {
-		return subtle.ConstantTimeCompare(run(e.job(password, e.salt, len(e.key))), e.key) == 1
+		return subtle.ConstantTimeCompare(e.derive(password, e.salt, len(e.key)), e.key) == 1
 	}
 	// bcrypt ignores what is behind its 72nd byte, and takes the password as a string that ends with a NUL and repeats:
 	// "a" and "a\x00a" are one to it. Both would be a match of a password that was never set.
 	exact := len(password) <= bcryptReads && strings.IndexByte(password, 0) < 0
 	read := []byte(password[:min(len(password), bcryptReads)])
-	return bytes.Equal(run(&job{Kind: bcrypted, Bcrypt: e.bcrypt, Password: read}), []byte{1}) && exact
+	return bcrypt.CompareHashAndPassword([]byte(e.bcrypt), read) == nil && exact
 }
 
 // weakerThan says that a new hash under today's parameters is better than this one. One that is stronger stays as it

@@ -9,7 +9,6 @@ import (
 	"io"
 	"runtime"
 	"strings"
-	"sync/atomic"
 	"time"
 )
 
@@ -36,7 +35,6 @@ type Options struct {
 	Queue       int           // callers that may wait for their turn; default 64
 	MaxWait     time.Duration // how long one may wait; default 2 s
 	Rand        io.Reader     // source of salts; default crypto/rand
-	Helper      *Helper       // has hashes computed in another process; default none
 }
 
 // Result of a verification.
@@ -55,8 +53,7 @@ type Result struct {
 // So the memory in use at once is at most the budget, or that of a single imported hash, which ValidateHash bounds.
 // This is what keeps a burst of logins from exhausting the machine: golang.org/x/crypto/argon2 allocates the memory
 // of each hash anew and leaves it to the garbage collector, so the heap's peak is a few times what is in use
-// (GOMEMLIMIT bounds that multiple). With a Helper there are two such processes: what it was too late with keeps its
-// memory there until it is done.
+// (GOMEMLIMIT bounds that multiple).
 //
 // Callers beyond the budget wait in order of arrival, for at most MaxWait or as long as their context lasts; callers
 // beyond the queue are refused at once. Both get ErrBusy, and cost no hash. A hash that has begun runs to its end.
@@ -65,9 +62,6 @@ type Hasher struct {
 	decoy  encoded
 	budget *budget
 	rand   io.Reader
-	helper *Helper
-
-	helped, own atomic.Uint64
 }
 
 // NewHasher returns a Hasher, or an error that names each option out of bounds.
@@ -94,7 +88,6 @@ func NewHasher(o Options) (*Hasher, error) {
 		params: p,
 		budget: newBudget(o.Workers, o.MemoryKiB, o.Queue, o.MaxWait),
 		rand:   o.Rand,
-		helper: o.Helper,
 	}
 	// A random key is as good as the hash of a password that nobody knows.
 	h.decoy = encoded{params: p, salt: make([]byte, saltLength), key: make([]byte, keyLength)}
@@ -148,7 +141,7 @@ func (h *Hasher) Hash(ctx context.Context, password string) (phc string, err err
 		return "", err
 	}
 	defer leave()
-	key := h.run(h.params.job(password, salt, keyLength))
+	key := h.params.derive(password, salt, keyLength)
 	return encoded{params: h.params, salt: salt, key: key}.text(), nil
 }
 
@@ -199,25 +192,9 @@ func (h *Hasher) verify(ctx context.Context, e encoded, password string) (Result
 		return Result{}, err
 	}
 	defer leave()
-	match, upgrade := e.matches(password, h.run), e.weakerThan(h.params)
+	match, upgrade := e.matches(password), e.weakerThan(h.params)
 	return Result{Match: match, Upgrade: match && upgrade}, nil
 }
-
-// run does the work of a hash: by the helper, or here if that takes more memory than the
-// helper has set apart for one.
-func (h *Hasher) run(j *job) []byte {
-	if h.helper != nil && j.Memory <= h.params.memory {
-		if found, ok := h.helper.ask(j); ok {
-			h.helped.Add(1)
-			return found
-		}
-	}
-	h.own.Add(1)
-	return j.compute()
-}
-
-// Computed is how many hashes the helper has computed, and how many this process has.
-func (h *Hasher) Computed() (helped, own uint64) { return h.helped.Load(), h.own.Load() }
 
 // Depth is the number of callers that wait for their turn or have it.
 func (h *Hasher) Depth() int { return h.budget.depth() }
