@@ -12,7 +12,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
-	"github.com/latchkey-auth/latchkey/internal/redistest"
+	"github.com/latchkey-auth/latchkey/test/redistest"
 	"github.com/latchkey-auth/latchkey/tokenstore"
 )
 

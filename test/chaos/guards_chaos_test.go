@@ -58,6 +58,7 @@ func guards() []guard {
 				{"edge/shard.go", "if v.Head.Epoch != s.mark.Epoch || v.Head.Seq < r.from.Seq {", "if v.Head.Epoch != s.mark.Epoch {"},
 				{"edge/shard.go", "case at != v.Head:", "case at.Epoch != v.Head.Epoch:"},
 				{"edge/shard.go", "return behind, at.After(*e).Chain == e.Chain", "return behind, true"},
+				{"edge/shard.go", "if next.Chain != e.Chain {", "if next.Chain = e.Chain; false {"},
 			},
 			behind,
 		},
@@ -66,6 +67,7 @@ func guards() []guard {
 			[]edit{
 				{"edge/shard.go", "case at != v.Head:", "case at.Seq != v.Head.Seq:"},
 				{"edge/shard.go", "return behind, at.After(*e).Chain == e.Chain", "return behind, true"},
+				{"edge/shard.go", "if next.Chain != e.Chain {", "if next.Chain = e.Chain; false {"},
 			},
 			plan{length: 30 * seconds, topology: "sentinel", only: "some of the service away"},
 		},
@@ -73,6 +75,16 @@ func guards() []guard {
 			"late",
 			[]edit{{"tokenstore/lua/late.lua", "if now_ms() > deadline then", "if false then"}},
 			plan{length: 40 * seconds, topology: "sentinel", durable: true, only: "all of Redis frozen"},
+		},
+		{
+			"acknowledgement",
+			[]edit{{"edge/confirm.go", "onTrail(m.Acked, t.mark, trail)", "m.Acked.Chain != \"\""}},
+			plan{length: 20 * seconds, topology: "sentinel", durable: true, only: "replica cut off,replica frozen"},
+		},
+		{
+			"who else follows",
+			[]edit{{"edge/confirm.go", "if r.Followers <= 1 {", "if r.Followers >= 0 {"}},
+			plan{length: 20 * seconds, topology: "sentinel", durable: true, only: "replica cut off,replica frozen"},
 		},
 	}
 }
