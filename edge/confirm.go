@@ -81,9 +81,6 @@ func silence(lease time.Duration) time.Duration {
 // [ErrUnavailable], and then the revocation is to be asked for again: it may not be
 // everywhere, or be lost.
 func (c *Confirmer) Confirm(ctx context.Context, r tokenstore.Revocation) error {
-	if c.beside != nil {
-		c.beside.made(ctx, r)
-	}
 	whole := c.believes(ctx, r)
 	server, err := c.everywhere(ctx, r)
 	if err != nil {

@@ -91,7 +91,7 @@ func NewFollower(o FollowerOptions) *Follower {
 		booted: make(chan struct{}), counted: make([]atomic.Bool, k), members: make([]atomic.Int64, k), heads: make([]atomic.Uint64, k),
 		pages: make(chan struct{}, catchUpShards), news: make(chan struct{}, 1),
 	}
-	o.Store.FollowedBy(f.name)
+	o.Store.FollowedBy(f.name, f.made)
 	f.left.Store(int64(k))
 	limit := max(1, o.MaxDenied/k)
 	for i := range k {
@@ -249,11 +249,11 @@ func (f *Follower) listen(ctx context.Context) {
 
 // made applies a revocation that this process has made. Nobody else waits for that, so it is
 // not acknowledged by itself.
-func (f *Follower) made(ctx context.Context, r tokenstore.Revocation) {
+func (f *Follower) made(r tokenstore.Revocation) {
 	if r.Entry.Seq > 0 {
 		s := f.shards[r.Shard]
 		out, _ := s.told(r.Server.Epoch, r.Entry, f.clock())
-		f.took(ctx, s, out)
+		f.took(context.Background(), s, out) // it restores nothing: that is for what users did
 	}
 }
 

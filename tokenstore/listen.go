@@ -21,15 +21,24 @@ type Told struct {
 	Entry Entry
 }
 
-// FollowedBy tells the store the name of the follower of its process. [Store.Revoke] does
-// not have Redis tell it of what it revokes, if it is the only one that follows.
-func (s *Store) FollowedBy(member string) { s.follower.Store(&member) }
+// followed is the follower of this process.
+type followed struct {
+	name string
+	made func(Revocation)
+}
 
-func (s *Store) followedBy() string {
-	if name := s.follower.Load(); name != nil {
-		return *name
+// FollowedBy tells the store of the follower of its process. made is called with what
+// [Store.Revoke] has revoked before Revoke returns, and must not block. So where member is
+// the only one that follows, Redis tells nobody of that.
+func (s *Store) FollowedBy(member string, made func(Revocation)) {
+	s.follower.Store(&followed{member, made})
+}
+
+func (s *Store) followedBy() followed {
+	if f := s.follower.Load(); f != nil {
+		return *f
 	}
-	return ""
+	return followed{}
 }
 
 // Listen calls take with each entry that Redis tells of, and ready when it has begun to

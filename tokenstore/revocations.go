@@ -2,6 +2,7 @@ package tokenstore
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
 
@@ -22,30 +23,32 @@ type revocations struct {
 
 // revoking is one call and its answer.
 type revoking struct {
-	call    call
-	done    chan struct{} // closed when the rest is set
-	reply   *reply
-	primary string
-	err     error
+	sid  ID
+	call call
+	done chan struct{} // closed when the rest is set
+	made Revocation
+	err  error
 }
 
-// revokeTogether calls lua/revoke.lua, and returns its reply and the name of the primary
-// that has run it. With [Options.WaitReplicas] it returns when the replicas have the
-// revocation, too. If ctx ends before, the revocation may still be made.
-func (s *Store) revokeTogether(ctx context.Context, c call) (*reply, string, error) {
+// revokeTogether calls lua/revoke.lua for a session. With [Options.WaitReplicas] it returns
+// when the replicas have the revocation, too. If ctx ends before, the revocation may still be
+// made.
+func (s *Store) revokeTogether(ctx context.Context, sid ID, c call) (Revocation, error) {
 	if !s.TailsTogether() {
 		c.args[revokeWho] = "1"
 		r, err := s.runDurably(ctx, c.script, c.keys, c.args...)
 		if err != nil {
-			return nil, "", err
+			return Revocation{}, err
 		}
-		return r, primaryOf(r), nil
+		made, err := s.revoked(sid, r, primaryOf(r))
+		s.tellFollower(made, err)
+		return made, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
 	ctx, end := s.trace(ctx, c.script.name)
 	start := time.Now()
-	mine := &revoking{call: c, done: make(chan struct{})}
+	mine := &revoking{sid: sid, call: c, done: make(chan struct{})}
 	s.revocations.mu.Lock()
 	s.revocations.waiting = append(s.revocations.waiting, mine)
 	first := !s.revocations.underWay
@@ -54,20 +57,21 @@ func (s *Store) revokeTogether(ctx context.Context, c call) (*reply, string, err
 	if first {
 		go s.revokeWaiting()
 	}
-	err := error(nil)
+	var made Revocation
+	var err error
 	select {
 	case <-mine.done:
-		err = mine.err
+		made, err = mine.made, mine.err
 	case <-ctx.Done():
-		err = ctx.Err()
+		err = unavailable(c.script.name, ctx.Err())
 	}
-	err = unavailable(c.script.name, err)
-	s.observe(c.script.name, time.Since(start), err)
-	end(err)
-	if err != nil {
-		return nil, "", err
+	outage := err
+	if !errors.Is(err, ErrUnavailable) {
+		outage = nil
 	}
-	return mine.reply, mine.primary, nil
+	s.observe(c.script.name, time.Since(start), outage)
+	end(outage)
+	return made, err
 }
 
 // revokeWaiting sends the revocations that wait, as one exchange. The next exchange begins
@@ -114,8 +118,21 @@ func (s *Store) revokeAll(list []*revoking) {
 		primary = primaryOf(replies[len(replies)-1])
 	}
 	for i, r := range list {
-		r.reply, r.primary, r.err = replies[i], primary, errs[i]
+		if r.err = unavailable(r.call.script.name, errs[i]); r.err == nil {
+			r.made, r.err = s.revoked(r.sid, replies[i], primary)
+		}
+		s.tellFollower(r.made, r.err)
+	}
+	for _, r := range list {
 		close(r.done)
+	}
+}
+
+// tellFollower tells the follower of this process of a revocation: before the caller of
+// Revoke goes on, and in the order in which one exchange has made them.
+func (s *Store) tellFollower(made Revocation, err error) {
+	if told := s.followedBy().made; told != nil && err == nil {
+		told(made)
 	}
 }
 

@@ -20,6 +20,7 @@ import (
 type gate struct {
 	open      chan struct{}
 	exchanges atomic.Int64
+	scripts   atomic.Int64
 }
 
 func (g *gate) DialHook(next redis.DialHook) redis.DialHook          { return next }
@@ -27,6 +28,7 @@ func (g *gate) ProcessHook(next redis.ProcessHook) redis.ProcessHook { return ne
 func (g *gate) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
 	return func(ctx context.Context, cmds []redis.Cmder) error {
 		g.exchanges.Add(1)
+		g.scripts.Add(int64(len(cmds)))
 		select {
 		case <-g.open:
 		case <-ctx.Done():
@@ -42,7 +44,7 @@ func TestRevocationsGather(t *testing.T) {
 	server := redistest.Start(t)
 	rdb := redis.NewClient(&redis.Options{Addr: server.Addr()})
 	t.Cleanup(func() { _ = rdb.Close() })
-	s, err := tokenstore.New(rdb, tokenstore.Options{Shards: 16, Lifetimes: lifetimes(), Timeout: time.Minute})
+	s, err := tokenstore.New(rdb, tokenstore.Options{Shards: 16, Lifetimes: lifetimes(), Timeout: time.Hour})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -75,7 +77,7 @@ func TestRevocationsGather(t *testing.T) {
 		})
 	}
 	eventually(t, func() error {
-		if tokenstore.RevocationsWaiting(s) < n-1 {
+		if tokenstore.RevocationsWaiting(s)+int(g.scripts.Load()) < n {
 			return errors.New("they have not all come")
 		}
 		return nil
@@ -128,7 +130,8 @@ func TestFollowersAreTold(t *testing.T) {
 				t.Errorf("the chain is %s, want %s", got.Entry.Chain, mark.Chain)
 			}
 
-			s.FollowedBy("me:1000")
+			var made []tokenstore.Revocation
+			s.FollowedBy("me:1000", func(r tokenstore.Revocation) { made = append(made, r) })
 			if _, err := s.Renew(t.Context(), []tokenstore.Renewal{{Shard: 3, Member: "me:1000", Mark: begin, Beat: 1}}); err != nil {
 				t.Fatal(err)
 			}
@@ -140,6 +143,9 @@ func TestFollowersAreTold(t *testing.T) {
 			}
 			if r := revoke(3); r.Followers != 2 || len(r.Members) != 0 {
 				t.Errorf("of two: %+v", r)
+			}
+			if len(made) != 2 || made[0].Entry.ID != sid(2) || made[1].Entry.ID != sid(3) {
+				t.Errorf("the follower of this process was told %+v", made)
 			}
 			if got := <-told; got.Entry.ID != sid(3) {
 				t.Errorf("told of %v, want the third", got.Entry.ID)
@@ -168,7 +174,7 @@ func TestFollowersAreTold(t *testing.T) {
 				}
 			}
 			cancel()
-			<-ended
+			is(t, "the end", <-ended, tokenstore.ErrUnavailable)
 		})
 	}
 }

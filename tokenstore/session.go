@@ -365,21 +365,23 @@ func (s *Store) Revoke(ctx context.Context, e SessionEnd) (Revocation, error) {
 	if err != nil {
 		return Revocation{}, err
 	}
-	r, primary, err := s.revokeTogether(ctx, c)
-	if err != nil {
-		return Revocation{}, err
-	}
+	c.args[revokeBy] = s.followedBy().name
+	return s.revokeTogether(ctx, e.SID, c)
+}
+
+// revoked reads the reply of lua/revoke.lua about a session.
+func (s *Store) revoked(sid ID, r *reply, primary string) (Revocation, error) {
 	now := r.time(1)
 	s.observeTime(now)
 	switch r.code() {
 	case 0:
-		rev, err := r.revocation(e.SID, 8)
+		rev, err := r.revocation(sid, 8)
 		keep := r.milliseconds(7)
 		if err := errors.Join(err, r.err()); err != nil {
 			return Revocation{}, err
 		}
 		if rev.Server.Primary = primary; keep > 0 {
-			rev.Entry = Entry{Seq: rev.Mark.Seq, Kind: KindSession, ID: e.SID, At: now, Until: now.Add(keep), Chain: rev.Mark.Chain}
+			rev.Entry = Entry{Seq: rev.Mark.Seq, Kind: KindSession, ID: sid, At: now, Until: now.Add(keep), Chain: rev.Mark.Chain}
 			rev.Entry.line = rev.Entry.text()
 		}
 		return rev, nil
@@ -392,8 +394,9 @@ func (s *Store) Revoke(ctx context.Context, e SessionEnd) (Revocation, error) {
 	}
 }
 
-// revokeWho is which argument of lua/revoke.lua asks for the primary's name.
-const revokeWho = 8
+// Which arguments of lua/revoke.lua ask for the primary's name, and name the follower of
+// this process.
+const revokeWho, revokeBy = 8, 9
 
 func (s *Store) revokeCall(e SessionEnd) (call, error) {
 	epoch, err := s.freshEpoch()
@@ -402,7 +405,7 @@ func (s *Store) revokeCall(e SessionEnd) (call, error) {
 	}
 	shard := e.SID[0]
 	keys := []string{s.rtKey(e.SID), s.userKey(e.UID), s.denyKey(e.SID), s.headKey(shard), s.logKey(shard), s.membersKey(shard), s.invalidKey(shard), s.livingKey(e.UID)}
-	args := []any{epoch, e.SID.String(), milliseconds(s.life.Access), milliseconds(skewPad), e.Owner, "", "", e.Place.String(), "", s.followedBy()}
+	args := []any{epoch, e.SID.String(), milliseconds(s.life.Access), milliseconds(skewPad), e.Owner, "", "", e.Place.String(), "", ""}
 	if e.IssuedTo != nil {
 		args[5], args[6] = "1", *e.IssuedTo
 	}

@@ -80,7 +80,7 @@ type Store struct {
 	scripts      scripts
 	observed     atomic.Pointer[observedTime]
 	revocations  revocations
-	follower     atomic.Pointer[string]
+	follower     atomic.Pointer[followed]
 }
 
 // observedTime is a reading of Redis TIME and the moment it was had. The
