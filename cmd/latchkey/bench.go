@@ -126,12 +126,12 @@ func runBench(ctx context.Context, o benchOptions) (err error) {
 		}
 		defer func() { err = errors.Join(err, f.close()) }()
 		for _, r := range f.replicas {
-			o.urls = append(o.urls, "http://"+r.addr())
+			o.urls = append(o.urls, "http://"+r.Addr())
 		}
 		for n := range o.sessions {
 			o.users = append(o.users, benchUser{name: fmt.Sprintf("bench-%d", n), password: demoPassword})
 		}
-		store = f.replicas[0].store
+		store = f.replicas[0].Store()
 		what = "three replicas in this process, on an embedded Redis"
 	}
 	b := newBencher(o)

@@ -21,6 +21,7 @@ import (
 
 	"github.com/latchkey-auth/latchkey/config"
 	"github.com/latchkey-auth/latchkey/internal/credential"
+	"github.com/latchkey-auth/latchkey/internal/replica"
 	"github.com/latchkey-auth/latchkey/tokenstore"
 )
 
@@ -92,7 +93,7 @@ type fleet struct {
 	stop     context.CancelFunc
 	running  *errgroup.Group
 	redis    *miniredis.Miniredis
-	replicas []*replica
+	replicas []*replica.Replica
 	log      *heldLog
 }
 
@@ -114,17 +115,17 @@ func startFleet(ctx context.Context, o devOptions) (*fleet, error) {
 		return nil, errors.Join(err, f.close())
 	}
 	for _, r := range f.replicas {
-		f.running.Go(func() error { return r.run(f.ctx) })
+		f.running.Go(func() error { return r.Run(f.ctx) })
 	}
 	return f, nil
 }
 
 // open wires the replicas and makes the account; the replicas do not serve yet.
 func (f *fleet) open(addrs []string) error {
-	logger := newLogger(devConfig(addrs, 0, f.redis.Addr()), f.log)
+	logger := replica.NewLogger(devConfig(addrs, 0, f.redis.Addr()), f.log)
 	for i := range addrs {
 		cfg := devConfig(addrs, i, f.redis.Addr())
-		r, err := newReplica(f.ctx, cfg, logger.With(slog.String("replica", replicaName(i))))
+		r, err := replica.New(f.ctx, replica.Options{Config: cfg, Log: logger.With(slog.String("replica", replicaName(i))), Version: buildVersion()})
 		if errors.Is(err, syscall.EADDRINUSE) {
 			return fmt.Errorf("%s is in use, and dev needs %s in a row from %s; choose others with --addr 127.0.0.1:18080, "+
 				"or any free ones with --addr 127.0.0.1:0", cfg.Addr, plural(len(addrs), "port"), addrs[0])
@@ -134,7 +135,7 @@ func (f *fleet) open(addrs []string) error {
 		}
 		f.replicas = append(f.replicas, r)
 	}
-	return makeDemoAccount(f.ctx, f.replicas[0].store)
+	return makeDemoAccount(f.ctx, f.replicas[0].Store())
 }
 
 // close ends the replicas in order, and then Redis. Replicas that never served
@@ -143,7 +144,7 @@ func (f *fleet) close() error {
 	f.stop()
 	err := f.running.Wait()
 	for _, r := range f.replicas {
-		r.close()
+		r.Close()
 	}
 	f.redis.Close()
 	return err

@@ -1,8 +1,6 @@
 package main
 
 import (
-	"context"
-	"log/slog"
 	"math"
 	"os"
 	"runtime"
@@ -11,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/latchkey-auth/latchkey/config"
+	"github.com/latchkey-auth/latchkey/internal/replica"
 )
 
 func newServe() *cobra.Command {
@@ -27,15 +26,15 @@ the replica: what needs Redis is answered 503 until Redis is back.`,
 			if err != nil {
 				return err
 			}
-			logger := newLogger(cfg, cmd.ErrOrStderr())
+			logger := replica.NewLogger(cfg, cmd.ErrOrStderr())
 			collectLess()
-			warn(cmd.Context(), logger, cfg.Warnings())
-			r, err := newReplica(cmd.Context(), cfg, logger)
+			replica.LogWarnings(cmd.Context(), logger, cfg.Warnings())
+			r, err := replica.New(cmd.Context(), replica.Options{Config: cfg, Log: logger, Version: buildVersion()})
 			if err != nil {
 				return err
 			}
-			addHashingThreads(r.passwords.Workers() * int(cfg.PasswordParallelism))
-			return r.run(cmd.Context())
+			addHashingThreads(r.MaxHashingThreads())
+			return r.Run(cmd.Context())
 		},
 	}
 }
@@ -48,12 +47,6 @@ func addHashingThreads(hashes int) {
 	cpus := runtime.NumCPU()
 	if os.Getenv("GOMAXPROCS") == "" && runtime.GOMAXPROCS(0) == cpus {
 		runtime.GOMAXPROCS(cpus + min(hashes, cpus))
-	}
-}
-
-func warn(ctx context.Context, logger *slog.Logger, warnings []string) {
-	for _, w := range warnings {
-		logger.LogAttrs(ctx, slog.LevelWarn, w)
 	}
 }
 

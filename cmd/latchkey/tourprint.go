@@ -50,10 +50,10 @@ func newTour(f *fleet, p *printer) *tour {
 		wire: &http.Transport{DisableKeepAlives: true},
 	}
 	for _, r := range f.replicas {
-		t.replicas = append(t.replicas, "http://"+r.addr())
+		t.replicas = append(t.replicas, "http://"+r.Addr())
 	}
-	if w := f.replicas[0].watch; w != nil {
-		t.admin = "http://" + w.Addr().String()
+	if addr := f.replicas[0].AdminAddr(); addr != "" {
+		t.admin = "http://" + addr
 	}
 	return t
 }

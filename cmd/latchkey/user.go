@@ -23,6 +23,7 @@ import (
 	"github.com/latchkey-auth/latchkey/edge"
 	"github.com/latchkey-auth/latchkey/internal/accesstoken"
 	"github.com/latchkey-auth/latchkey/internal/credential"
+	"github.com/latchkey-auth/latchkey/internal/replica"
 	"github.com/latchkey-auth/latchkey/tokenstore"
 )
 
@@ -387,14 +388,14 @@ func operate(cmd *cobra.Command, do func(context.Context, operator) error) (err 
 	if err != nil {
 		return err
 	}
-	newLogger(cfg, cmd.ErrOrStderr()) // which also takes the Redis client's messages
+	replica.NewLogger(cfg, cmd.ErrOrStderr()) // which also takes the Redis client's messages
 	op := operator{cfg: cfg, parallel: maxParallel}
 	if cfg.RedisPoolSize > 0 {
 		op.parallel = min(op.parallel, cfg.RedisPoolSize)
 	} else {
 		cfg.RedisPoolSize = maxParallel
 	}
-	rdb, store, err := openStore(cfg, storeObserver{})
+	rdb, store, err := replica.OpenStore(cfg)
 	if err != nil {
 		return err
 	}

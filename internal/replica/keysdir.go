@@ -1,4 +1,4 @@
-package main
+package replica
 
 import (
 	"crypto/sha256"
@@ -14,40 +14,45 @@ import (
 	"github.com/latchkey-auth/latchkey/internal/accesstoken"
 )
 
-// keyFolder is a folder of key files, one key each: .pem, .jwk and .json. The file
-// active names the one that signs; without it, the last by name that can.
-type keyFolder struct {
+// keysDir is a folder of key files, one key each: .pem, .jwk and .json. The file "active" names the key that signs;
+// without it, the last file by name that holds a private key signs.
+type keysDir struct {
 	path   string
-	public bool              // what signs must have a public key
+	public bool              // the key that signs must have a public key
 	seen   [sha256.Size]byte // of the content that was last read
-	told   string            // what was last complained of
+	logged string            // the fault that was logged last
 	faults atomic.Int64
 }
 
-// keySet is what a folder holds.
-type keySet struct {
-	keys    []*accesstoken.Key
-	retired []*accesstoken.Key // only recognised
-	active  string             // kid
-	exposed []string           // warnings: files with a private key that others can read
+func newKeysDir(cfg *config.Config) *keysDir {
+	return &keysDir{path: cfg.KeysDir, public: cfg.StatusList}
 }
+
+// KeySet is the content of a folder of keys.
+type KeySet struct {
+	Keys    []*accesstoken.Key
+	Retired []*accesstoken.Key // they verify nothing; logout knows their tokens as issued here
+	Active  string             // kid of the key that signs
+	Exposed []string           // warnings about files with a private key that other users can read
+}
+
+// ReadKeysDir reads the folder that LATCHKEY_KEYS_DIR names.
+func ReadKeysDir(cfg *config.Config) (*KeySet, error) { return newKeysDir(cfg).read() }
 
 const (
 	// activeFile names the file that signs, or its kid.
 	activeFile = "active"
-	// retiredPrefix begins the names of keys that do not verify any more: they only tell
-	// a logout that a token was issued here.
+	// retiredPrefix begins the names of keys that no longer verify. By them a logout knows tokens that were issued here.
 	retiredPrefix = "retired-"
-	// maxKeyFile and maxKeyFiles bound what is read: a wrong path must not fill
-	// the memory. A verifier reads at most a hundred keys of a set.
+	// maxKeyFile (bytes) and maxKeyFiles limit what is read, so that a wrong path does not fill the memory. A verifier
+	// reads at most a hundred keys of a set.
 	maxKeyFile  = 64 << 10
 	maxKeyFiles = 100
 )
 
-// read returns what the folder holds if it has changed since it was last read
-// without an error, else nil. What is read is the content, so that any way to
-// change it will do: Kubernetes swaps a symlink.
-func (f *keyFolder) read() (*keySet, error) {
+// read returns the keys of the folder if its content has changed since the last read that succeeded, else nil. It
+// compares content, not times, because Kubernetes swaps a symlink.
+func (f *keysDir) read() (*KeySet, error) {
 	entries, err := os.ReadDir(f.path)
 	if err != nil {
 		return nil, fmt.Errorf("LATCHKEY_KEYS_DIR cannot be read: %w", err)
@@ -59,7 +64,7 @@ func (f *keyFolder) read() (*keySet, error) {
 	var files []file
 	sum := sha256.New()
 	for _, e := range entries {
-		// Kubernetes keeps its own things under names that begin with a dot.
+		// Kubernetes keeps its own files under names that begin with a dot.
 		if strings.HasPrefix(e.Name(), ".") {
 			continue
 		}
@@ -77,7 +82,7 @@ func (f *keyFolder) read() (*keySet, error) {
 	if digest == f.seen {
 		return nil, nil
 	}
-	set := &keySet{}
+	set := &KeySet{}
 	byName := map[string]*accesstoken.Key{}
 	named, last := "", ""
 	for _, file := range files { // in order of name
@@ -96,14 +101,14 @@ func (f *keyFolder) read() (*keySet, error) {
 		}
 		if !key.VerifiesOnly() {
 			if exposed := config.ExposedFile("LATCHKEY_KEYS_DIR", filepath.Join(f.path, file.name)); exposed != "" {
-				set.exposed = append(set.exposed, exposed)
+				set.Exposed = append(set.Exposed, exposed)
 			}
 		}
 		if strings.HasPrefix(file.name, retiredPrefix) {
-			set.retired = append(set.retired, key)
+			set.Retired = append(set.Retired, key)
 			continue
 		}
-		set.keys = append(set.keys, key)
+		set.Keys = append(set.Keys, key)
 		byName[file.name], byName[key.ID()] = key, key
 		if !key.VerifiesOnly() {
 			last = file.name
@@ -122,7 +127,7 @@ func (f *keyFolder) read() (*keySet, error) {
 	case f.public && active.Algorithm() == accesstoken.HS256:
 		return nil, errors.New("LATCHKEY_KEYS_DIR: with LATCHKEY_STATUS_LIST=true, what signs must have a public key, or nobody could check a list")
 	default:
-		set.active = active.ID()
+		set.Active = active.ID()
 	}
 	f.seen = digest
 	return set, nil
@@ -144,10 +149,10 @@ func readKeyFile(path string) ([]byte, error) {
 	return text, nil
 }
 
-// complain counts a fault, and reports whether it is another than the last.
-func (f *keyFolder) complain(err error) bool {
+// fault counts a fault and reports whether it differs from the one before.
+func (f *keysDir) fault(err error) bool {
 	f.faults.Add(1)
-	other := f.told != err.Error()
-	f.told = err.Error()
-	return other
+	differs := f.logged != err.Error()
+	f.logged = err.Error()
+	return differs
 }

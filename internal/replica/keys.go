@@ -1,4 +1,4 @@
-package main
+package replica
 
 import (
 	"context"
@@ -18,37 +18,38 @@ import (
 	"github.com/latchkey-auth/latchkey/tokenstore"
 )
 
-// keyKeeper keeps a replica's ring of signing keys and the sealed keys in Redis
-// in agreement, and does what is due: see docs/keys.md.
+// keyKeeper keeps a replica's ring of signing keys and the sealed keys in Redis in agreement, and makes, activates and
+// removes keys when that is due: see docs/keys.md.
 type keyKeeper struct {
 	store    *tokenstore.Store
 	sealer   *accesstoken.Sealer
 	ring     *accesstoken.Ring
 	settings tokenstore.KeySettings
-	folder   *keyFolder // nil: the keys are in Redis
+	folder   *keysDir // nil: the keys are in Redis
 	log      *slog.Logger
-	// revoked wakes whoever calls sync: a key was revoked, and is to go now.
+	// revoked gets a value when a key was revoked, so that sync is called at once.
 	revoked chan struct{}
 
-	mu     sync.Mutex // one sync at a time
-	synced time.Time  // when Redis was last heard
-	signs  string     // kid of the key that this replica last signed with
-	dead   []string   // kids of the keys that are known to be revoked
-	shown  atomic.Pointer[tokenstore.KeyRing]
+	mu     sync.Mutex                         // one sync at a time
+	synced time.Time                          // when Redis last answered
+	signs  string                             // kid of the key that this replica last signed with
+	dead   []string                           // kids of the keys that are known to be revoked
+	shown  atomic.Pointer[tokenstore.KeyRing] // for the metrics
 }
 
 func newKeyKeeper(cfg *config.Config, store *tokenstore.Store, sealer *accesstoken.Sealer, logger *slog.Logger) *keyKeeper {
 	k := &keyKeeper{
-		store: store, sealer: sealer, ring: accesstoken.NewRing(), settings: keySettings(cfg), log: logger,
+		store: store, sealer: sealer, ring: accesstoken.NewRing(), settings: KeySettings(cfg), log: logger,
 		revoked: make(chan struct{}, 1),
 	}
 	if cfg.KeysDir != "" {
-		k.folder = &keyFolder{path: cfg.KeysDir, public: cfg.StatusList}
+		k.folder = newKeysDir(cfg)
 	}
 	return k
 }
 
-func keySettings(cfg *config.Config) tokenstore.KeySettings {
+// KeySettings are the settings of the signing keys in Redis.
+func KeySettings(cfg *config.Config) tokenstore.KeySettings {
 	return tokenstore.KeySettings{Publish: cfg.KeyPublish(), Rotation: cfg.KeyRotation, Algorithm: cfg.Algorithm}
 }
 
@@ -56,7 +57,7 @@ func keySettings(cfg *config.Config) tokenstore.KeySettings {
 var errSealed = errors.New("a signing key in Redis was sealed under another LATCHKEY_SECRET; " +
 	"give every replica the same secrets, or use an empty Redis")
 
-// wake has the keys looked at soon. It does not block.
+// wake makes the caller of sync call it soon. It does not block.
 func (k *keyKeeper) wake() {
 	select {
 	case k.revoked <- struct{}{}:
@@ -64,9 +65,8 @@ func (k *keyKeeper) wake() {
 	}
 }
 
-// sync does what is due among the keys in Redis and takes them over; or, with a
-// folder, takes over what is in that. Errors: [tokenstore.ErrUnavailable],
-// errSealed, and what is wrong with the folder the first time.
+// sync makes the keys that are due in Redis and brings the ring up to date with Redis or, if there is one, with the
+// folder. Errors: [tokenstore.ErrUnavailable], errSealed, and a fault of the folder while there is no other key.
 func (k *keyKeeper) sync(ctx context.Context) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -75,8 +75,7 @@ func (k *keyKeeper) sync(ctx context.Context) error {
 	}
 	have, err := k.inForce(ctx)
 	if err != nil {
-		// A replica that cannot learn of a rotation stops to sign before the old
-		// key is gone everywhere else.
+		// A replica that cannot learn of a rotation stops signing before the other replicas forget the old key.
 		if !k.synced.IsZero() && time.Since(k.synced) > k.settings.Publish {
 			k.ring.Rest()
 		}
@@ -86,8 +85,8 @@ func (k *keyKeeper) sync(ctx context.Context) error {
 	return k.adopt(ctx, have)
 }
 
-// inForce returns the keys that Redis holds, once what it has lost was put back
-// and a key that is due was made.
+// inForce returns the keys that Redis holds, after it put back keys and revocations that Redis had lost and made a key
+// that is due.
 func (k *keyKeeper) inForce(ctx context.Context) (tokenstore.KeyRing, error) {
 	have, err := k.store.SyncSigningKeys(ctx, k.settings)
 	if err != nil {
@@ -118,8 +117,8 @@ func (k *keyKeeper) inForce(ctx context.Context) (tokenstore.KeyRing, error) {
 	return k.offer(ctx, fresh, tokenstore.OfferDue)
 }
 
-// lost are the keys of the ring that Redis neither has nor has done away with. The
-// one that signs comes first: the first to come back to an empty Redis will sign.
+// lost returns the keys of the ring that Redis neither holds nor has removed. The one that signs comes first, because
+// the first key in an empty Redis becomes the one that signs.
 func (k *keyKeeper) lost(have tokenstore.KeyRing) []string {
 	list := slices.DeleteFunc(k.ring.IDs(), func(kid string) bool {
 		_, there := have.Keys[kid]
@@ -152,6 +151,15 @@ func (k *keyKeeper) revoke(ctx context.Context, kid string) (tokenstore.KeyRing,
 	return k.store.RevokeSigningKey(ctx, k.settings, kid, instead)
 }
 
+// NewSigningKey makes a signing key, sealed under the first secret.
+func NewSigningKey(cfg *config.Config) (tokenstore.SealedKey, error) {
+	sealer, err := accesstoken.NewSealer(rootSecrets(cfg)...)
+	if err != nil {
+		return tokenstore.SealedKey{}, err
+	}
+	return freshKey(sealer, cfg.Algorithm)
+}
+
 func freshKey(sealer *accesstoken.Sealer, algorithm string) (tokenstore.SealedKey, error) {
 	key, err := accesstoken.Generate(accesstoken.Algorithm(algorithm), rand.Reader)
 	if err != nil {
@@ -174,9 +182,8 @@ func sealKey(sealer *accesstoken.Sealer, key *accesstoken.Key) (tokenstore.Seale
 	return offer, nil
 }
 
-// adopt makes the ring what Redis says. Keys come before the one that signs
-// changes, and go after. One that does not open is an error, and does not keep
-// the others away.
+// adopt makes the ring agree with Redis. It adds keys before it changes the key that signs, and removes keys after.
+// A key that cannot be opened is an error; the others are adopted all the same.
 func (k *keyKeeper) adopt(ctx context.Context, have tokenstore.KeyRing) error {
 	var failed error
 	for kid, in := range have.Keys {
@@ -220,7 +227,7 @@ func (k *keyKeeper) adopt(ctx context.Context, have tokenstore.KeyRing) error {
 	return failed
 }
 
-// recognise makes the retired keys of the ring those that Redis has.
+// recognise makes the retired keys of the ring agree with Redis.
 func (k *keyKeeper) recognise(ctx context.Context, have tokenstore.KeyRing) {
 	before := k.ring.Retired()
 	for kid, retired := range have.Retired {
@@ -241,13 +248,13 @@ func (k *keyKeeper) recognise(ctx context.Context, have tokenstore.KeyRing) {
 	}
 }
 
-// reseal puts a key under the first secret, if it is under an older one.
+// reseal seals a key under the first secret if it is sealed under an older one.
 func (k *keyKeeper) reseal(ctx context.Context, kid string, before []byte) error {
 	if k.sealer.Current(kid, before) {
 		return nil
 	}
 	if _, err := k.sealer.Open(kid, before); err != nil {
-		return nil //nolint:nilerr // a replica that knows its secret does it
+		return nil //nolint:nilerr // a replica that knows the older secret reseals it
 	}
 	sealed, err := sealKey(k.sealer, k.ring.Key(kid))
 	if err != nil {
@@ -260,49 +267,49 @@ func (k *keyKeeper) reseal(ctx context.Context, kid string, before []byte) error
 	return nil
 }
 
-// reload takes over what the folder holds. One that cannot be used leaves the
-// ring as it is, and is an error only while there is nothing else to sign with.
+// reload makes the ring agree with the folder. A folder that cannot be used leaves the ring as it is; that is an error
+// only while there is no key to sign with.
 func (k *keyKeeper) reload(ctx context.Context) error {
 	set, err := k.folder.read()
 	switch {
 	case err != nil && k.ring.Active() == nil:
 		return err
 	case err != nil:
-		if k.folder.complain(err) {
+		if k.folder.fault(err) {
 			k.log.LogAttrs(ctx, slog.LevelError, "LATCHKEY_KEYS_DIR: keeping the keys of before", slog.String("cause", err.Error()))
 		}
 		return nil
 	case set == nil: // nothing has changed
 		return nil
 	}
-	warn(ctx, k.log, set.exposed)
-	for _, key := range set.keys {
+	LogWarnings(ctx, k.log, set.Exposed)
+	for _, key := range set.Keys {
 		k.ring.Add(key)
 	}
-	if err := k.ring.Activate(set.active); err != nil {
+	if err := k.ring.Activate(set.Active); err != nil {
 		return err
 	}
 	in := func(keys []*accesstoken.Key, kid string) bool {
 		return slices.ContainsFunc(keys, func(key *accesstoken.Key) bool { return key.ID() == kid })
 	}
-	for _, key := range set.retired {
+	for _, key := range set.Retired {
 		k.ring.Recognise(key)
 	}
 	for _, kid := range k.ring.Retired() {
-		if !in(set.retired, kid) {
+		if !in(set.Retired, kid) {
 			k.ring.Forget(kid)
 		}
 	}
 	for _, kid := range k.ring.IDs() {
-		if !in(set.keys, kid) {
+		if !in(set.Keys, kid) {
 			k.ring.Remove(kid)
 		}
 	}
-	k.log.LogAttrs(ctx, slog.LevelInfo, "signing keys read from LATCHKEY_KEYS_DIR", slog.String("kid", set.active), slog.Any("kids", k.ring.IDs()))
+	k.log.LogAttrs(ctx, slog.LevelInfo, "signing keys read from LATCHKEY_KEYS_DIR", slog.String("kid", set.Active), slog.Any("kids", k.ring.IDs()))
 	return nil
 }
 
-// stats are what the metrics show.
+// stats are the figures for the metrics.
 func (k *keyKeeper) stats() handlers.KeyStats {
 	if k.folder != nil {
 		s := handlers.KeyStats{FolderFaults: k.folder.faults.Load(), Retiring: len(k.ring.IDs())}

@@ -1,4 +1,4 @@
-package main
+package replica
 
 import (
 	"errors"
@@ -11,7 +11,7 @@ func TestAClosedListenerForgetsNobody(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := gracious(tcp)
+	l := acceptBeforeClose(tcp)
 	const callers = 5
 	for i := range callers {
 		c, err := net.Dial("tcp", l.Addr().String())

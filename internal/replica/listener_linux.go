@@ -1,4 +1,4 @@
-package main
+package replica
 
 import (
 	"errors"
@@ -11,35 +11,34 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// handshakeTime is how long a handshake that has begun when the listener is closed
-// may take to complete: more than a round trip to a balancer nearby, and not much more,
-// since whoever connects meanwhile is refused a second later only.
+// handshakeTime is how long a handshake that is under way when the listener closes may take to complete. It is longer
+// than a round trip to a load balancer nearby, and not much longer: a client that connects meanwhile is refused only a
+// second later.
 const handshakeTime = 5 * time.Millisecond
 
-// lastCallers is a listener whose Close loses no connection. The kernel resets the
-// connections that it has completed and nobody has accepted, with the requests on
-// them, and a balancer cannot send a login again whose connection was reset. So Close
-// has the kernel start no further connection, gives those that it is starting
-// handshakeTime, and only then closes the listener. Accept returns all of them.
-type lastCallers struct {
+// drainingListener is a listener whose Close loses no connection. When a listener closes, the kernel resets the
+// connections that are complete but not accepted, with the requests on them, and a load balancer cannot repeat a login
+// whose connection was reset. So Close tells the kernel to start no further connection, waits handshakeTime for those
+// that are starting, and only then closes the listener. Accept returns all of them.
+type drainingListener struct {
 	*net.TCPListener
 	once sync.Once
 	err  error
-	rest chan net.Conn // filled and closed by Close
+	rest chan net.Conn // accepted by Close, which also closes the channel
 }
 
-// gracious returns a listener whose Close loses no connection.
-func gracious(l net.Listener) net.Listener {
+// acceptBeforeClose returns a listener that accepts the last connections before it closes.
+func acceptBeforeClose(l net.Listener) net.Listener {
 	tcp, ok := l.(*net.TCPListener)
 	if !ok {
 		return l
 	}
-	return &lastCallers{TCPListener: tcp, rest: make(chan net.Conn, unix.SOMAXCONN)}
+	return &drainingListener{TCPListener: tcp, rest: make(chan net.Conn, unix.SOMAXCONN)}
 }
 
 // Accept waits for the next connection; after Close, it returns those that were
 // left and then net.ErrClosed.
-func (l *lastCallers) Accept() (net.Conn, error) {
+func (l *drainingListener) Accept() (net.Conn, error) {
 	c, err := l.TCPListener.Accept()
 	if !errors.Is(err, net.ErrClosed) {
 		return c, err
@@ -52,7 +51,7 @@ func (l *lastCallers) Accept() (net.Conn, error) {
 
 // Close closes the listener. A connection is lost only if its handshake took longer
 // than handshakeTime.
-func (l *lastCallers) Close() error {
+func (l *drainingListener) Close() error {
 	l.once.Do(func() {
 		defer close(l.rest)
 		var left []int
@@ -87,8 +86,8 @@ func (l *lastCallers) Close() error {
 	return l.err
 }
 
-// dropSYN has a listening socket ignore requests for new connections. Whoever sent one
-// sends it again after a second, and is then refused.
+// dropSYN makes a listening socket ignore requests for new connections. The client's kernel sends each again after a
+// second, and is then refused.
 func dropSYN(fd int) error {
 	const (
 		flags   = 13   // where a TCP header has them

@@ -1,14 +1,14 @@
-package main
+package replica
 
 import (
 	"testing"
 	"time"
 )
 
-func TestPulse(t *testing.T) {
+func TestStalls(t *testing.T) {
 	start := time.Now()
 	at := start.Add
-	p := newPulse(10 * time.Second)
+	p := newStallDetector(10 * time.Second)
 	p.beat(start)
 	for _, tt := range []struct {
 		what string
@@ -21,8 +21,8 @@ func TestPulse(t *testing.T) {
 		{"it comes", true, 4 * time.Second, false},
 		{"none for more than half the grace", false, 9*time.Second + 1, true},
 		{"the first after it", true, 30 * time.Second, true},
-		{"the next", true, 30*time.Second + afterglow/2, true},
-		{"when all that waited has been read", true, 30*time.Second + afterglow, false},
+		{"the next", true, 30*time.Second + StallAftermath/2, true},
+		{"when all that waited has been read", true, 30*time.Second + StallAftermath, false},
 	} {
 		if tt.beat {
 			p.beat(at(tt.at))

@@ -1,17 +1,20 @@
-package main
+package replica
 
 import (
+	"bytes"
 	"crypto/ed25519"
 	"crypto/x509"
 	"encoding/base64"
-	"encoding/json"
 	"encoding/pem"
+	"errors"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
+	"github.com/latchkey-auth/latchkey/internal/accesstoken"
 	"github.com/latchkey-auth/latchkey/test/redistest"
 )
 
@@ -22,21 +25,6 @@ func pemOf(t *testing.T, key ed25519.PrivateKey) []byte {
 		t.Fatal(err)
 	}
 	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
-}
-
-// signedWith returns the kid of a token.
-func signedWith(t *testing.T, token string) string {
-	t.Helper()
-	head, _, _ := strings.Cut(token, ".")
-	text, err := base64.RawURLEncoding.DecodeString(head)
-	var h struct{ Kid string }
-	if err == nil {
-		err = json.Unmarshal(text, &h)
-	}
-	if err != nil || h.Kid == "" {
-		t.Fatalf("no kid in %q: %v", text, err)
-	}
-	return h.Kid
 }
 
 func TestWhichKeyOfAFolderSigns(t *testing.T) {
@@ -77,7 +65,7 @@ func TestWhichKeyOfAFolderSigns(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			f := &keyFolder{path: dir}
+			f := &keysDir{path: dir}
 			set, err := f.read()
 			if tt.want != "a" {
 				if err == nil || !strings.Contains(err.Error(), tt.want) {
@@ -88,9 +76,9 @@ func TestWhichKeyOfAFolderSigns(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			only, err := (&keyFolder{path: writeOne(t, keys["a"])}).read()
-			if err != nil || set.active != only.active {
-				t.Errorf("%s signs, want %s (%v)", set.active, only.active, err)
+			only, err := (&keysDir{path: writeOne(t, keys["a"])}).read()
+			if err != nil || set.Active != only.Active {
+				t.Errorf("%s signs, want %s (%v)", set.Active, only.Active, err)
 			}
 			if again, err := f.read(); again != nil || err != nil {
 				t.Errorf("nothing has changed, and it was read again: %v, %v", again, err)
@@ -111,7 +99,7 @@ func TestARetiredKeyOfAFolder(t *testing.T) {
 	}
 	write("2026-01.pem", "a")
 	k := keeperOn(t, redistest.Mini(t))
-	k.folder = &keyFolder{path: dir}
+	k.folder = &keysDir{path: dir}
 	sync := func() {
 		t.Helper()
 		if err := k.sync(t.Context()); err != nil {
@@ -145,10 +133,10 @@ func TestASecretOfAFolderSignsNoStatusLists(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "k.jwk"), []byte(jwk), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := (&keyFolder{path: dir}).read(); err != nil {
+	if _, err := (&keysDir{path: dir}).read(); err != nil {
 		t.Errorf("without status lists: %v", err)
 	}
-	if _, err := (&keyFolder{path: dir, public: true}).read(); err == nil || !strings.Contains(err.Error(), "must have a public key") {
+	if _, err := (&keysDir{path: dir, public: true}).read(); err == nil || !strings.Contains(err.Error(), "must have a public key") {
 		t.Errorf("with status lists: %v", err)
 	}
 }
@@ -160,4 +148,36 @@ func writeOne(t *testing.T, text string) string {
 		t.Fatal(err)
 	}
 	return dir
+}
+
+// A replica warns of private keys that other users can read, and not of public ones.
+func TestKeyFilesThatOthersCanReadAreWarnedOf(t *testing.T) {
+	key := ed25519.NewKeyFromSeed([]byte(strings.Repeat("k", 32)))
+	old := ed25519.NewKeyFromSeed([]byte(strings.Repeat("o", 32)))
+	public, err := x509.MarshalPKIXPublicKey(key.Public())
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	for name, text := range map[string][]byte{
+		"key.pem": pemOf(t, key), "retired-old.pem": pemOf(t, old), "public.pem": pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: public}),
+	} {
+		path := filepath.Join(dir, name)
+		if err := errors.Join(os.WriteFile(path, text, 0o600), os.Chmod(path, 0o644), os.Chmod(dir, 0o755)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var logged bytes.Buffer
+	k := &keyKeeper{ring: accesstoken.NewRing(), folder: &keysDir{path: dir}, log: slog.New(slog.NewTextHandler(&logged, nil))}
+	if err := k.sync(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"key.pem", "retired-old.pem"} {
+		if !strings.Contains(logged.String(), "every user of this machine can read "+filepath.Join(dir, name)+" (mode 0644)") {
+			t.Errorf("no warning of %s:\n%s", name, &logged)
+		}
+	}
+	if strings.Contains(logged.String(), "public.pem") {
+		t.Errorf("a warning of a public key:\n%s", &logged)
+	}
 }

@@ -1,4 +1,4 @@
-package main
+package replica
 
 import (
 	"errors"
@@ -8,23 +8,23 @@ import (
 )
 
 func TestDrainingIsFinal(t *testing.T) {
-	r := &replica{}
+	r := &Replica{}
 	for _, err := range []error{nil, errBooting, nil, errDraining} {
-		r.setState(err)
-		if got := r.ready(); !errors.Is(got, err) {
+		r.setReady(err)
+		if got := r.Ready(); !errors.Is(got, err) {
 			t.Fatalf("ready() = %v, want %v", got, err)
 		}
 	}
-	r.setState(nil) // what a look at Redis found that began before
-	if !errors.Is(r.ready(), errDraining) {
+	r.setReady(nil) // what a look at Redis found that began before
+	if !errors.Is(r.Ready(), errDraining) {
 		t.Error("a replica that drains is ready again")
 	}
 }
 
 func TestAnswersOfADrainingReplicaEndTheirConnection(t *testing.T) {
-	r := &replica{}
-	r.setState(nil)
-	srv := httptest.NewServer(r.leaving(http.NotFoundHandler()))
+	r := &Replica{}
+	r.setReady(nil)
+	srv := httptest.NewServer(r.closeWhenDraining(http.NotFoundHandler()))
 	defer srv.Close()
 	ends := func() bool {
 		t.Helper()
@@ -42,7 +42,7 @@ func TestAnswersOfADrainingReplicaEndTheirConnection(t *testing.T) {
 	if ends() {
 		t.Error("before: the connection ends")
 	}
-	r.setState(errDraining)
+	r.setReady(errDraining)
 	if !ends() {
 		t.Error("the connection is kept open")
 	}

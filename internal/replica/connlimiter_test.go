@@ -1,4 +1,4 @@
-package main
+package replica
 
 import (
 	"bufio"
@@ -12,16 +12,16 @@ import (
 	"time"
 )
 
-// crowded returns a crowd of a size on a free port, a channel of what it accepts,
+// newTestLimiter returns a connLimiter of a size on a free port, a channel of what it accepts,
 // and the count of those it refused.
-func crowded(t *testing.T, limit int, refusal string) (*crowd, <-chan net.Conn, *atomic.Int64) {
+func newTestLimiter(t *testing.T, limit int, refusal string) (*connLimiter, <-chan net.Conn, *atomic.Int64) {
 	t.Helper()
 	tcp, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	var refused atomic.Int64
-	l := newCrowd(tcp, limit, refusal, func() { refused.Add(1) })
+	l := newConnLimiter(tcp, limit, refusal, func() { refused.Add(1) })
 	accepted := make(chan net.Conn, 16)
 	done := make(chan struct{})
 	go func() {
@@ -57,8 +57,8 @@ func call(t *testing.T, l net.Listener) net.Conn {
 	return c
 }
 
-func TestACrowdAnswersWhomItHasNoRoomFor(t *testing.T) {
-	l, accepted, refused := crowded(t, 1, tooMany())
+func TestAConnectionBeyondTheLimitIsRefused(t *testing.T) {
+	l, accepted, refused := newTestLimiter(t, 1, tooManyConns())
 	call(t, l)
 	first := <-accepted
 
@@ -98,8 +98,8 @@ func TestACrowdAnswersWhomItHasNoRoomFor(t *testing.T) {
 	}
 }
 
-func TestWithoutARefusalACrowdSaysNothing(t *testing.T) {
-	l, accepted, _ := crowded(t, 1, "")
+func TestWithoutARefusalNothingIsSent(t *testing.T) {
+	l, accepted, _ := newTestLimiter(t, 1, "")
 	call(t, l)
 	first := <-accepted
 	defer func() { _ = first.Close() }()
@@ -109,16 +109,16 @@ func TestWithoutARefusalACrowdSaysNothing(t *testing.T) {
 }
 
 func TestTheLongestSilentMakesRoom(t *testing.T) {
-	l, accepted, refused := crowded(t, 3, tooMany())
-	var here [3]*member
+	l, accepted, refused := newTestLimiter(t, 3, tooManyConns())
+	var here [3]*limitedConn
 	for i := range here {
 		call(t, l)
-		here[i] = (<-accepted).(*member)
+		here[i] = (<-accepted).(*limitedConn)
 		t.Cleanup(func() { _ = here[i].Close() })
 	}
 	now := time.Now()
-	here[0].stirred.Store(now.Add(-silence - time.Second).UnixNano())
-	here[1].stirred.Store(now.Add(-silence - time.Minute).UnixNano())
+	here[0].lastByte.Store(now.Add(-evictAfter - time.Second).UnixNano())
+	here[1].lastByte.Store(now.Add(-evictAfter - time.Minute).UnixNano())
 	call(t, l)
 	fourth := <-accepted
 	defer func() { _ = fourth.Close() }()
@@ -137,16 +137,16 @@ func TestTheLongestSilentMakesRoom(t *testing.T) {
 	}
 }
 
-// A full crowd evicts no connection with a request under way, however long that takes.
+// A full connLimiter evicts no connection with a request under way, however long that takes.
 func TestARequestUnderWayKeepsItsConnection(t *testing.T) {
 	tcp, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	var refused atomic.Int64
-	l := newCrowd(tcp, 1, tooMany(), func() { refused.Add(1) })
+	l := newConnLimiter(tcp, 1, tooManyConns(), func() { refused.Add(1) })
 	begun, end := make(chan struct{}, 1), make(chan struct{})
-	srv := server(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+	srv := newServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		begun <- struct{}{}
 		<-end
 		w.WriteHeader(http.StatusNoContent)
@@ -163,7 +163,7 @@ func TestARequestUnderWayKeepsItsConnection(t *testing.T) {
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		for m := range l.members {
-			m.stirred.Store(time.Now().Add(-time.Hour).UnixNano())
+			m.lastByte.Store(time.Now().Add(-time.Hour).UnixNano())
 		}
 	}
 	status := func(c net.Conn) int {
@@ -206,7 +206,7 @@ func TestARequestUnderWayKeepsItsConnection(t *testing.T) {
 }
 
 // busy tells whether a request is under way on any connection.
-func (l *crowd) busy() bool {
+func (l *connLimiter) busy() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for m := range l.members {

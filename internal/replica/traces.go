@@ -1,4 +1,4 @@
-package main
+package replica
 
 import (
 	"context"
@@ -18,13 +18,12 @@ import (
 	"github.com/latchkey-auth/latchkey/config"
 )
 
-// tracesFlush is how long the spans of the last requests may take to be sent
-// when a replica ends.
-const tracesFlush = 3 * time.Second
+// TracesFlush is how long sending the last spans may take when a replica ends.
+const TracesFlush = 3 * time.Second
 
-// newTraces returns what makes and sends spans, or nil if the settings want
-// none. It does not connect yet, and a collector that is away costs spans only.
-func newTraces(ctx context.Context, cfg *config.Config, logger *slog.Logger) (*sdktrace.TracerProvider, error) {
+// newTraces returns nil if the settings want no traces. It does not connect yet; without a collector only the spans
+// are lost.
+func newTraces(ctx context.Context, cfg *config.Config, version string, logger *slog.Logger) (*sdktrace.TracerProvider, error) {
 	if cfg.Traces != "otlp" {
 		return nil, nil
 	}
@@ -33,7 +32,7 @@ func newTraces(ctx context.Context, cfg *config.Config, logger *slog.Logger) (*s
 		return nil, fmt.Errorf("LATCHKEY_TRACES: %w", err)
 	}
 	about, err := resource.New(ctx,
-		resource.WithAttributes(semconv.ServiceName("latchkey"), semconv.ServiceVersion(buildVersion())),
+		resource.WithAttributes(semconv.ServiceName("latchkey"), semconv.ServiceVersion(version)),
 		resource.WithHost(), resource.WithTelemetrySDK(), resource.WithFromEnv())
 	if err != nil {
 		return nil, fmt.Errorf("OTEL_RESOURCE_ATTRIBUTES: %w", err)
@@ -46,10 +45,17 @@ func newTraces(ctx context.Context, cfg *config.Config, logger *slog.Logger) (*s
 		sdktrace.WithSampler(sdktrace.ParentBased(sdktrace.TraceIDRatioBased(cfg.TracesRatio)))), nil
 }
 
-// traceStore returns the [tokenstore.Options] Trace of a replica. An operation
-// has a span if the request it serves has one: what a follower asks for all day
-// is no part of any request. A span names the script, never its keys or
-// arguments, and of an error only that there was one: Redis quotes what it was sent.
+// tracerOf returns nil if there are no traces.
+func tracerOf(p *sdktrace.TracerProvider) trace.Tracer {
+	if p == nil {
+		return nil
+	}
+	return p.Tracer("github.com/latchkey-auth/latchkey")
+}
+
+// traceStore returns a function for [tokenstore.Options] Trace. An operation gets a span if the request it serves has
+// one; a follower's own operations get none. A span names the script, never its keys or arguments. Of an error it says
+// only that there was one, because Redis quotes its input in error texts.
 func traceStore(tracer trace.Tracer) func(context.Context, string) (context.Context, func(error)) {
 	return func(ctx context.Context, operation string) (context.Context, func(error)) {
 		if !trace.SpanFromContext(ctx).IsRecording() {
@@ -58,7 +64,7 @@ func traceStore(tracer trace.Tracer) func(context.Context, string) (context.Cont
 		ctx, span := tracer.Start(ctx, "redis "+operation, trace.WithSpanKind(trace.SpanKindClient),
 			trace.WithAttributes(semconv.DBSystemNameRedis, semconv.DBStoredProcedureName(operation)))
 		return ctx, func(err error) {
-			if err != nil && !errors.Is(err, context.Canceled) { // else nobody waited any more
+			if err != nil && !errors.Is(err, context.Canceled) { // the caller went away: not a failure of Redis
 				span.SetAttributes(semconv.ErrorTypeKey.String("unavailable"))
 				span.SetStatus(codes.Error, "")
 			}
@@ -67,7 +73,7 @@ func traceStore(tracer trace.Tracer) func(context.Context, string) (context.Cont
 	}
 }
 
-// tracedLog adds to each line the trace and the span in which it was written.
+// tracedLog adds the ids of the current trace and span to each line.
 type tracedLog struct{ slog.Handler }
 
 // Handle implements [slog.Handler].
