@@ -340,3 +340,36 @@ func TestCommandLines(t *testing.T) {
 		t.Errorf("only %d command lines were found", checked)
 	}
 }
+
+// Every decision has a status with a date, says its context, the decision and the
+// consequences, and is in the index once.
+func TestDecisions(t *testing.T) {
+	t.Parallel()
+	files, err := filepath.Glob("decisions/*.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	index := readPage(t, "decisions/README.md")
+	status := regexp.MustCompile(`\A# [^\n]+\n\nStatus: (?:accepted|proposed|(?:superseded by|merged into) \[[^]]+\]\([a-z0-9-]+\.md\)), 20\d\d-\d\d-\d\d[.,]`)
+	for _, file := range files {
+		name := filepath.Base(file)
+		if name == "README.md" {
+			continue
+		}
+		text := readPage(t, file)
+		if !status.MatchString(text) {
+			t.Errorf("docs/%s does not begin with a title and a line such as \"Status: accepted, 2026-12-01.\"", file)
+		}
+		for _, part := range []string{"Context", "Decision", "Consequences"} {
+			if strings.Count(text, "\n## "+part+"\n") != 1 {
+				t.Errorf("docs/%s has no section %q", file, part)
+			}
+		}
+		if n := strings.Count(index, "]("+name+")"); n != 1 {
+			t.Errorf("docs/decisions/README.md has docs/%s %d times, not once: add a line to its index", file, n)
+		}
+	}
+	if len(files) < 80 {
+		t.Errorf("%d decisions: where are the others?", len(files))
+	}
+}

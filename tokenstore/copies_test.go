@@ -199,7 +199,7 @@ func mutations() []mutation {
 				return err
 			}
 			return nil
-		}, inside: "a copy of the rotation before the last is a theft, as an old token is: see docs/decisions.md"},
+		}, inside: "a copy of the rotation before the last is a theft, as an old token is: see docs/decisions/copies-of-a-request.md"},
 		{script: "revoke", do: func(w *world) error {
 			_, err := w.Revoke(w.t.Context(), tokenstore.SessionEnd{SID: w.s.sid, UID: w.s.uid})
 			return err

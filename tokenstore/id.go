@@ -15,6 +15,9 @@ type ID [16]byte
 // idText is the length of an ID's text form: 16 bytes in base64url, unpadded.
 const idText = 22
 
+// idEncoding is made once: Strict returns a copy of the whole table.
+var idEncoding = base64.RawURLEncoding.Strict()
+
 // ErrID is returned for text that is not the canonical form of an ID.
 var ErrID = errors.New("not an id")
 
@@ -26,7 +29,7 @@ func ParseID(s string) (ID, error) {
 		return ID{}, ErrID
 	}
 	// The decoder passes over CR and LF: the length tells.
-	if n, err := base64.RawURLEncoding.Strict().Decode(id[:], []byte(s)); err != nil || n != len(id) {
+	if n, err := idEncoding.Decode(id[:], []byte(s)); err != nil || n != len(id) {
 		return ID{}, ErrID
 	}
 	return id, nil

@@ -222,7 +222,7 @@ func (s *Store) ReadLog(ctx context.Context, after map[int]uint64, limit int) (m
 	err := s.rdb.Process(ctx, cmd)
 	var news map[int][]Entry
 	if err == nil {
-		news, err = parseStreams(cmd.Val(), shards)
+		news, err = parseStreams(string(cmd.Val()), shards)
 	}
 	err = unavailable("read_log", err)
 	s.observe("read_log", time.Since(start), err)
@@ -330,17 +330,23 @@ const (
 
 // parseEntry reads one entry of a stream: its id and its field, as lua/log.lua writes them.
 func parseEntry(streamID, value string) (e Entry, ok bool) {
-	seq, rest, _ := strings.Cut(streamID, "-")
-	n, err := strconv.ParseUint(seq, 10, 64)
-	chain, line, _ := strings.Cut(value, "|")
-	if err != nil || rest != "0" || len(chain) != chainText {
+	seq, rest, isNumber := digits(streamID)
+	if !isNumber || rest != "-0" || len(value) <= chainText || value[chainText] != '|' {
 		return Entry{}, false
 	}
-	e = Entry{Seq: n, Chain: chain, line: line}
-	kind, line, _ := strings.Cut(line, "|")
+	e = Entry{Seq: seq, Chain: value[:chainText], line: value[chainText+1:]}
+	kind, line, _ := strings.Cut(e.line, "|")
 	id, line, _ := strings.Cut(line, "|")
-	until, line, _ := strings.Cut(line, "|")
-	keep, line, user := strings.Cut(line, "|")
+	until, line, isNumber := digits(line)
+	line, isNext := strings.CutPrefix(line, "|")
+	keep, line, isNumber2 := digits(line)
+	if !isNumber || !isNext || !isNumber2 {
+		return Entry{}, false
+	}
+	line, user := strings.CutPrefix(line, "|")
+	if !user && line != "" {
+		return Entry{}, false
+	}
 	switch Kind(kind) { // the constants: an entry that is kept holds on to no reply
 	case KindSession:
 		e.Kind = KindSession
@@ -349,13 +355,11 @@ func parseEntry(streamID, value string) (e Entry, ok bool) {
 	case KindUser:
 		e.Kind = KindUser
 	}
-	e.ID, err = ParseID(id)
-	till, err2 := strconv.ParseInt(until, 10, 64)
-	kept, err3 := strconv.ParseInt(keep, 10, 64)
-	if err != nil || err2 != nil || err3 != nil {
+	var err error
+	if e.ID, err = ParseID(id); err != nil {
 		return Entry{}, false
 	}
-	e.Until, e.At = time.UnixMilli(till), time.UnixMilli(till-kept)
+	e.Until, e.At = time.UnixMilli(int64(until)), time.UnixMilli(int64(until)-int64(keep)) //nolint:gosec // at most 18 digits
 	switch {
 	case (e.Kind == KindSession || e.Kind == KindKey) && !user:
 		return e, true

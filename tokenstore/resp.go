@@ -3,11 +3,13 @@ package tokenstore
 import (
 	"fmt"
 	"strconv"
+	"strings"
 )
 
-// parseStreams reads the reply to an XREAD (RESP 2 or 3), whose streams are known by name.
-func parseStreams(reply []byte, shards map[string]int) (map[int][]Entry, error) {
-	r := resp{rest: string(reply)} // entries share the text, so that none of them is copied
+// parseStreams reads the reply to an XREAD (RESP 2 or 3), whose streams are known by name. The
+// entries share the text of the reply, so that none of them is copied.
+func parseStreams(reply string, shards map[string]int) (map[int][]Entry, error) {
+	r := resp{rest: reply}
 	n, pairs := r.streams()
 	news := make(map[int][]Entry, max(0, n))
 	for range n {
@@ -21,12 +23,11 @@ func parseStreams(reply []byte, shards map[string]int) (map[int][]Entry, error) 
 		}
 		list := make([]Entry, 0, max(0, min(entries, len(r.rest))))
 		for i := 0; i < entries && r.err == nil; i++ {
-			r.array(2)
+			r.skip("*2\r\n")
 			id := r.text()
-			r.array(2)
-			name, value := r.text(), r.text()
-			e, ok := parseEntry(id, value)
-			if r.err == nil && (!ok || name != entryField) {
+			r.skip(entryHeader)
+			e, ok := parseEntry(id, r.text())
+			if r.err == nil && !ok {
 				r.err = errLog
 			}
 			list = append(list, e)
@@ -41,6 +42,9 @@ func parseStreams(reply []byte, shards map[string]int) (map[int][]Entry, error) 
 	}
 	return news, r.err
 }
+
+// entryHeader begins what an entry holds: one field, called [entryField].
+const entryHeader = "*2\r\n$1\r\n" + entryField + "\r\n"
 
 // resp reads a reply as Redis sent it. The first fault stays in err, and what is read after
 // it is empty.
@@ -111,17 +115,36 @@ func (r *resp) array(want int) int {
 	return n
 }
 
+// skip reads past text that must be there.
+func (r *resp) skip(text string) {
+	if rest, ok := strings.CutPrefix(r.rest, text); ok && r.err == nil {
+		r.rest = rest
+		return
+	}
+	r.fail()
+}
+
 // text reads a string.
 func (r *resp) text() string {
-	kind, length := r.line()
-	n, err := strconv.Atoi(length)
-	if r.err == nil && (kind != '$' || err != nil || n < 0 || n+2 > len(r.rest) || r.rest[n:n+2] != "\r\n") {
+	if r.err != nil || r.rest == "" || r.rest[0] != '$' {
 		r.fail()
-	}
-	if r.err != nil {
 		return ""
 	}
-	text := r.rest[:n]
-	r.rest = r.rest[n+2:]
-	return text
+	n, rest, ok := digits(r.rest[1:])
+	// The first comparison keeps the sum from overflowing.
+	if !ok || n > uint64(len(rest)) || n+4 > uint64(len(rest)) || rest[:2] != "\r\n" || rest[n+2:n+4] != "\r\n" {
+		r.fail()
+		return ""
+	}
+	r.rest = rest[n+4:]
+	return rest[2 : n+2]
+}
+
+// digits reads a decimal number of at most 18 digits from the beginning of s.
+func digits(s string) (n uint64, rest string, ok bool) {
+	i := 0
+	for ; i < len(s) && s[i]-'0' <= 9; i++ {
+		n = n*10 + uint64(s[i]-'0')
+	}
+	return n, s[i:], i > 0 && i <= 18
 }

@@ -46,22 +46,22 @@ func TestAReplyOfTheLogIsRead(t *testing.T) {
 	resp2 := bulk([]any{[]any{"three", three}, []any{"five", five}})
 	resp3 := "%2\r\n" + bulk("three") + bulk(three) + bulk("five") + bulk(five)
 	for name, reply := range map[string]string{"RESP 2": resp2, "RESP 3": resp3} {
-		got, err := parseStreams([]byte(reply), shards)
+		got, err := parseStreams(reply, shards)
 		if diff := cmp.Diff(want, got, cmpopts.IgnoreUnexported(Entry{})); err != nil || diff != "" {
 			t.Errorf("%s: %v\n%s", name, err, diff)
 		}
 		// Cut anywhere, or with a byte too many, it is a fault and no panic.
 		for i := range len(reply) {
-			if _, err := parseStreams([]byte(reply[:i]), shards); err == nil {
+			if _, err := parseStreams(reply[:i], shards); err == nil {
 				t.Errorf("%s: the first %d bytes are read as a whole reply", name, i)
 			}
 		}
-		if _, err := parseStreams([]byte(reply+"x"), shards); err == nil {
+		if _, err := parseStreams(reply+"x", shards); err == nil {
 			t.Errorf("%s: a byte too many", name)
 		}
 	}
 	for _, nothing := range []string{"*-1\r\n", "_\r\n", "*0\r\n"} {
-		if got, err := parseStreams([]byte(nothing), shards); err != nil || len(got) != 0 {
+		if got, err := parseStreams(nothing, shards); err != nil || len(got) != 0 {
 			t.Errorf("%q: %v, %v", nothing, got, err)
 		}
 	}
@@ -73,7 +73,7 @@ func TestAReplyThatIsNoLogIsRefused(t *testing.T) {
 		return bulk([]any{[]any{"three", []any{[]any{"7-0", []any{"v", value}}}}})
 	}
 	good := someChain + "|sid|" + someID + "|2000|1500"
-	if _, err := parseStreams([]byte(entry(good)), shards); err != nil {
+	if _, err := parseStreams(entry(good), shards); err != nil {
 		t.Fatal(err)
 	}
 	for name, reply := range map[string]string{
@@ -98,14 +98,14 @@ func TestAReplyThatIsNoLogIsRefused(t *testing.T) {
 		"no id":                entry(someChain + "|sid|x|2000|1500"),
 		"no time":              entry(someChain + "|sid|" + someID + "||1500"),
 	} {
-		if got, err := parseStreams([]byte(reply), shards); err == nil {
+		if got, err := parseStreams(reply, shards); err == nil {
 			t.Errorf("%s: %v", name, got)
 		}
 	}
 }
 
 func FuzzParseStreams(f *testing.F) {
-	f.Add([]byte("*1\r\n*2\r\n$5\r\nthree\r\n*1\r\n*2\r\n$3\r\n7-0\r\n*2\r\n$1\r\nv\r\n$3\r\nabc\r\n"))
-	f.Add([]byte("%1\r\n$5\r\nthree\r\n*0\r\n"))
-	f.Fuzz(func(_ *testing.T, reply []byte) { _, _ = parseStreams(reply, map[string]int{"three": 3}) })
+	f.Add("*1\r\n*2\r\n$5\r\nthree\r\n*1\r\n*2\r\n$3\r\n7-0\r\n*2\r\n$1\r\nv\r\n$3\r\nabc\r\n")
+	f.Add("%1\r\n$5\r\nthree\r\n*0\r\n")
+	f.Fuzz(func(_ *testing.T, reply string) { _, _ = parseStreams(reply, map[string]int{"three": 3}) })
 }
