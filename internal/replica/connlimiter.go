@@ -252,6 +252,7 @@ type callAddr struct {
 	m *limitedConn
 }
 
+// CallBegins implements [handlers.CallAddr].
 func (a callAddr) CallBegins() { a.m.answered.Store(true) }
 
 // CloseWrite is called by net/http at the end of a connection, so that the last answer arrives.

@@ -36,6 +36,7 @@ func LogWarnings(ctx context.Context, logger *slog.Logger, warnings []string) {
 // redisLog logs go-redis's messages at debug level: what they tell shows in the answers, the metrics and /readyz.
 type redisLog struct{ log *slog.Logger }
 
+// Printf implements the logger of go-redis.
 func (l redisLog) Printf(ctx context.Context, format string, v ...any) {
 	l.log.LogAttrs(ctx, slog.LevelDebug, "redis client", slog.String("message", fmt.Sprintf(format, v...)))
 }
