@@ -10,6 +10,7 @@ import (
 
 	"github.com/latchkey-auth/latchkey/config"
 	"github.com/latchkey-auth/latchkey/internal/replica"
+	"github.com/latchkey-auth/latchkey/internal/terminal"
 	"github.com/latchkey-auth/latchkey/tokenstore"
 )
 
@@ -78,7 +79,7 @@ func printFindings(cmd *cobra.Command, redis string, findings []tokenstore.Findi
 	w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
 	fmt.Fprintf(w, "redis\t\t\t%s\n", redis)
 	for _, v := range views {
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", v.Check, v.Server, v.Result, printable(v.Detail))
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", v.Check, v.Server, v.Result, terminal.Printable(v.Detail))
 	}
 	return errors.Join(w.Flush(), refused)
 }

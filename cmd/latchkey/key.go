@@ -16,6 +16,7 @@ import (
 
 	"github.com/latchkey-auth/latchkey/config"
 	"github.com/latchkey-auth/latchkey/internal/replica"
+	"github.com/latchkey-auth/latchkey/internal/terminal"
 	"github.com/latchkey-auth/latchkey/tokenstore"
 )
 
@@ -205,7 +206,7 @@ A KID that begins with - goes behind --:  latchkey key revoke --now -- -KID`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			kid := args[0]
 			if raw, err := base64.RawURLEncoding.Strict().DecodeString(kid); err != nil || len(raw) != 32 {
-				return fmt.Errorf("%s is not a key's id; list them with: latchkey key list", printable(kid))
+				return fmt.Errorf("%s is not a key's id; list them with: latchkey key list", terminal.Printable(kid))
 			}
 			return operate(cmd, func(ctx context.Context, op operator) error {
 				if err := op.revokeKey(ctx, kid, now); err != nil {

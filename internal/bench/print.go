@@ -1,4 +1,4 @@
-package main
+package bench
 
 import (
 	"encoding/json"
@@ -13,13 +13,15 @@ import (
 	"time"
 
 	"golang.org/x/term"
+
+	"github.com/latchkey-auth/latchkey/internal/terminal"
 )
 
 // progress draws how far a phase is, on a terminal alone. The caller calls what
 // it returns at the end.
-func (b *bencher) progress(name string, part func() (share, perSecond float64)) (end func()) {
-	f, ok := b.err.(*os.File)
-	if !ok || b.json || !term.IsTerminal(int(f.Fd())) || os.Getenv("TERM") == "dumb" {
+func (b *runner) progress(name string, part func() (share, perSecond float64)) (end func()) {
+	f, ok := b.Progress.(*os.File)
+	if !ok || b.JSON || !term.IsTerminal(int(f.Fd())) || os.Getenv("TERM") == "dumb" {
 		return func() {}
 	}
 	width := 40
@@ -34,7 +36,7 @@ func (b *bencher) progress(name string, part func() (share, perSecond float64)) 
 		for {
 			share, perSecond := part()
 			share = min(1, share)
-			fmt.Fprintf(f, "\r  %-8s %s %3.0f %% %5s/s ", name, bar(share, width, "·"), 100*share, short(perSecond))
+			fmt.Fprintf(f, "\r  %-8s %s %3.0f %% %5s/s ", name, bar(share, width, "·"), 100*share, terminal.Number(perSecond))
 			select {
 			case <-quit:
 				fmt.Fprint(f, "\r\x1b[K") // the table says it all
@@ -59,43 +61,45 @@ func bar(share float64, width int, fill string) string {
 }
 
 // print shows the table, the histogram and the verdict, in 80 columns.
-func (b *bencher) print(p *printer) {
-	p.line(p.dim(fmt.Sprintf("%-9s %9s %7s %9s %7s %7s %7s %7s %8s", "", "requests", "failed", "per sec", "p50", "p90", "p99", "p99.9", "max")))
+func (b *runner) print(p *terminal.Printer) {
+	p.Line(p.Dim(fmt.Sprintf("%-9s %9s %7s %9s %7s %7s %7s %7s %8s", "", "requests", "failed", "per sec", "p50", "p90", "p99", "p99.9", "max")))
 	for _, ph := range b.phases {
 		h := ph.times
 		failed := fmt.Sprintf("%7d", ph.failures())
 		if ph.failures() > 0 {
-			failed = p.red(failed)
+			failed = p.Red(failed)
 		}
-		at := func(q float64) string { return brief(time.Duration(h.ValueAtQuantile(q)) * time.Microsecond) }
-		p.line(fmt.Sprintf("%s %9d %s %9s %7s %7s %7s %7s %8s", p.bold(fmt.Sprintf("%-9s", ph.name)), h.TotalCount(), failed,
-			short(float64(h.TotalCount())/ph.took.Seconds()), at(50), at(90), at(99), at(99.9), brief(time.Duration(h.Max())*time.Microsecond)))
+		at := func(q float64) string {
+			return terminal.Duration(time.Duration(h.ValueAtQuantile(q)) * time.Microsecond)
+		}
+		p.Line(fmt.Sprintf("%s %9d %s %9s %7s %7s %7s %7s %8s", p.Bold(fmt.Sprintf("%-9s", ph.name)), h.TotalCount(), failed,
+			terminal.Number(float64(h.TotalCount())/ph.took.Seconds()), at(50), at(90), at(99), at(99.9), terminal.Duration(time.Duration(h.Max())*time.Microsecond)))
 	}
-	p.line("")
+	p.Line("")
 	b.histogram(p)
 	for _, ph := range b.phases {
 		for _, reason := range slices.Sorted(maps.Keys(ph.failed)) {
-			p.line(p.red("✗ ") + fmt.Sprintf("%s: %d failed: %s", ph.name, ph.failed[reason], reason))
+			p.Line(p.Red("✗ ") + fmt.Sprintf("%s: %d failed: %s", ph.name, ph.failed[reason], reason))
 			if ph != b.phases[0] {
 				continue
 			}
 			if lines := b.refused[reason]; len(lines) > 0 {
-				p.line("  of --users: " + lineNumbers(lines))
+				p.Line("  of --users: " + lineNumbers(lines))
 			}
 			if strings.HasPrefix(reason, "429 ") {
-				p.line("  Too many logins failed before; correct the passwords, and wait some minutes.")
+				p.Line("  Too many logins failed before; correct the passwords, and wait some minutes.")
 			}
 		}
 	}
-	verdict := fmt.Sprintf("%s logged out, and each token shown again at %s: %d accepted", plural(len(b.sessions), "session"), plural(len(b.urls), "URL"), b.accepted)
+	verdict := fmt.Sprintf("%s logged out, and each token shown again at %s: %d accepted", terminal.Plural(len(b.sessions), "session"), terminal.Plural(len(b.URLs), "URL"), b.accepted)
 	if b.unclear > 0 {
 		verdict += fmt.Sprintf(", %d not answered", b.unclear)
 	}
-	mark := p.green("✓ ")
+	mark := p.Green("✓ ")
 	if b.accepted+b.unclear > 0 || len(b.sessions) == 0 {
-		mark = p.red("✗ ")
+		mark = p.Red("✗ ")
 	}
-	p.line(mark + verdict)
+	p.Line(mark + verdict)
 }
 
 // lineNumbers names lines, a few at most.
@@ -117,7 +121,7 @@ func lineNumbers(lines []int) string {
 
 // histogram shows how the times of each phase are spread, side by side, over
 // bounds that double.
-func (b *bencher) histogram(p *printer) {
+func (b *runner) histogram(p *terminal.Printer) {
 	const columns, width = 4, 10
 	lowest, highest := int64(math.MaxInt64), int64(0)
 	for _, ph := range b.phases {
@@ -132,13 +136,13 @@ func (b *bencher) histogram(p *printer) {
 	for _, ph := range b.phases[:min(columns, len(b.phases))] {
 		title += fmt.Sprintf(" %-16s", ph.name)
 	}
-	p.line(p.dim(strings.TrimRight(title, " ")))
+	p.Line(p.Dim(strings.TrimRight(title, " ")))
 	bound := int64(1)
 	for bound < lowest {
 		bound *= 2
 	}
 	for from := int64(0); from < highest; from, bound = bound, bound*2 {
-		row := fmt.Sprintf("%8s ", brief(time.Duration(bound)*time.Microsecond))
+		row := fmt.Sprintf("%8s ", terminal.Duration(time.Duration(bound)*time.Microsecond))
 		for _, ph := range b.phases[:min(columns, len(b.phases))] {
 			var n int64
 			for _, v := range ph.times.Distribution() {
@@ -154,61 +158,25 @@ func (b *bencher) histogram(p *printer) {
 					percent = "  <1%"
 				}
 			}
-			row += " " + p.cyan(bar(share, width, " ")) + percent + " "
+			row += " " + p.Cyan(bar(share, width, " ")) + percent + " "
 		}
-		p.line(strings.TrimRight(row, " "))
+		p.Line(strings.TrimRight(row, " "))
 	}
-	p.line("")
+	p.Line("")
 }
 
-// brief is a duration in at most seven characters: 850µs, 1.2ms, 85ms, 1.2s.
-func brief(d time.Duration) string {
-	switch {
-	case d <= 0:
-		return "0"
-	case d < time.Millisecond:
-		return fmt.Sprintf("%dµs", d.Microseconds())
-	case d < 10*time.Millisecond:
-		return fmt.Sprintf("%.1fms", d.Seconds()*1000)
-	case d < time.Second:
-		return fmt.Sprintf("%.0fms", d.Seconds()*1000)
-	case d < 100*time.Second:
-		return fmt.Sprintf("%.1fs", d.Seconds())
-	}
-	return fmt.Sprintf("%.0fs", d.Seconds())
-}
-
-// short is a number in at most five characters: 0.3, 12, 1.2k, 34k, 1.2M.
-func short(v float64) string {
-	switch {
-	case v < 1000 && v == math.Trunc(v):
-		return fmt.Sprintf("%.0f", v)
-	case v < 0.05:
-		return "<0.1"
-	case v < 9.95:
-		return fmt.Sprintf("%.1f", v)
-	case v < 999.5:
-		return fmt.Sprintf("%.0f", v)
-	case v < 99_950:
-		return fmt.Sprintf("%.1fk", v/1e3)
-	case v < 999_500:
-		return fmt.Sprintf("%.0fk", v/1e3)
-	}
-	return fmt.Sprintf("%.1fM", v/1e6)
-}
-
-// benchReport is the result as JSON. Times are milliseconds.
-type benchReport struct {
+// Report is the result as JSON. Times are milliseconds.
+type Report struct {
 	URLs       []string         `json:"urls"`
 	Users      int              `json:"users"`
 	Sessions   int              `json:"sessions"`
 	Parallel   int              `json:"parallel"`
-	Operations []benchOperation `json:"operations"`
+	Operations []Operation      `json:"operations"`
 	Refused    map[string][]int `json:"refused_lines,omitempty"` // of --users, by reason
 	Logout     map[string]int   `json:"after_logout"`            // shown, accepted, unanswered
 }
 
-type benchOperation struct {
+type Operation struct {
 	Name     string             `json:"name"`
 	Requests int64              `json:"requests"` // answered as they should be
 	Failed   map[string]int64   `json:"failed"`   // by reason
@@ -217,15 +185,15 @@ type benchOperation struct {
 	Latency  map[string]float64 `json:"latency_ms"`
 }
 
-func (b *bencher) printJSON(w io.Writer) error {
-	r := benchReport{
-		URLs: b.urls, Users: len(b.users), Sessions: len(b.sessions), Parallel: b.parallel, Refused: b.refused,
+func (b *runner) printJSON(w io.Writer) error {
+	r := Report{
+		URLs: b.URLs, Users: len(b.Users), Sessions: len(b.sessions), Parallel: b.Parallel, Refused: b.refused,
 		Logout: map[string]int{"shown": b.shown, "accepted": b.accepted, "unanswered": b.unclear},
 	}
 	for _, ph := range b.phases {
 		h := ph.times
 		ms := func(us int64) float64 { return float64(us) / 1000 }
-		r.Operations = append(r.Operations, benchOperation{
+		r.Operations = append(r.Operations, Operation{
 			Name: ph.name, Requests: h.TotalCount(), Failed: ph.failed,
 			Seconds: ph.took.Seconds(), Rate: float64(h.TotalCount()) / ph.took.Seconds(),
 			Latency: map[string]float64{

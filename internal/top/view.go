@@ -1,4 +1,4 @@
-package main
+package top
 
 import (
 	"cmp"
@@ -9,14 +9,16 @@ import (
 	"strings"
 	"time"
 	"unicode/utf8"
+
+	"github.com/latchkey-auth/latchkey/internal/terminal"
 )
 
-// topView lays out what the replicas said, in 80 columns.
-type topView struct{ colour bool }
+// view lays out what the replicas said, in 80 columns.
+type view struct{ colour bool }
 
 const (
-	topWidth  = 80
-	topRoutes = 6 // at most
+	screenWidth = 80
+	maxRoutes   = 6 // at most
 )
 
 func sortedKeys[K cmp.Ordered, V any](m map[K]V) []K { return slices.Sorted(maps.Keys(m)) }
@@ -51,8 +53,8 @@ const (
 func serverError(label func(string) string) bool { return strings.HasPrefix(label("code"), "5") }
 
 // frame is what is shown at one moment, line by line.
-func (v topView) frame(before map[string]sample, now []sample) []string {
-	p := &printer{colour: v.colour}
+func (v view) frame(before map[string]sample, now []sample) []string {
+	p := &terminal.Printer{Colour: v.colour}
 	var f fleetView
 	versions := map[string]bool{}
 	ready := 0
@@ -65,12 +67,12 @@ func (v topView) frame(before map[string]sample, now []sample) []string {
 			ready += int(n.sum("latchkey_ready", all))
 		}
 	}
-	head := fmt.Sprintf("%s, %d ready", plural(len(now), "replica"), ready)
+	head := fmt.Sprintf("%s, %d ready", terminal.Plural(len(now), "replica"), ready)
 	if ready < len(now) {
-		head = p.red(head)
+		head = p.Red(head)
 	}
 	lines := []string{
-		p.bold("latchkey top") + "  " + head + "  " + p.dim(strings.Join(sortedKeys(versions), " ")+"  "+time.Now().Format("15:04:05")+"  figures are per second"),
+		p.Bold("latchkey top") + "  " + head + "  " + p.Dim(strings.Join(sortedKeys(versions), " ")+"  "+time.Now().Format("15:04:05")+"  figures are per second"),
 		"",
 	}
 	lines = append(lines, v.summary(p, f)...)
@@ -81,17 +83,17 @@ func (v topView) frame(before map[string]sample, now []sample) []string {
 }
 
 // figure is a name and what it is worth, both lit up when it is bad.
-func figure(p *printer, name, value string, bad bool) string {
+func figure(p *terminal.Printer, name, value string, bad bool) string {
 	if bad {
-		return p.red(name + " " + value)
+		return p.Red(name + " " + value)
 	}
-	return p.dim(name) + " " + value
+	return p.Dim(name) + " " + value
 }
 
 // summary is the fleet as a whole: one line for each thing that can go wrong.
-func (v topView) summary(p *printer, f fleetView) []string {
+func (v view) summary(p *terminal.Printer, f fleetView) []string {
 	line := func(title string, figures ...string) string {
-		return p.bold(fmt.Sprintf("%-9s", title)) + " " + strings.Join(figures, "  ")
+		return p.Bold(fmt.Sprintf("%-9s", title)) + " " + strings.Join(figures, "  ")
 	}
 	count := func(name, outcome string) float64 { return f.rate(name, is("outcome", outcome)) }
 	requests, errors := f.rate(mRequests, all), f.rate(mRequests, serverError)
@@ -113,43 +115,43 @@ func (v topView) summary(p *printer, f fleetView) []string {
 	rollback := count("latchkey_refreshes_total", "rollback")
 	unconfirmed := f.rate(mConfirm, is("outcome", "unavailable"))
 	return []string{
-		line("requests", figure(p, "all", short(requests), false), figure(p, "5xx", share(errors, requests), errors > 0.001*requests && errors > 0),
+		line("requests", figure(p, "all", terminal.Number(requests), false), figure(p, "5xx", share(errors, requests), errors > 0.001*requests && errors > 0),
 			figure(p, "verify p99", seconds(verify), verify > 0.05), figure(p, "cached", v.hits(f), false)),
-		line("logouts", figure(p, "all", short(f.rate("latchkey_logouts_total", all)), false), figure(p, "confirmed p99", seconds(logout), logout > 0.5),
-			figure(p, "lag p99", seconds(f.quantile(.99, mLag, all)), f.quantile(.99, mLag, all) > 0.25), figure(p, "unconfirmed", short(unconfirmed), unconfirmed > 0)),
-		line("refreshes", figure(p, "rotated", short(count("latchkey_refreshes_total", "rotated")), false),
-			figure(p, "same", short(count("latchkey_refreshes_total", "same")), false), figure(p, "reuse", short(reuse), reuse > 0),
-			figure(p, "rollback", short(rollback), rollback > 0), figure(p, "refused", short(refused), false)),
-		line("logins", figure(p, "ok", short(count("latchkey_logins_total", "ok")), false),
-			figure(p, "failed", short(count("latchkey_logins_total", "failed")), false),
-			figure(p, "throttled", short(count("latchkey_logins_total", "throttled")), false)),
-		line("redis", figure(p, "calls", short(calls), false), figure(p, "p99", seconds(f.quantile(.99, mStore, all)), f.quantile(.99, mStore, all) > 0.1),
-			figure(p, "unavailable", share(lost, calls), lost > 0), figure(p, "pool timeouts", short(f.rate("latchkey_redis_pool_timeouts_total", all)), f.rate("latchkey_redis_pool_timeouts_total", all) > 0)),
-		line("log", figure(p, "followers", short(members), false), figure(p, "not applied", short(behind), behind > 1000),
-			figure(p, "replaced", short(gaps), gaps > 0), figure(p, "put back", short(restored), restored > 0)),
+		line("logouts", figure(p, "all", terminal.Number(f.rate("latchkey_logouts_total", all)), false), figure(p, "confirmed p99", seconds(logout), logout > 0.5),
+			figure(p, "lag p99", seconds(f.quantile(.99, mLag, all)), f.quantile(.99, mLag, all) > 0.25), figure(p, "unconfirmed", terminal.Number(unconfirmed), unconfirmed > 0)),
+		line("refreshes", figure(p, "rotated", terminal.Number(count("latchkey_refreshes_total", "rotated")), false),
+			figure(p, "same", terminal.Number(count("latchkey_refreshes_total", "same")), false), figure(p, "reuse", terminal.Number(reuse), reuse > 0),
+			figure(p, "rollback", terminal.Number(rollback), rollback > 0), figure(p, "refused", terminal.Number(refused), false)),
+		line("logins", figure(p, "ok", terminal.Number(count("latchkey_logins_total", "ok")), false),
+			figure(p, "failed", terminal.Number(count("latchkey_logins_total", "failed")), false),
+			figure(p, "throttled", terminal.Number(count("latchkey_logins_total", "throttled")), false)),
+		line("redis", figure(p, "calls", terminal.Number(calls), false), figure(p, "p99", seconds(f.quantile(.99, mStore, all)), f.quantile(.99, mStore, all) > 0.1),
+			figure(p, "unavailable", share(lost, calls), lost > 0), figure(p, "pool timeouts", terminal.Number(f.rate("latchkey_redis_pool_timeouts_total", all)), f.rate("latchkey_redis_pool_timeouts_total", all) > 0)),
+		line("log", figure(p, "followers", terminal.Number(members), false), figure(p, "not applied", terminal.Number(behind), behind > 1000),
+			figure(p, "replaced", terminal.Number(gaps), gaps > 0), figure(p, "put back", terminal.Number(restored), restored > 0)),
 	}
 }
 
 // hits is the share of checks that found a token verified before.
-func (v topView) hits(f fleetView) string {
+func (v view) hits(f fleetView) string {
 	hits := f.rate("latchkey_edge_cache_hits_total", all)
 	return share(hits, hits+f.rate("latchkey_edge_cache_misses_total", all))
 }
 
 // replicas is one line for each.
-func (v topView) replicas(p *printer, before map[string]sample, now []sample) []string {
-	lines := []string{p.dim(fmt.Sprintf("%-21s %-7s %6s %6s %6s %6s %6s %7s %6s", "replica", "state", "req/s", "p99", "lease", "shards", "denied", "queue", "cpu"))}
+func (v view) replicas(p *terminal.Printer, before map[string]sample, now []sample) []string {
+	lines := []string{p.Dim(fmt.Sprintf("%-21s %-7s %6s %6s %6s %6s %6s %7s %6s", "replica", "state", "req/s", "p99", "lease", "shards", "denied", "queue", "cpu"))}
 	for _, n := range now {
 		name := fmt.Sprintf("%-21s", elided(n.addr, 21))
 		if n.err != nil {
-			lines = append(lines, name+" "+p.red(elided("down: "+n.err.Error(), topWidth-22)))
+			lines = append(lines, name+" "+p.Red(elided("down: "+n.err.Error(), screenWidth-22)))
 			continue
 		}
 		i := interval{before[n.addr], n}
 		one := fleetView{i}
-		state := p.green(fmt.Sprintf("%-7s", "ready"))
+		state := p.Green(fmt.Sprintf("%-7s", "ready"))
 		if n.sum("latchkey_ready", all) == 0 {
-			state = p.red(fmt.Sprintf("%-7s", "unready"))
+			state = p.Red(fmt.Sprintf("%-7s", "unready"))
 		}
 		lease, leased := "strict", fmt.Sprintf("%6s", "–")
 		if n.families["latchkey_edge_shards"] != nil {
@@ -157,23 +159,23 @@ func (v topView) replicas(p *printer, before map[string]sample, now []sample) []
 			has, of := n.sum("latchkey_edge_shards_leased", all), n.sum("latchkey_edge_shards", all)
 			leased = fmt.Sprintf("%6s", fmt.Sprintf("%.0f/%.0f", has, of))
 			if has < of {
-				leased = p.red(leased)
+				leased = p.Red(leased)
 			}
 		}
 		queued, capacity := n.sum("latchkey_password_queue_depth", all), n.sum("latchkey_password_capacity", all)
 		queue := fmt.Sprintf("%7s", fmt.Sprintf("%.0f/%.0f", queued, capacity))
 		if queued > capacity/2 {
-			queue = p.red(queue)
+			queue = p.Red(queue)
 		}
-		lines = append(lines, fmt.Sprintf("%s %s %6s %6s %6s %s %6s %s %5.0f%%", name, state, short(i.rate(mRequests, all)),
-			seconds(one.quantile(.99, mDuration, all)), lease, leased, short(n.sum("latchkey_edge_denied", all)), queue,
+		lines = append(lines, fmt.Sprintf("%s %s %6s %6s %6s %s %6s %s %5.0f%%", name, state, terminal.Number(i.rate(mRequests, all)),
+			seconds(one.quantile(.99, mDuration, all)), lease, leased, terminal.Number(n.sum("latchkey_edge_denied", all)), queue,
 			100*i.rate("process_cpu_seconds_total", all)))
 	}
 	return lines
 }
 
 // routes are those that are asked for most.
-func (v topView) routes(p *printer, f fleetView) []string {
+func (v view) routes(p *terminal.Printer, f fleetView) []string {
 	rates := map[string]float64{}
 	for _, i := range f {
 		for _, r := range i.now.values(mRequests, "route") {
@@ -184,16 +186,16 @@ func (v topView) routes(p *printer, f fleetView) []string {
 		rates[r] = f.rate(mRequests, is("route", r))
 	}
 	names := slices.SortedFunc(maps.Keys(rates), func(a, b string) int { return cmp.Or(cmp.Compare(rates[b], rates[a]), cmp.Compare(a, b)) })
-	lines := []string{p.dim(fmt.Sprintf("%-36s %8s %8s %8s %8s %7s", "route", "req/s", "p50", "p99", "4xx", "5xx"))}
-	for _, r := range names[:min(len(names), topRoutes)] {
+	lines := []string{p.Dim(fmt.Sprintf("%-36s %8s %8s %8s %8s %7s", "route", "req/s", "p50", "p99", "4xx", "5xx"))}
+	for _, r := range names[:min(len(names), maxRoutes)] {
 		of := func(class string) float64 {
 			return f.rate(mRequests, func(l func(string) string) bool { return l("route") == r && strings.HasPrefix(l("code"), class) })
 		}
 		bad := fmt.Sprintf("%7s", share(of("5"), rates[r]))
 		if of("5") > 0 {
-			bad = p.red(bad)
+			bad = p.Red(bad)
 		}
-		lines = append(lines, fmt.Sprintf("%-36s %8s %8s %8s %8s %s", elided(r, 36), short(rates[r]),
+		lines = append(lines, fmt.Sprintf("%-36s %8s %8s %8s %8s %s", elided(r, 36), terminal.Number(rates[r]),
 			seconds(f.quantile(.5, mDuration, is("route", r))), seconds(f.quantile(.99, mDuration, is("route", r))), share(of("4"), rates[r]), bad))
 	}
 	return lines
@@ -204,7 +206,7 @@ func seconds(s float64) string {
 	if math.IsNaN(s) {
 		return "–"
 	}
-	return brief(time.Duration(s * float64(time.Second)))
+	return terminal.Duration(time.Duration(s * float64(time.Second)))
 }
 
 // share is a part of a whole as a percentage, or – of nothing.

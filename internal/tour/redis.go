@@ -1,4 +1,4 @@
-package main
+package tour
 
 import (
 	"fmt"
@@ -6,11 +6,11 @@ import (
 	"github.com/alicebob/miniredis/v2"
 )
 
-// startDevRedis starts the embedded Redis of `latchkey dev` on a free port of
+// startRedis starts the embedded Redis of `latchkey dev` on a free port of
 // the loopback interface. It runs in this process, keeps nothing on disk and
 // ends with Close. It is for looking at, not for measuring: every command walks
 // over the keys to see which have expired.
-func startDevRedis() (*miniredis.Miniredis, error) {
+func startRedis() (*miniredis.Miniredis, error) {
 	m := miniredis.NewMiniRedis()
 	// By default its TTLs stand still until a test moves them. Here they run by
 	// the clock that TIME tells, so that tokens and sessions end when they should.

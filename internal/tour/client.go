@@ -1,4 +1,4 @@
-package main
+package tour
 
 import (
 	"context"
@@ -11,9 +11,9 @@ import (
 	"strings"
 )
 
-// tourCall is one request of the tour: what is sent, and what curl is told to send
+// call is one request of the tour: what is sent, and what curl is told to send
 // the same. Both come from here, so that they cannot differ.
-type tourCall struct {
+type call struct {
 	at     int // which replica
 	method string
 	path   string
@@ -25,7 +25,7 @@ type tourCall struct {
 }
 
 // curl is the command for a call to a base URL.
-func (c tourCall) curl(base string) string {
+func (c call) curl(base string) string {
 	args := []string{"curl -s"}
 	if c.method != http.MethodGet && len(c.form) == 0 {
 		args = append(args, "-X "+c.method)
@@ -46,7 +46,7 @@ func (c tourCall) curl(base string) string {
 }
 
 // shell is the step as commands for a shell, each one or more lines.
-func (t *tour) shell(s tourStep) []string {
+func (t *tour) shell(s step) []string {
 	var lines []string
 	switch {
 	case len(s.calls) == 0:
@@ -81,8 +81,8 @@ func (t *tour) shell(s tourStep) []string {
 }
 
 // everywhere is a call to every replica.
-func (t *tour) everywhere(c tourCall) []tourCall {
-	calls := make([]tourCall, len(t.replicas))
+func (t *tour) everywhere(c call) []call {
+	calls := make([]call, len(t.replicas))
 	for i := range calls {
 		calls[i] = c
 		calls[i].at = i
@@ -93,8 +93,8 @@ func (t *tour) everywhere(c tourCall) []tourCall {
 // nth is the replica that plays a part, counted from 0.
 func (t *tour) nth(i int) int { return i % len(t.replicas) }
 
-// tourRequest is a call made ready to send.
-type tourRequest struct {
+// request is a call made ready to send.
+type request struct {
 	method, url string
 	form        url.Values
 	token       string
@@ -104,8 +104,8 @@ type tourRequest struct {
 
 // request prepares a call. As with curl, what comes back goes to the jar to
 // keep, which starts as a copy of the jar sent.
-func (t *tour) request(c tourCall) (tourRequest, error) {
-	r := tourRequest{method: c.method, url: t.replicas[c.at] + c.path}
+func (t *tour) request(c call) (request, error) {
+	r := request{method: c.method, url: t.replicas[c.at] + c.path}
 	if len(c.form) > 0 {
 		r.form = url.Values{}
 		for _, f := range c.form {
@@ -158,8 +158,8 @@ func (t *tour) refreshToken(jar string) string {
 	return ""
 }
 
-// tourAnswer is what a replica said.
-type tourAnswer struct {
+// answer is what a replica said.
+type answer struct {
 	err    error
 	status int
 	body   []byte
@@ -172,15 +172,15 @@ type tourAnswer struct {
 }
 
 // send makes a request over HTTP.
-func (t *tour) send(ctx context.Context, r tourRequest) tourAnswer {
-	a := tourAnswer{sent: r.sent}
+func (t *tour) send(ctx context.Context, r request) answer {
+	a := answer{sent: r.sent}
 	var body io.Reader
 	if r.form != nil {
 		body = strings.NewReader(r.form.Encode())
 	}
 	req, err := http.NewRequestWithContext(ctx, r.method, r.url, body)
 	if err != nil {
-		return tourAnswer{err: err}
+		return answer{err: err}
 	}
 	if r.form != nil {
 		req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
@@ -191,11 +191,11 @@ func (t *tour) send(ctx context.Context, r tourRequest) tourAnswer {
 	client := &http.Client{Transport: t.wire, Jar: r.jar}
 	resp, err := client.Do(req)
 	if err != nil {
-		return tourAnswer{err: err}
+		return answer{err: err}
 	}
 	defer resp.Body.Close()
 	if a.body, err = io.ReadAll(io.LimitReader(resp.Body, 64<<10)); err != nil {
-		return tourAnswer{err: fmt.Errorf("read the answer of %s: %w", r.url, err)}
+		return answer{err: fmt.Errorf("read the answer of %s: %w", r.url, err)}
 	}
 	a.status = resp.StatusCode
 	for _, c := range resp.Cookies() {
@@ -209,7 +209,7 @@ func (t *tour) send(ctx context.Context, r tourRequest) tourAnswer {
 }
 
 // took keeps the access token of an answer.
-func (t *tour) took(c tourCall, a tourAnswer) {
+func (t *tour) took(c call, a answer) {
 	if a.grant.AccessToken == "" {
 		return
 	}

@@ -1,4 +1,4 @@
-package main
+package bench
 
 import (
 	"cmp"
@@ -17,25 +17,27 @@ import (
 	"time"
 
 	"github.com/HdrHistogram/hdrhistogram-go"
+
+	"github.com/latchkey-auth/latchkey/internal/terminal"
 )
 
-// benchSession is one login: what a client keeps.
-type benchSession struct{ access, refresh string }
+// session is one login: what a client keeps.
+type session struct{ access, refresh string }
 
-// bencher runs the phases one after the other.
-type bencher struct {
-	benchOptions
+// runner runs the phases one after the other.
+type runner struct {
+	Options
 	client   *http.Client
-	sessions []benchSession   // without those whose login failed
+	sessions []session        // without those whose login failed
 	refused  map[string][]int // the lines of --users whose login failed, by reason
-	phases   []*benchPhase
+	phases   []*phase
 	shown    int // tokens shown again at the end
 	accepted int // of these, still accepted
 	unclear  int // of these, neither accepted nor refused
 }
 
-// benchPhase is one kind of request, and how it went.
-type benchPhase struct {
+// phase is one kind of request, and how it went.
+type phase struct {
 	name   string
 	took   time.Duration
 	mu     sync.Mutex
@@ -44,43 +46,43 @@ type benchPhase struct {
 }
 
 const (
-	benchRequestTimeout = 10 * time.Second
-	// benchLogins is how many log in at once: a password's hash takes a CPU of the
+	requestTimeout = 10 * time.Second
+	// maxLogins is how many log in at once: a password's hash takes a CPU of the
 	// server, and more logins would only wait for one, and some in vain.
-	benchLogins = 4
+	maxLogins = 4
 )
 
-func newBencher(o benchOptions) *bencher {
+func newRunner(o Options) *runner {
 	t := &http.Transport{
-		Proxy: http.ProxyFromEnvironment, MaxIdleConnsPerHost: o.parallel, DisableCompression: true,
-		TLSHandshakeTimeout: benchRequestTimeout, DialContext: (&net.Dialer{Timeout: benchRequestTimeout}).DialContext,
+		Proxy: http.ProxyFromEnvironment, MaxIdleConnsPerHost: o.Parallel, DisableCompression: true,
+		TLSHandshakeTimeout: requestTimeout, DialContext: (&net.Dialer{Timeout: requestTimeout}).DialContext,
 	}
-	return &bencher{benchOptions: o, refused: map[string][]int{}, client: &http.Client{
-		Transport: t, Timeout: benchRequestTimeout,
+	return &runner{Options: o, refused: map[string][]int{}, client: &http.Client{
+		Transport: t, Timeout: requestTimeout,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}}
 }
 
 // run loads the URLs. An error says why there is nothing to show.
-func (b *bencher) run(ctx context.Context) error {
-	first, err := b.logIn(ctx, b.urls[0], b.users[0])
+func (b *runner) run(ctx context.Context) error {
+	first, err := b.logIn(ctx, b.URLs[0], b.Users[0])
 	if err != nil && b.cutShort(ctx) != nil {
 		return b.cutShort(ctx)
 	}
 	if err != nil {
-		return fmt.Errorf("the first login, of %s at %s, did not work: %w%s", b.users[0], b.urls[0], err, throttled(err))
+		return fmt.Errorf("the first login, of %s at %s, did not work: %w%s", b.Users[0], b.URLs[0], err, throttled(err))
 	}
 	var kept sync.Mutex
-	b.phase(ctx, "log in", min(b.parallel, benchLogins), b.benchOptions.sessions, 0, func(ctx context.Context, n int) error {
-		user := b.users[n%len(b.users)]
+	b.phase(ctx, "log in", min(b.Parallel, maxLogins), b.Sessions, 0, func(ctx context.Context, n int) error {
+		user := b.Users[n%len(b.Users)]
 		s, err := b.logIn(ctx, b.at(n), user)
 		kept.Lock()
 		defer kept.Unlock()
 		switch {
 		case err == nil:
 			b.sessions = append(b.sessions, s)
-		case ctx.Err() == nil && user.line > 0:
-			b.refused[err.Error()] = append(b.refused[err.Error()], user.line)
+		case ctx.Err() == nil && user.Line > 0:
+			b.refused[err.Error()] = append(b.refused[err.Error()], user.Line)
 		}
 		return err
 	})
@@ -88,12 +90,12 @@ func (b *bencher) run(ctx context.Context) error {
 		b.refused[reason] = slices.Compact(slices.Sorted(slices.Values(lines)))
 	}
 	if ctx.Err() == nil && len(b.sessions) > 0 {
-		b.phase(ctx, "verify", b.parallel, 0, b.duration, func(ctx context.Context, n int) error {
+		b.phase(ctx, "verify", b.Parallel, 0, b.Duration, func(ctx context.Context, n int) error {
 			_, err := b.ask(ctx, http.MethodGet, b.at(n)+"/auth/verify", nil, b.sessions[n%len(b.sessions)].access, http.StatusNoContent)
 			return err
 		})
 		b.refresh(ctx)
-		b.phase(ctx, "log out", b.parallel, len(b.sessions), 0, func(ctx context.Context, n int) error {
+		b.phase(ctx, "log out", b.Parallel, len(b.sessions), 0, func(ctx context.Context, n int) error {
 			s := &b.sessions[n]
 			_, err := b.ask(ctx, http.MethodPost, b.at(n)+"/auth/logout", url.Values{"refresh_token": {s.refresh}}, s.access, http.StatusOK)
 			return err
@@ -101,33 +103,33 @@ func (b *bencher) run(ctx context.Context) error {
 		b.showAgain(ctx)
 	}
 	// The login that tried things out; what becomes of it is nobody's figure.
-	_, _ = b.ask(context.WithoutCancel(ctx), http.MethodPost, b.urls[0]+"/auth/logout", url.Values{"refresh_token": {first.refresh}}, first.access, http.StatusOK)
+	_, _ = b.ask(context.WithoutCancel(ctx), http.MethodPost, b.URLs[0]+"/auth/logout", url.Values{"refresh_token": {first.refresh}}, first.access, http.StatusOK)
 	return b.cutShort(ctx)
 }
 
 // cutShort tells why the run ended early, if it did. It goes by the clock: a socket may
 // see the deadline before the context does.
-func (b *bencher) cutShort(ctx context.Context) error {
+func (b *runner) cutShort(ctx context.Context) error {
 	end, limited := ctx.Deadline()
 	switch {
 	case errors.Is(ctx.Err(), context.Canceled):
 		return errors.New("interrupted; sessions that were logged in end by themselves, or with: latchkey session revoke")
 	case limited && !time.Now().Before(end):
-		return fmt.Errorf("--timeout %s was over before the end: take fewer --sessions, a shorter --duration, or more time", b.timeout)
+		return fmt.Errorf("--timeout %s was over before the end: take fewer --sessions, a shorter --duration, or more time", b.Timeout)
 	}
 	return nil
 }
 
 // at spreads requests over the URLs.
-func (b *bencher) at(n int) string { return b.urls[n%len(b.urls)] }
+func (b *runner) at(n int) string { return b.URLs[n%len(b.URLs)] }
 
 // phase runs a request again and again, by some clients at once: count times, or
 // else for a duration.
-func (b *bencher) phase(ctx context.Context, name string, parallel, count int, d time.Duration, request func(ctx context.Context, n int) error) {
+func (b *runner) phase(ctx context.Context, name string, parallel, count int, d time.Duration, request func(ctx context.Context, n int) error) {
 	if ctx.Err() != nil {
 		return
 	}
-	p := &benchPhase{name: name, times: hdrhistogram.New(1, benchRequestTimeout.Microseconds()*2, 3), failed: map[string]int64{}}
+	p := &phase{name: name, times: hdrhistogram.New(1, requestTimeout.Microseconds()*2, 3), failed: map[string]int64{}}
 	b.phases = append(b.phases, p)
 	began := time.Now()
 	var next, done atomic.Int64
@@ -161,12 +163,12 @@ func (b *bencher) phase(ctx context.Context, name string, parallel, count int, d
 }
 
 // refresh has each session refreshed by one client at a time, as its owner does.
-func (b *bencher) refresh(ctx context.Context) {
+func (b *runner) refresh(ctx context.Context) {
 	idle := make(chan int, len(b.sessions))
 	for i := range b.sessions {
 		idle <- i
 	}
-	b.phase(ctx, "refresh", b.parallel, 0, b.duration, func(ctx context.Context, n int) error {
+	b.phase(ctx, "refresh", b.Parallel, 0, b.Duration, func(ctx context.Context, n int) error {
 		var i int
 		select {
 		case i = <-idle:
@@ -183,11 +185,11 @@ func (b *bencher) refresh(ctx context.Context) {
 }
 
 // showAgain shows every token to every URL after its logout.
-func (b *bencher) showAgain(ctx context.Context) {
+func (b *runner) showAgain(ctx context.Context) {
 	var clients sync.WaitGroup
 	var mu sync.Mutex
 	jobs := make(chan [2]string)
-	for range b.parallel {
+	for range b.Parallel {
 		clients.Go(func() {
 			for j := range jobs {
 				status, err := b.ask(ctx, http.MethodGet, j[0]+"/auth/verify", nil, j[1], http.StatusUnauthorized)
@@ -204,7 +206,7 @@ func (b *bencher) showAgain(ctx context.Context) {
 		})
 	}
 	for _, s := range b.sessions {
-		for _, u := range b.urls {
+		for _, u := range b.URLs {
 			jobs <- [2]string{u, s.access}
 		}
 	}
@@ -212,13 +214,13 @@ func (b *bencher) showAgain(ctx context.Context) {
 	clients.Wait()
 }
 
-func (b *bencher) logIn(ctx context.Context, base string, u benchUser) (benchSession, error) {
-	return b.grant(ctx, base+"/auth/token", url.Values{"username": {u.name}, "password": {u.password}, "refresh_delivery": {"body"}})
+func (b *runner) logIn(ctx context.Context, base string, u User) (session, error) {
+	return b.grant(ctx, base+"/auth/token", url.Values{"username": {u.Name}, "password": {u.Password}, "refresh_delivery": {"body"}})
 }
 
 // grant sends a request that is answered with tokens.
-func (b *bencher) grant(ctx context.Context, target string, form url.Values) (benchSession, error) {
-	var s benchSession
+func (b *runner) grant(ctx context.Context, target string, form url.Values) (session, error) {
+	var s session
 	body, _, err := b.send(ctx, http.MethodPost, target, form, "", http.StatusOK)
 	if err != nil {
 		return s, err
@@ -230,17 +232,17 @@ func (b *bencher) grant(ctx context.Context, target string, form url.Values) (be
 	if err := json.Unmarshal(body, &g); err != nil || g.Access == "" || g.Refresh == "" {
 		return s, errors.New("the answer holds no tokens: is this Latchkey?")
 	}
-	return benchSession{g.Access, g.Refresh}, nil
+	return session{g.Access, g.Refresh}, nil
 }
 
-func (b *bencher) ask(ctx context.Context, method, target string, form url.Values, bearer string, want int) (int, error) {
+func (b *runner) ask(ctx context.Context, method, target string, form url.Values, bearer string, want int) (int, error) {
 	_, status, err := b.send(ctx, method, target, form, bearer, want)
 	return status, err
 }
 
 // send returns the body and the status. Any status but the one wanted is an
 // error, whose text is short and the same for the same reason.
-func (b *bencher) send(ctx context.Context, method, target string, form url.Values, bearer string, want int) ([]byte, int, error) {
+func (b *runner) send(ctx context.Context, method, target string, form url.Values, bearer string, want int) ([]byte, int, error) {
 	req, err := http.NewRequestWithContext(ctx, method, target, strings.NewReader(form.Encode()))
 	if err != nil {
 		return nil, 0, err
@@ -253,62 +255,44 @@ func (b *bencher) send(ctx context.Context, method, target string, form url.Valu
 	}
 	resp, err := b.client.Do(req)
 	if err != nil {
-		return nil, 0, withoutAddress(err)
+		return nil, 0, terminal.NetError(err)
 	}
 	defer resp.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(resp.Body, 64<<10))
 	if err != nil {
-		return nil, resp.StatusCode, withoutAddress(err)
+		return nil, resp.StatusCode, terminal.NetError(err)
 	}
 	if resp.StatusCode != want {
-		refusal := &benchRefusal{status: resp.StatusCode, retryAfter: resp.Header.Get("Retry-After")}
+		refusal := &refusal{status: resp.StatusCode, retryAfter: resp.Header.Get("Retry-After")}
 		_ = json.Unmarshal(body, refusal) // not every answer is ours
 		return nil, resp.StatusCode, refusal
 	}
 	return body, resp.StatusCode, nil
 }
 
-// benchRefusal is an answer that is not the one wanted.
-type benchRefusal struct {
+// refusal is an answer that is not the one wanted.
+type refusal struct {
 	Detail     string
 	status     int
 	retryAfter string // seconds
 }
 
-func (e *benchRefusal) Error() string {
+func (e *refusal) Error() string {
 	return strings.TrimRight(fmt.Sprintf("%d %s", e.status, e.Detail), " ")
 }
 
 // throttled says what to do about an error, if it is that too many logins failed
 // before; else it is empty.
 func throttled(err error) string {
-	var e *benchRefusal
+	var e *refusal
 	if !errors.As(err, &e) || e.status != http.StatusTooManyRequests {
 		return ""
 	}
 	return fmt.Sprintf("; too many logins of this account or from this address failed before: try again in %s s", cmp.Or(e.retryAfter, "some"))
 }
 
-// withoutAddress is a network error without its addresses and ports, which differ
-// each time.
-func withoutAddress(err error) error {
-	var op *net.OpError
-	var timeout interface{ Timeout() bool }
-	switch {
-	case errors.As(err, &timeout) && timeout.Timeout():
-		return errors.New("no answer in time")
-	case errors.As(err, &op):
-		return op.Err
-	}
-	var u *url.Error
-	if errors.As(err, &u) {
-		return u.Err
-	}
-	return err
-}
-
 // note counts one request.
-func (p *benchPhase) note(took time.Duration, err error) {
+func (p *phase) note(took time.Duration, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if err != nil {
@@ -319,7 +303,7 @@ func (p *benchPhase) note(took time.Duration, err error) {
 }
 
 // failures is how many requests of the phase failed.
-func (p *benchPhase) failures() int64 {
+func (p *phase) failures() int64 {
 	var n int64
 	for _, k := range p.failed {
 		n += k
@@ -328,7 +312,7 @@ func (p *benchPhase) failures() int64 {
 }
 
 // faults is how much of what was done is not as it should be.
-func (b *bencher) faults() int64 {
+func (b *runner) faults() int64 {
 	n := int64(b.accepted + b.unclear)
 	for _, p := range b.phases {
 		n += p.failures()

@@ -1,4 +1,4 @@
-package main
+package tour
 
 import (
 	"context"
@@ -14,13 +14,14 @@ import (
 
 	"github.com/alicebob/miniredis/v2"
 
+	"github.com/latchkey-auth/latchkey/internal/terminal"
 	"github.com/latchkey-auth/latchkey/tokenstore"
 )
 
 // tour is the walk through a session's life that `latchkey dev` prints. It is a
 // client like any other: HTTP, cookie jars, and an access token.
 type tour struct {
-	print    *printer
+	print    *terminal.Printer
 	replicas []string // base URL of each
 	admin    string   // base URL of the first one's admin listener
 	redis    *miniredis.Miniredis
@@ -33,57 +34,57 @@ type tour struct {
 	began    time.Time
 }
 
-// tourStep is one stop of the tour.
-type tourStep struct {
+// step is one stop of the tour.
+type step struct {
 	title string
 	why   string
-	calls []tourCall // several are made at once
-	want  int        // the status of every answer
-	then  string     // a shell command that a reader needs after these calls
+	calls []call // several are made at once
+	want  int    // the status of every answer
+	then  string // a shell command that a reader needs after these calls
 	// check looks at what the status does not tell, and says what was found.
-	check func(ctx context.Context, got []tourAnswer) (string, error)
+	check func(ctx context.Context, got []answer) (string, error)
 	// show prints more than the answers.
 	show func()
 }
 
 // steps is the tour. With fewer than three replicas some of them play two parts.
-func (t *tour) steps() []tourStep {
+func (t *tour) steps() []step {
 	a, b, c := t.nth(0), t.nth(1), t.nth(2)
-	return []tourStep{
+	return []step{
 		{
 			title: "Log in at replica " + replicaName(a),
 			why: "The access token is in the answer and lives 15 minutes. The refresh token is in a cookie\n" +
 				"that scripts on a page cannot read.",
-			calls: []tourCall{{
+			calls: []call{{
 				at: a, method: http.MethodPost, path: "/auth/token", keep: "jar", token: true,
-				form: [][2]string{{"username", demoUser}, {"password", demoPassword}},
+				form: [][2]string{{"username", DemoUser}, {"password", DemoPassword}},
 			}},
 			want: http.StatusOK, check: t.loggedIn,
 		},
 		{
 			title: "Show the access token to replica " + replicaName(b),
 			why:   "All replicas sign with one key, kept sealed in Redis. The one that logged you in may be gone.",
-			calls: []tourCall{{at: b, method: http.MethodGet, path: "/users/me", bearer: true}},
+			calls: []call{{at: b, method: http.MethodGet, path: "/users/me", bearer: true}},
 			want:  http.StatusOK, check: t.isDemoUser,
 		},
 		{
 			title: "Refresh at replica " + replicaName(b),
 			why: "A refresh buys an access token and, at most once in 10 seconds, a new refresh token.\n" +
 				"Whoever shows a replaced one after that is taken for a thief, and the session ends.",
-			calls: []tourCall{{at: b, method: http.MethodPost, path: "/auth/refresh", send: "jar", keep: "jar", token: true}},
+			calls: []call{{at: b, method: http.MethodPost, path: "/auth/refresh", send: "jar", keep: "jar", token: true}},
 			want:  http.StatusOK, check: t.rotated,
 		},
 		{
 			title: "Show the new access token to replica " + replicaName(c),
 			why:   "It speaks for the same session.",
-			calls: []tourCall{{at: c, method: http.MethodGet, path: "/users/me", bearer: true}},
+			calls: []call{{at: c, method: http.MethodGet, path: "/users/me", bearer: true}},
 			want:  http.StatusOK, check: t.isDemoUser,
 		},
 		{
 			title: fmt.Sprintf("Two tabs refresh at once, at replicas %s and %s", replicaName(a), replicaName(b)),
 			why: "Both send the same cookie, and one comes second. That is no theft: for 10 seconds after a\n" +
 				"refresh the new token and the one it replaced both yield the new one, at every replica.",
-			calls: []tourCall{
+			calls: []call{
 				{at: a, method: http.MethodPost, path: "/auth/refresh", send: "jar", keep: "tab1"},
 				{at: b, method: http.MethodPost, path: "/auth/refresh", send: "jar", keep: "tab2"},
 			},
@@ -94,19 +95,19 @@ func (t *tour) steps() []tourStep {
 			title: "Log out at replica " + replicaName(c),
 			why: "Only the cookie is sent. The answer comes when it is done: from here on no replica takes\n" +
 				"a token of this session, whoever holds it.",
-			calls: []tourCall{{at: c, method: http.MethodPost, path: "/auth/logout", send: "jar", keep: "jar"}},
+			calls: []call{{at: c, method: http.MethodPost, path: "/auth/logout", send: "jar", keep: "jar"}},
 			want:  http.StatusOK, check: t.loggedOut,
 		},
 		{
 			title: "Show the access token to every replica",
 			why:   "Its signature is right and it has minutes to live. It was not even sent with the logout.",
-			calls: t.everywhere(tourCall{method: http.MethodGet, path: "/users/me", bearer: true}),
+			calls: t.everywhere(call{method: http.MethodGet, path: "/users/me", bearer: true}),
 			want:  http.StatusUnauthorized, check: t.allTokensRefused,
 		},
 		{
 			title: "Show the refresh token to every replica",
 			why:   "The second tab still has its cookie, the newest there was.",
-			calls: t.everywhere(tourCall{method: http.MethodPost, path: "/auth/refresh", send: "tab2"}),
+			calls: t.everywhere(call{method: http.MethodPost, path: "/auth/refresh", send: "tab2"}),
 			want:  http.StatusUnauthorized, check: t.refreshRefused,
 		},
 		{
@@ -120,7 +121,7 @@ func (t *tour) steps() []tourStep {
 }
 
 // loggedIn checks the answer to the login.
-func (t *tour) loggedIn(_ context.Context, got []tourAnswer) (string, error) {
+func (t *tour) loggedIn(_ context.Context, got []answer) (string, error) {
 	cookie := got[0].cookie
 	if cookie == nil || !cookie.HttpOnly || cookie.MaxAge <= 0 {
 		return "", errors.New("there is no refresh_token cookie that is HttpOnly and has a Max-Age")
@@ -131,10 +132,10 @@ func (t *tour) loggedIn(_ context.Context, got []tourAnswer) (string, error) {
 	return "a session is open, on every replica at once", nil
 }
 
-func (t *tour) isDemoUser(_ context.Context, got []tourAnswer) (string, error) {
+func (t *tour) isDemoUser(_ context.Context, got []answer) (string, error) {
 	var who struct{ Username string }
-	if err := json.Unmarshal(got[0].body, &who); err != nil || who.Username != demoUser {
-		return "", fmt.Errorf("the answer does not name %s", demoUser)
+	if err := json.Unmarshal(got[0].body, &who); err != nil || who.Username != DemoUser {
+		return "", fmt.Errorf("the answer does not name %s", DemoUser)
 	}
 	if len(t.replicas) == 1 {
 		return "accepted", nil
@@ -142,7 +143,7 @@ func (t *tour) isDemoUser(_ context.Context, got []tourAnswer) (string, error) {
 	return "accepted by a replica that did not issue it", nil
 }
 
-func (t *tour) rotated(_ context.Context, got []tourAnswer) (string, error) {
+func (t *tour) rotated(_ context.Context, got []answer) (string, error) {
 	old, next := got[0].sent, got[0].cookie
 	if old == "" || next == nil || next.Value == old {
 		return "", errors.New("the refresh token was not replaced")
@@ -150,7 +151,7 @@ func (t *tour) rotated(_ context.Context, got []tourAnswer) (string, error) {
 	return fmt.Sprintf("rotated: %s is spent, %s is its successor", t.short(old), t.short(next.Value)), nil
 }
 
-func (t *tour) converged(_ context.Context, got []tourAnswer) (string, error) {
+func (t *tour) converged(_ context.Context, got []answer) (string, error) {
 	one, two := t.refreshToken("tab1"), t.refreshToken("tab2")
 	if one == "" || one != two {
 		return "", errors.New("the tabs were given different refresh tokens")
@@ -163,7 +164,7 @@ func (t *tour) converged(_ context.Context, got []tourAnswer) (string, error) {
 	return "both go on with the same refresh token, " + t.short(one), nil
 }
 
-func (t *tour) loggedOut(_ context.Context, got []tourAnswer) (string, error) {
+func (t *tour) loggedOut(_ context.Context, got []answer) (string, error) {
 	if c := got[0].cookie; c == nil || c.MaxAge >= 0 || t.refreshToken("jar") != "" {
 		return "", errors.New("the cookie was not taken back")
 	}
@@ -172,10 +173,10 @@ func (t *tour) loggedOut(_ context.Context, got []tourAnswer) (string, error) {
 
 // allTokensRefused shows the older access tokens too, those of the login, the
 // refresh and both tabs, and to the endpoint that looks at the denylist alone.
-func (t *tour) allTokensRefused(ctx context.Context, _ []tourAnswer) (string, error) {
+func (t *tour) allTokensRefused(ctx context.Context, _ []answer) (string, error) {
 	for _, token := range t.tokens {
 		for i, base := range t.replicas {
-			got := t.send(ctx, tourRequest{method: http.MethodGet, url: base + "/auth/verify", token: token})
+			got := t.send(ctx, request{method: http.MethodGet, url: base + "/auth/verify", token: token})
 			if got.err != nil {
 				return "", got.err
 			}
@@ -187,7 +188,7 @@ func (t *tour) allTokensRefused(ctx context.Context, _ []tourAnswer) (string, er
 	return fmt.Sprintf("refused at once, and so are all %d access tokens of the session", len(t.tokens)), nil
 }
 
-func (t *tour) refreshRefused(context.Context, []tourAnswer) (string, error) {
+func (t *tour) refreshRefused(context.Context, []answer) (string, error) {
 	return "refused at once: the session cannot be renewed", nil
 }
 
@@ -234,18 +235,18 @@ func (t *tour) keys() []keyState {
 
 func (t *tour) showKeys() {
 	port := t.redis.Port()
-	t.print.command("redis-cli -p " + port + " --scan --pattern 'lk:*:rt:*'")
-	t.print.command("redis-cli -p " + port + " --scan --pattern 'lk:*:deny:*'")
+	t.print.Command("redis-cli -p " + port + " --scan --pattern 'lk:*:rt:*'")
+	t.print.Command("redis-cli -p " + port + " --scan --pattern 'lk:*:deny:*'")
 	now := t.keys()
-	t.print.text(fmt.Sprintf("%-36s  %-20s  %s", "key", "before the logout", "now"))
+	t.print.Text(fmt.Sprintf("%-36s  %-20s  %s", "key", "before the logout", "now"))
 	for i, k := range now {
 		if i < len(t.before) {
-			t.print.text(fmt.Sprintf("%-36s  %-20s  %s", k.name, t.before[i], k))
+			t.print.Text(fmt.Sprintf("%-36s  %-20s  %s", k.name, t.before[i], k))
 		}
 	}
 }
 
-func (t *tour) keysEnded(context.Context, []tourAnswer) (string, error) {
+func (t *tour) keysEnded(context.Context, []answer) (string, error) {
 	now := t.keys()
 	switch {
 	case len(now) != 2 || len(t.before) != 2 || !t.before[0].there || t.before[1].there:
@@ -258,32 +259,31 @@ func (t *tour) keysEnded(context.Context, []tourAnswer) (string, error) {
 	return "nothing to refresh with, and a denial that outlives every token it names", nil
 }
 
-// take takes the tour, up to the first step that fails: those after it would
-// build on it.
-func (t *tour) take(ctx context.Context) error {
+// run makes the steps, up to the first that fails: those after it depend on it.
+func (t *tour) run(ctx context.Context) error {
 	for i, s := range t.steps() {
-		t.print.line("")
-		t.print.line(t.print.bold(fmt.Sprintf("%d  %s", i+1, s.title)))
-		t.print.text(s.why)
-		found, err := t.stop(ctx, s)
+		t.print.Line("")
+		t.print.Line(t.print.Bold(fmt.Sprintf("%d  %s", i+1, s.title)))
+		t.print.Text(s.why)
+		found, err := t.perform(ctx, s)
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
 		if err != nil {
-			t.print.text(t.print.red("✗ " + err.Error()))
+			t.print.Text(t.print.Red("✗ " + err.Error()))
 			return fmt.Errorf("step %d: %w", i+1, err)
 		}
-		t.print.text(t.print.green("✓ ") + found)
+		t.print.Text(t.print.Green("✓ ") + found)
 	}
 	return nil
 }
 
-// stop makes one step.
-func (t *tour) stop(ctx context.Context, s tourStep) (string, error) {
+// perform makes one step.
+func (t *tour) perform(ctx context.Context, s step) (string, error) {
 	for _, l := range t.shell(s) {
-		t.print.command(l)
+		t.print.Command(l)
 	}
-	got := make([]tourAnswer, len(s.calls))
+	got := make([]answer, len(s.calls))
 	var wg sync.WaitGroup
 	for i, c := range s.calls {
 		r, err := t.request(c)

@@ -1,4 +1,4 @@
-package main
+package tour
 
 import (
 	"net/http"
@@ -60,7 +60,7 @@ func TestTourJars(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	receive := func(c tourCall, value string) {
+	receive := func(c call, value string) {
 		t.Helper()
 		r, err := tr.request(c)
 		if err != nil {
@@ -68,15 +68,15 @@ func TestTourJars(t *testing.T) {
 		}
 		r.jar.SetCookies(at, []*http.Cookie{{Name: "refresh_token", Value: value, Path: "/auth"}})
 	}
-	receive(tourCall{keep: "jar"}, "first")
-	receive(tourCall{send: "jar", keep: "tab1"}, "second")
-	receive(tourCall{send: "tab1"}, "third")
+	receive(call{keep: "jar"}, "first")
+	receive(call{send: "jar", keep: "tab1"}, "second")
+	receive(call{send: "tab1"}, "third")
 	for jar, want := range map[string]string{"jar": "first", "tab1": "second", "none": ""} {
 		if got := tr.refreshToken(jar); got != want {
 			t.Errorf("%s: got %q, want %q", jar, got, want)
 		}
 	}
-	receive(tourCall{send: "jar", keep: "jar"}, "fourth")
+	receive(call{send: "jar", keep: "jar"}, "fourth")
 	if got := tr.refreshToken("jar"); got != "fourth" {
 		t.Errorf("jar, sent and kept: got %q", got)
 	}

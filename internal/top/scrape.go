@@ -1,4 +1,4 @@
-package main
+package top
 
 import (
 	"context"
@@ -13,6 +13,8 @@ import (
 	dto "github.com/prometheus/client_model/go"
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
+
+	"github.com/latchkey-auth/latchkey/internal/terminal"
 )
 
 const (
@@ -67,7 +69,7 @@ func (s *scraper) read(ctx context.Context, target string) (map[string]*dto.Metr
 	}
 	resp, err := s.client.Do(req)
 	if err != nil {
-		return nil, withoutAddress(err)
+		return nil, terminal.NetError(err)
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
