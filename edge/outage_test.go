@@ -10,7 +10,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
-	"github.com/latchkey-auth/latchkey/test/zero"
+	"github.com/latchkey-auth/latchkey/test/chaos"
 	"github.com/latchkey-auth/latchkey/tokenstore"
 )
 
@@ -254,17 +254,17 @@ func TestAMissingGuardShowsInTheHistory(t *testing.T) {
 			for i := range nodes {
 				nodes[i] = newNode(t, server.URL(), ring, nodeOptions{lease: 300 * time.Millisecond}).ready().leased()
 			}
-			h := zero.NewHistory()
+			h := chaos.NewHistory()
 			ask := func(number int, s session) {
 				for i, n := range nodes {
-					c := zero.Check{Session: number, Replica: i, Asked: h.Now()}
+					c := chaos.Check{Session: number, Replica: i, Asked: h.Now()}
 					err := n.verify(s)
 					c.AnsweredAt = h.Now()
 					switch {
 					case err == nil:
-						c.Answer = zero.Accepted
+						c.Answer = chaos.Accepted
 					case errors.Is(err, ErrRevoked):
-						c.Answer = zero.Refused
+						c.Answer = chaos.Refused
 					}
 					h.Checked(c)
 				}
@@ -278,7 +278,7 @@ func TestAMissingGuardShowsInTheHistory(t *testing.T) {
 				defer tt.cut(nodes[2])()
 			}
 			for i, s := range list {
-				l := zero.Logout{Session: i, Asked: h.Now()}
+				l := chaos.Logout{Session: i, Asked: h.Now()}
 				var err error
 				if tt.unconfirmed {
 					_, err = nodes[0].store.Revoke(t.Context(), tokenstore.SessionEnd{SID: s.sid, UID: s.uid})

@@ -142,11 +142,6 @@ func (r *Replica) watch(metrics *handlers.Metrics, verifier *edge.Verifier) {
 // Store is the replica's token store.
 func (r *Replica) Store() *tokenstore.Store { return r.store }
 
-// MaxHashingThreads is how many threads hash passwords at the same time.
-func (r *Replica) MaxHashingThreads() int {
-	return r.passwords.Workers() * int(r.cfg.PasswordParallelism)
-}
-
 // Addr is where the API listens.
 func (r *Replica) Addr() string { return r.apiListener.Addr().String() }
 

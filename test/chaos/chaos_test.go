@@ -3,7 +3,6 @@
 package chaos
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -18,7 +17,6 @@ import (
 
 	"github.com/latchkey-auth/latchkey/test/redistest"
 	"github.com/latchkey-auth/latchkey/test/stacktest"
-	"github.com/latchkey-auth/latchkey/test/zero"
 )
 
 const (
@@ -41,8 +39,6 @@ const (
 	// lease, and the answer to what was asked within it.
 	forgetting = 2 * time.Second
 )
-
-func setting(name, standard string) string { return cmp.Or(os.Getenv(name), standard) }
 
 // plan is one run: everything but what the machine decides.
 type plan struct {
@@ -114,8 +110,6 @@ func (p plan) run(t *testing.T) (broken []string) {
 	working.Wait()
 	return d.judge()
 }
-
-func seeded(a, b uint64) *rand.Rand { return rand.New(rand.NewPCG(a, b)) } //nolint:gosec // seeded on purpose
 
 // driver makes faults.
 type driver struct {
@@ -544,7 +538,7 @@ func (d *driver) causes() {
 	for _, s := range d.load.logins {
 		unsound := false // data may have been lost before the theft was shown: to a Redis that does not know the session it is none
 		end := func(gone span, confirmed bool, cause string) {
-			d.load.history.LoggedOut(zero.Logout{Session: s.number, Asked: gone.from, AnsweredAt: gone.to, Confirmed: confirmed, Cause: cause})
+			d.load.history.LoggedOut(Logout{Session: s.number, Asked: gone.from, AnsweredAt: gone.to, Confirmed: confirmed, Cause: cause})
 			unsound = unsound || gone.from <= s.theft.to
 		}
 		for _, gone := range d.total {
@@ -639,7 +633,7 @@ func (d *driver) judge() (broken []string) {
 // lost are the sessions whose logout was undone: how long before a primary's death
 // it had been answered, for those that this explains, and until how long after the
 // answer they were accepted.
-func (d *driver) lost(v zero.Verdict) (sessions []int, before, stays []time.Duration) {
+func (d *driver) lost(v Verdict) (sessions []int, before, stays []time.Duration) {
 	for _, l := range v.Lost {
 		if l.Cause != "" {
 			continue
@@ -659,6 +653,3 @@ func median(list []time.Duration) time.Duration {
 	sorted := slices.Sorted(slices.Values(list))
 	return sorted[len(sorted)/2]
 }
-
-// wait lets time pass: here it is what is tested.
-func wait(d time.Duration) { <-time.After(d) }

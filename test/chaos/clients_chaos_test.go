@@ -16,14 +16,11 @@ import (
 	"strings"
 	"sync"
 	"time"
-
-	"github.com/latchkey-auth/latchkey/test/zero"
 )
 
 const (
 	password = "correct horse battery staple"
 	grace    = 15 * time.Second // LATCHKEY_REFRESH_GRACE
-	hearing  = 10 * time.Second // for which an answer is waited for: longer than any pause
 	atOnce   = 3                // sessions of one user
 	resting  = 15 * time.Second // for a login and a logout once all is well, on a busy machine
 	theft    = "a theft that was shown"
@@ -60,7 +57,7 @@ func (s span) overlaps(other span) bool { return s.from <= other.to && other.fro
 
 // load is what clients do to the service.
 type load struct {
-	history *zero.History
+	history *History
 	http    *http.Client
 	addrs   []string // of the replicas
 
@@ -73,7 +70,7 @@ type load struct {
 
 func newLoad(addrs []string) *load {
 	return &load{
-		history: zero.NewHistory(), addrs: addrs, counts: map[string]int{},
+		history: NewHistory(), addrs: addrs, counts: map[string]int{},
 		http: &http.Client{Timeout: hearing, Transport: &http.Transport{MaxIdleConnsPerHost: 64}},
 	}
 }
@@ -142,20 +139,20 @@ func (l *load) odd(what string) {
 }
 
 // said is what a status says of a token.
-func said(status int) zero.Answer {
+func said(status int) Answer {
 	switch status {
 	case 200, 204:
-		return zero.Accepted
+		return Accepted
 	case 401:
-		return zero.Refused
+		return Refused
 	}
-	return zero.Silent
+	return Silent
 }
 
 // verify asks a replica whether it accepts a session's access token.
-func (l *load) verify(replica int, s *login) zero.Answer {
+func (l *load) verify(replica int, s *login) Answer {
 	a := l.ask(replica, "GET", "/auth/verify", s.access, "", nil)
-	l.history.Checked(zero.Check{Session: s.number, Replica: replica, Asked: a.from, AnsweredAt: a.to, Answer: said(a.status)})
+	l.history.Checked(Check{Session: s.number, Replica: replica, Asked: a.from, AnsweredAt: a.to, Answer: said(a.status)})
 	return said(a.status)
 }
 
@@ -182,7 +179,7 @@ func (l *load) show(replica int, s *login, generation int) answer {
 }
 
 func (l *load) shown(replica int, s *login, generation int, a answer) {
-	l.history.Checked(zero.Check{
+	l.history.Checked(Check{
 		Session: s.number, Replica: replica, Asked: a.from, AnsweredAt: a.to, Answer: said(a.status), Generation: generation, Successor: nameOf(a.refresh),
 		Kept: a.refresh == s.refresh[generation-1],
 	})
@@ -239,7 +236,7 @@ func (u *user) act(ctx context.Context) {
 	s := u.alive[u.rng.IntN(len(u.alive))]
 	switch n := u.rng.IntN(100); {
 	case n < 35:
-		if u.verify(u.somewhere(), s) == zero.Refused {
+		if u.verify(u.somewhere(), s) == Refused {
 			u.bury(s)
 		}
 	case n < 60:
@@ -302,7 +299,7 @@ func (u *user) renew(s *login) {
 			s.rests = max(s.rests, a.to+time.Second)
 		}
 		switch said(a.status) {
-		case zero.Accepted:
+		case Accepted:
 			answered = true
 			if len(s.refresh) == generation {
 				s.access = a.access
@@ -310,12 +307,12 @@ func (u *user) renew(s *login) {
 					s.refresh = append(s.refresh, a.refresh)
 				}
 			}
-		case zero.Refused:
+		case Refused:
 			refused = true
 			if s.refused.to == 0 || a.from < s.refused.from {
 				s.refused = a.span
 			}
-		case zero.Silent:
+		case Silent:
 			unheard = append(unheard, a.span)
 		}
 	}
@@ -353,7 +350,7 @@ func (u *user) logout(ctx context.Context, s *login) {
 	u.bury(s)
 	for ctx.Err() == nil {
 		a := u.ask(u.somewhere(), "POST", "/auth/logout", s.access, s.refresh[len(s.refresh)-1], url.Values{})
-		u.history.LoggedOut(zero.Logout{Session: s.number, Asked: a.from, AnsweredAt: a.to, Confirmed: a.status == 200})
+		u.history.LoggedOut(Logout{Session: s.number, Asked: a.from, AnsweredAt: a.to, Confirmed: a.status == 200})
 		if a.status == 200 {
 			u.everywhere(s)
 			return
@@ -374,7 +371,7 @@ func (u *user) logoutAll(ctx context.Context, s *login) {
 		if other == s && except {
 			continue
 		}
-		u.history.LoggedOut(zero.Logout{Session: other.number, Asked: a.from, AnsweredAt: a.to, Confirmed: a.status == 200})
+		u.history.LoggedOut(Logout{Session: other.number, Asked: a.from, AnsweredAt: a.to, Confirmed: a.status == 200})
 		switch a.status {
 		case 200:
 			u.bury(other)
@@ -402,7 +399,7 @@ func (u *user) steal(s *login) {
 		s.theft = a.span
 		u.everywhere(s)
 	} else {
-		u.history.LoggedOut(zero.Logout{Session: s.number, Asked: a.from, AnsweredAt: a.to, Cause: theft})
+		u.history.LoggedOut(Logout{Session: s.number, Asked: a.from, AnsweredAt: a.to, Cause: theft})
 	}
 }
 
@@ -458,7 +455,7 @@ func (u *user) again() {
 	u.bury(s)
 	for {
 		a := u.ask(u.somewhere(), "POST", "/auth/logout", s.access, s.refresh[0], url.Values{})
-		u.history.LoggedOut(zero.Logout{Session: s.number, Asked: a.from, AnsweredAt: a.to, Confirmed: a.status == 200})
+		u.history.LoggedOut(Logout{Session: s.number, Asked: a.from, AnsweredAt: a.to, Confirmed: a.status == 200})
 		switch {
 		case a.status == 200:
 			u.everywhere(s)

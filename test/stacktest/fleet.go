@@ -40,15 +40,21 @@ func NewFleetOf(t testing.TB, bin string, n int, settings ...string) *Fleet {
 	t.Helper()
 	f := &Fleet{bin: bin, env: append([]string{"HOME=" + t.TempDir()}, settings...)}
 	for range n {
-		f.Replicas = append(f.Replicas, &Replica{
-			Addr: net.JoinHostPort("127.0.0.1", FreePort(t)), Admin: net.JoinHostPort("127.0.0.1", FreePort(t)),
-		})
-		f.Start(t, len(f.Replicas)-1)
+		f.Add(t)
 	}
 	for _, r := range f.Replicas {
 		r.AwaitReady(t)
 	}
 	return f
+}
+
+// Add starts one more replica, and does not wait until it is ready.
+func (f *Fleet) Add(t testing.TB) *Replica {
+	t.Helper()
+	r := &Replica{Addr: net.JoinHostPort("127.0.0.1", FreePort(t)), Admin: net.JoinHostPort("127.0.0.1", FreePort(t))}
+	f.Replicas = append(f.Replicas, r)
+	f.Start(t, len(f.Replicas)-1)
+	return r
 }
 
 // Start starts a replica that has ended, or never was, at its addresses.

@@ -1,4 +1,4 @@
-package zero
+package chaos
 
 import (
 	"cmp"
