@@ -3,10 +3,8 @@ package main
 import (
 	"context"
 	"log/slog"
-	"math"
 	"os"
 	"runtime"
-	"runtime/debug"
 
 	"github.com/spf13/cobra"
 
@@ -28,7 +26,7 @@ the replica: what needs Redis is answered 503 until Redis is back.`,
 				return err
 			}
 			logger := newLogger(cfg, cmd.ErrOrStderr())
-			collectLess()
+			tuneCollector()
 			warn(cmd.Context(), logger, cfg.Warnings())
 			r, err := newReplica(cmd.Context(), cfg, logger)
 			if err != nil {
@@ -54,14 +52,5 @@ func addHashingThreads(hashes int) {
 func warn(ctx context.Context, logger *slog.Logger, warnings []string) {
 	for _, w := range warnings {
 		logger.LogAttrs(ctx, slog.LevelWarn, w)
-	}
-}
-
-// collectLess lets the heap grow to five times what is live before it is
-// collected, where GOMEMLIMIT bounds it: near the limit the collector works as
-// often as it must. GOGC has the last word.
-func collectLess() {
-	if os.Getenv("GOGC") == "" && debug.SetMemoryLimit(-1) != math.MaxInt64 {
-		debug.SetGCPercent(400)
 	}
 }
