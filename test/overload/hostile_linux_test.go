@@ -110,7 +110,7 @@ func TestHostileConnections(t *testing.T) {
 		attackers.Go(func() {
 			defer open.Add(-1)
 			defer func() { _ = c.Close() }()
-			_ = c.SetDeadline(begun.Add(5 * time.Minute)) // of the test, not of the replica
+			_ = c.SetDeadline(begun.Add(2 * time.Minute)) // of the test, not of the replica
 			way(c)
 			_, err := io.Copy(io.Discard, c)
 			if timeout := net.Error(nil); errors.As(err, &timeout) && timeout.Timeout() {
