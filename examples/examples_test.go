@@ -41,7 +41,7 @@ func TestNginx(t *testing.T) {
 
 	bin, dir := stacktest.Installed(t, "nginx", "nginx-light"), t.TempDir()
 	for _, name := range []string{"latchkey_headers.conf", "latchkey_question.conf"} {
-		stacktest.Configured(t, dir, filepath.Join("../deploy/proxies", name))
+		stacktest.Configured(t, dir, filepath.Join("..", "deploy", "proxies", name))
 	}
 	places := "http {\n\taccess_log off;\n" // where Debian's package would have it write
 	for _, name := range []string{"client_body", "proxy", "fastcgi", "uwsgi", "scgi"} {

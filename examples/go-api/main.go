@@ -8,7 +8,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"log"
+	"log/slog"
 	"net/http"
 	"os"
 	"os/signal"
@@ -20,14 +20,16 @@ import (
 )
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	if err := run(ctx); err != nil {
-		log.Fatal(err)
+	if err := run(context.Background()); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
 	}
 }
 
 func run(ctx context.Context) error {
+	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
+	defer stop()
+
 	addr := flag.String("addr", "127.0.0.1:3000", "where to listen")
 	latchkey := flag.String("latchkey", "http://localhost:8080", "where Latchkey is")
 	issuer := flag.String("issuer", "", "Latchkey's LATCHKEY_ISSUER; empty: the value of -latchkey")
@@ -79,7 +81,7 @@ func run(ctx context.Context) error {
 		defer cancel()
 		_ = server.Shutdown(shutdown)
 	}()
-	log.Printf("listening on http://%s", *addr)
+	slog.Info("listening", "url", "http://"+*addr)
 	if err := server.ListenAndServe(); !errors.Is(err, http.ErrServerClosed) {
 		return err
 	}

@@ -5,8 +5,9 @@ package main
 import (
 	"flag"
 	"fmt"
-	"log"
+	"log/slog"
 	"net/http"
+	"os"
 	"time"
 )
 
@@ -14,8 +15,11 @@ func main() {
 	addr := flag.String("addr", "127.0.0.1:3000", "where to listen")
 	flag.Parse()
 	server := &http.Server{Addr: *addr, Handler: http.HandlerFunc(answer), ReadHeaderTimeout: 5 * time.Second}
-	log.Printf("listening on http://%s", *addr)
-	log.Fatal(server.ListenAndServe())
+	slog.Info("listening", "url", "http://"+*addr)
+	if err := server.ListenAndServe(); err != nil {
+		slog.Error("cannot serve", "error", err)
+		os.Exit(1)
+	}
 }
 
 func answer(w http.ResponseWriter, r *http.Request) {
