@@ -16,8 +16,10 @@ IMAGE   ?= latchkey:$(VERSION)
 TAGS    := nomsgpack,grpcnotrace
 LOGOUTS_FOR ?= 5m
 OVERLOAD_FOR ?= 60s
+FLOORS_ROUNDS ?= 5
 LEAK_FOR ?= 10m
 LOAD_FOR ?= 60s
+FLOORS_ROUNDS ?= 5
 CHAOS_FOR ?= 10m
 CHAOS_TOPOLOGY ?= sentinel
 CHAOS_SHORT_SEED ?= 1
@@ -126,9 +128,9 @@ fmt: $(TOOLS)/built ## rewrite every Go file in gofumpt's format
 bench: bench-floors ## all benchmarks, with allocations, after the table of ratios
 	go test -run '^$$' -bench . -skip 'Floors|MillionSessions|Scaling|Load|Scenarios|WrongService' -benchmem -timeout 30m ./...
 
-bench-floors: test-needs ## Latchkey against bare Gin, Redis and the textbook handler, as ratios
-	@need=; command -v wrk >/dev/null || need=' wrk'; $(call install,make bench-floors)
-	go test ./handlers -run '^$$' -bench Floors -benchtime 1x -timeout 10m
+bench-floors: test-needs build ## the program beside bare Gin and other servers; rewrites docs/benchmarks.md (FLOORS_ROUNDS, FLOORS_ONLY)
+	LATCHKEY='$(CURDIR)/bin/latchkey' FLOORS_ROUNDS='$(FLOORS_ROUNDS)' FLOORS_ONLY='$(FLOORS_ONLY)' \
+		go test ./test/floors -run '^$$' -bench '^BenchmarkFloors$$' -benchtime 1x -timeout 30m
 
 bench-memory: test-needs ## bytes of Redis memory per session, at a million sessions
 	go test ./tokenstore -run '^$$' -bench BenchmarkMillionSessions -benchtime 1x -timeout 30m
@@ -187,7 +189,7 @@ tidy-check: ## fail when go.mod or go.sum is not tidy
 	go mod tidy -diff
 	go -C test/clients mod tidy -diff
 
-# The tests start redis-server, nginx, haproxy and prometheus themselves, and run the commands of the pages, which use
+# The tests start redis-server, nginx, haproxy, prometheus and wrk themselves, and run the commands of the pages, which use
 # curl and openssl; the race detector needs a C compiler.
 test-needs: ## install what the tests start and run, or name it
 	@need=; PATH="$$PATH:/usr/sbin:/usr/local/sbin"; \
@@ -195,6 +197,7 @@ test-needs: ## install what the tests start and run, or name it
 	command -v nginx >/dev/null || need="$$need nginx-light"; \
 	command -v haproxy >/dev/null || need="$$need haproxy"; \
 	command -v promtool >/dev/null || need="$$need prometheus"; \
+	command -v wrk >/dev/null || need="$$need wrk"; \
 	command -v curl >/dev/null || need="$$need curl"; \
 	command -v openssl >/dev/null || need="$$need openssl"; \
 	command -v "$$(go env CC)" >/dev/null || need="$$need gcc libc6-dev"; \
