@@ -20,6 +20,7 @@ import (
 
 	"github.com/latchkey-auth/latchkey/config"
 	"github.com/latchkey-auth/latchkey/internal/credential"
+	"github.com/latchkey-auth/latchkey/internal/replica"
 	"github.com/latchkey-auth/latchkey/test/redistest"
 	"github.com/latchkey-auth/latchkey/test/stacktest"
 	"github.com/latchkey-auth/latchkey/tokenstore"
@@ -70,6 +71,7 @@ func start(t *testing.T, bin, redisURL string, settings ...string) (*process, <-
 		"LATCHKEY_SECRET=" + testSecret, "LATCHKEY_REDIS_URL=" + redisURL, "LATCHKEY_ADDR=127.0.0.1:0",
 		"LATCHKEY_ADMIN_ADDR=127.0.0.1:0", "LATCHKEY_COOKIE_SECURE=false", "HOME=" + t.TempDir(),
 		"LATCHKEY_REDIS_TIMEOUT=5s", "LATCHKEY_PASSWORD_WAIT=30s", // a busy machine is not an outage
+		"LATCHKEY_PASSWORD_MEMORY=7168", "LATCHKEY_PASSWORD_ITERATIONS=1", // hashes are not in question
 	}, settings...)
 	stderr, err := p.cmd.StderrPipe()
 	if err != nil {
@@ -182,7 +184,7 @@ func account(t *testing.T, redisURL string, others ...string) {
 	cfg := config.Dev()
 	cfg.RedisURL = config.RedisURL(redisURL)
 	cfg.RedisTimeout = 5 * time.Second // a busy machine is not an outage
-	rdb, store, err := openStore(cfg, storeObserver{})
+	rdb, store, err := replica.OpenStore(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
