@@ -402,3 +402,23 @@ func TestPictureOfTheTour(t *testing.T) {
 		}
 	}
 }
+
+// section is what stands between two comments of a page.
+func section(t testing.TB, page, name string) string {
+	t.Helper()
+	_, after, ok := strings.Cut(page, "<!-- "+name+":begin -->\n")
+	text, _, ended := strings.Cut(after, "<!-- "+name+":end -->")
+	if !ok || !ended {
+		t.Fatalf("no section %s", name)
+	}
+	return text
+}
+
+func readPage(t testing.TB, path string) string {
+	t.Helper()
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
