@@ -42,11 +42,17 @@ install = [ -n "$$need" ] || exit 0; \
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 
-test: test-needs $(CADDY) ## all tests, with the race detector, on real Redis and proxies
-	CADDY='$(CURDIR)/$(CADDY)' go test -race -tags $(TAGS) -count=1 -parallel 8 -timeout 15m ./...
-	@# Where one goroutine works for long, the race detector has nothing to find and costs eight times the CPU.
-	go test ./tokenstore -run '^TestACopyChangesNothing$$' -count=1 -timeout 10m
-	go test ./edge -run 'TestSimulation' -count=1 -timeout 10m -schedules 10000
+# What only starts processes has no goroutines of the program to watch. Files named
+# _norace_test.go hold tests that take long in one goroutine. Both run without the race
+# detector, which would cost up to eight times as much CPU.
+STARTS = $(shell go list ./... | grep -E '/(deploy|docs|test)(/|$$)')
+ALONE  = $(shell find . -name '*_norace_test.go')
+
+test: test-needs $(CADDY) ## all tests, with the race detector where goroutines meet, on real Redis and proxies
+	go test -race -tags $(TAGS) -count=1 -parallel 8 -timeout 20m $(filter-out $(STARTS),$(shell go list ./...))
+	CADDY='$(CURDIR)/$(CADDY)' go test -tags $(TAGS) -count=1 -p 4 -parallel 8 -timeout 20m $(STARTS)
+	go test -tags $(TAGS) -count=1 -parallel 8 -timeout 20m $(sort $(dir $(ALONE))) \
+		-run "^($$(sed -n 's/^func \(Test[A-Za-z0-9]*\)(.*/\1/p' $(ALONE) | paste -sd '|'))$$"
 
 # The linters vet what has changed, and go test the rest.
 # Since the last commit that others have, or of all commits if there is none.
@@ -74,7 +80,7 @@ clients: test-needs ## OAuth libraries of others, unchanged, against the program
 
 # Without the race detector, which finds nothing in one goroutine a schedule and costs eight times as much.
 simulate: ## 100,000 schedules of the protocol, with faults, in virtual time
-	go test ./edge -run 'TestSimulation' -v -count=1 -timeout 20m
+	go test ./edge -run 'TestSimulation' -v -count=1 -timeout 20m -schedules 100000
 
 # One target after the other, in one worker each. What is found
 # is kept under testdata/fuzz of its package, and every later test runs it.
