@@ -40,12 +40,10 @@ func operate(cmd *cobra.Command, do func(context.Context, operator) error) (err 
 	}
 	replica.NewLogger(cfg, cmd.ErrOrStderr()) // which also takes the Redis client's messages
 	op := operator{cfg: cfg, parallel: maxParallel}
-	if cfg.RedisPoolSize > 0 {
-		op.parallel = min(op.parallel, cfg.RedisPoolSize)
-	} else {
-		cfg.RedisPoolSize = maxParallel
+	if n := cfg.RedisURL.PoolSize(); n > 0 {
+		op.parallel = min(op.parallel, n)
 	}
-	rdb, store, err := replica.OpenStore(cfg)
+	rdb, store, err := replica.OpenStore(cfg, maxParallel)
 	if err != nil {
 		return err
 	}
@@ -78,7 +76,7 @@ func (op operator) newPassword(ctx context.Context, cmd *cobra.Command, username
 		return "", err
 	}
 	hasher, err := credential.NewHasher(credential.Options{
-		MemoryKiB: op.cfg.PasswordMemory, Iterations: op.cfg.PasswordIterations, Parallelism: op.cfg.PasswordParallelism, Workers: 1,
+		MemoryKiB: op.cfg.PasswordMemory, Iterations: op.cfg.PasswordIterations, Workers: 1,
 	})
 	if err != nil {
 		return "", err
