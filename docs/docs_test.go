@@ -401,6 +401,26 @@ func TestPictureOfTheTour(t *testing.T) {
 	}
 }
 
+// section is what stands between two comments of a page.
+func section(t testing.TB, page, name string) string {
+	t.Helper()
+	_, after, ok := strings.Cut(page, "<!-- "+name+":begin -->\n")
+	text, _, ended := strings.Cut(after, "<!-- "+name+":end -->")
+	if !ok || !ended {
+		t.Fatalf("no section %s", name)
+	}
+	return text
+}
+
+func readPage(t testing.TB, path string) string {
+	t.Helper()
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
 // Lines of prose end at 100 columns, so that a page is read in any window and a change of
 // one is read in a diff. Tables and blocks of code cannot be broken.
 func TestLinesAreShort(t *testing.T) {

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"net/http"
 	"net/netip"
 	"slices"
 	"strings"
@@ -78,7 +77,7 @@ func (a *api) login(c *gin.Context) error {
 	if attempt.Device == "" {
 		answer.DeviceToken = a.rememberDevice(c, req)
 	}
-	c.JSON(http.StatusOK, answer)
+	answer.send(c)
 	return nil
 }
 

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"log/slog"
 	"mime"
-	"net/http"
 	"slices"
 	"strings"
 
@@ -94,7 +93,7 @@ func (a *api) clientCredentials(c *gin.Context, p params) error {
 		return err
 	}
 	a.note(c, EventClientToken, slog.String("client_id", client.ID), slog.String("sid", sid.String()))
-	c.JSON(http.StatusOK, answer)
+	answer.send(c)
 	return nil
 }
 
@@ -140,7 +139,7 @@ func (a *api) refreshGrant(c *gin.Context, p params) error {
 	if err != nil {
 		return err
 	}
-	c.JSON(http.StatusOK, answer)
+	answer.send(c)
 	return nil
 }
 
