@@ -190,9 +190,7 @@ func newReplica(ctx context.Context, cfg *config.Config, logger *slog.Logger) (*
 	}
 	r := &replica{cfg: cfg, log: logger, rdb: rdb, traces: traces, audit: audit, store: store, preflight: look, keys: keys, follower: follower, feed: feed, pulse: alive, passwords: passwords}
 	if cfg.ExtAuthzAddr != "" {
-		if r.extAuthz, err = handlers.NewExtAuthz(dependencies); err != nil {
-			return nil, err
-		}
+		r.extAuthz = api.ExtAuthz()
 	}
 	r.setState(errStarting)
 	state := handlers.ReplicaState{Ready: r.ready, Pool: store.PoolStats, PasswordWorkers: passwords.Workers(), PasswordQueue: cfg.PasswordQueue}
