@@ -158,6 +158,11 @@ load-all: test-needs $(K6) ## every other k6 scenario for some seconds, on the s
 dev: ## three replicas on an embedded Redis, with a printed tour
 	go run ./cmd/latchkey dev
 
+.PHONY: tour-svg
+tour-svg: ## rewrite docs/tour.svg, the picture of the tour, from the tour's output
+	go run ./cmd/latchkey dev --exit --addr 127.0.0.1:0 >bin/tour.txt
+	go run ./internal/toursvg <bin/tour.txt >bin/tour.svg && mv bin/tour.svg docs/tour.svg
+
 build: ## the static binary, bin/latchkey
 	CGO_ENABLED=0 go build -tags $(TAGS) -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/latchkey ./cmd/latchkey
 

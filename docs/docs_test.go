@@ -6,6 +6,7 @@ package docs_test
 
 import (
 	"fmt"
+	"html"
 	"io/fs"
 	"maps"
 	"os"
@@ -207,15 +208,15 @@ func TestTargetsNamed(t *testing.T) {
 	}
 }
 
-// Every make target that `make help` lists is in README's table.
+// Every make target that `make help` lists is in CONTRIBUTING's table.
 func TestTargetsListed(t *testing.T) {
 	t.Parallel()
-	_, development, _ := strings.Cut(readPage(t, "../README.md"), "\n## Development\n")
+	_, targets, _ := strings.Cut(readPage(t, "../CONTRIBUTING.md"), "\n## Targets\n")
 	var listed int
 	for _, m := range regexp.MustCompile(`(?m)^([a-z-]+):.*## `).FindAllStringSubmatch(readPage(t, "../Makefile"), -1) {
 		listed++
-		if m[1] != "help" && !strings.Contains(development, "`make "+m[1]+"`") {
-			t.Errorf("README.md: make %s is not in the table", m[1])
+		if m[1] != "help" && !strings.Contains(targets, "`make "+m[1]+"`") {
+			t.Errorf("CONTRIBUTING.md: make %s is not in the table", m[1])
 		}
 	}
 	if listed < 30 {
@@ -223,10 +224,10 @@ func TestTargetsListed(t *testing.T) {
 	}
 }
 
-// README's layout has every folder of the repository, and those of internal one by one.
+// CONTRIBUTING's layout has every folder of the repository, and those of internal one by one.
 func TestLayoutNamesFolders(t *testing.T) {
 	t.Parallel()
-	_, layout, _ := strings.Cut(readPage(t, "../README.md"), "\n## Layout\n")
+	_, layout, _ := strings.Cut(readPage(t, "../CONTRIBUTING.md"), "\n## Layout\n")
 	layout, _, _ = strings.Cut(layout, "\n## ")
 	for _, within := range []string{"", "internal/"} {
 		entries, err := os.ReadDir("../" + within)
@@ -239,7 +240,7 @@ func TestLayoutNamesFolders(t *testing.T) {
 				continue
 			}
 			if !strings.Contains(layout, "\n"+within+name+"/") {
-				t.Errorf("README.md: %s%s is not in the layout", within, name)
+				t.Errorf("CONTRIBUTING.md: %s%s is not in the layout", within, name)
 			}
 		}
 	}
@@ -371,5 +372,33 @@ func TestDecisions(t *testing.T) {
 	}
 	if len(files) < 80 {
 		t.Errorf("%d decisions: where are the others?", len(files))
+	}
+}
+
+// README is read in five minutes, the table of settings aside.
+func TestReadmeIsShort(t *testing.T) {
+	t.Parallel()
+	text := readPage(t, "../README.md")
+	before, settings, _ := strings.Cut(text, "<!-- config:begin -->")
+	_, after, _ := strings.Cut(settings, "<!-- config:end -->")
+	const most = 1200
+	if n := len(strings.Fields(before + after)); n > most {
+		t.Errorf("README.md has %d words; at most %d, so that it is read: move something into docs", n, most)
+	}
+}
+
+// The picture of the tour in README shows the steps that the tour has.
+func TestPictureOfTheTour(t *testing.T) {
+	t.Parallel()
+	picture := html.UnescapeString(readPage(t, "tour.svg"))
+	tour := stacktest.Run(t, nil, "", latchkey(t), "dev", "--exit", "--addr", "127.0.0.1:0")
+	steps := regexp.MustCompile(`(?m)^\d+  \S.*$|^   ✓ [^0-9_…\n]+$`).FindAllString(tour, -1)
+	if len(steps) < 12 {
+		t.Fatalf("the tour has %d lines to look for:\n%s", len(steps), tour)
+	}
+	for _, step := range steps {
+		if !strings.Contains(picture, step) {
+			t.Errorf("docs/tour.svg lacks %q: run make tour-svg", step)
+		}
 	}
 }

@@ -129,7 +129,7 @@ func (w *world) run(t *testing.T, script string) string {
 	p := stacktest.Launch(t, w.env, "setsid", "--wait", "/bin/bash", "-euo", "pipefail", "-c", end+"cd "+w.dir+"\n"+w.ports.Replace(script))
 	select {
 	case <-p.Done():
-	case <-time.After(2 * time.Minute):
+	case <-time.After(10 * time.Minute):
 		t.Fatal("the commands do not end")
 	}
 	if code := p.ExitCode(); code != 0 {

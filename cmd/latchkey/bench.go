@@ -1,8 +1,6 @@
 package main
 
 import (
-	"cmp"
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -14,21 +12,22 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
-	"github.com/latchkey-auth/latchkey/tokenstore"
+	"github.com/latchkey-auth/latchkey/internal/bench"
+	"github.com/latchkey-auth/latchkey/internal/terminal"
+	"github.com/latchkey-auth/latchkey/internal/tour"
 )
 
-// benchOptions are the flags of `latchkey bench`.
+// benchOptions are the flags and arguments of `latchkey bench`.
 type benchOptions struct {
 	urls     []string // none: replicas of our own, on an embedded Redis
 	username string
-	file     string      // of users, or "-"
-	users    []benchUser // who log in; sessions go round among them
-	sessions int         // 0: one of each user of the file, else 100
+	file     string       // of users, or "-"
+	users    []bench.User // who log in; sessions go round among them
+	sessions int          // 0: one of each user of the file, else 100
 	parallel int
 	duration time.Duration // of checks, and of refreshes
 	timeout  time.Duration // of everything
 	json     bool
-	out, err io.Writer
 }
 
 func newBench() *cobra.Command {
@@ -56,14 +55,14 @@ new refresh token once in LATCHKEY_REFRESH_GRACE; its other refreshes write noth
 Redis, and with few sessions those are most.`,
 		Args: cobra.ArbitraryArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			o.urls, o.out, o.err = args, cmd.OutOrStdout(), cmd.ErrOrStderr()
+			o.urls = args
 			if err := o.check(); err != nil {
 				return err
 			}
 			if err := o.findUsers(cmd); err != nil {
 				return err
 			}
-			return runBench(cmd.Context(), o)
+			return o.run(cmd)
 		},
 	}
 	refusePasswordFlag(cmd)
@@ -109,57 +108,28 @@ func (o *benchOptions) check() error {
 // askPassword asks for the password of an account that exists.
 func askPassword(cmd *cobra.Command, username string) (string, error) {
 	if f, ok := cmd.InOrStdin().(*os.File); ok && term.IsTerminal(int(f.Fd())) {
-		return readHidden(cmd.Context(), f, cmd.ErrOrStderr(), "Password of "+printable(username)+": ")
+		return readHidden(cmd.Context(), f, cmd.ErrOrStderr(), "Password of "+terminal.Printable(username)+": ")
 	}
 	return readPassword(cmd, username)
 }
 
-// runBench is the command. A request that failed, or a token that was accepted
-// after its logout, is an [exitError]: both have been shown.
-func runBench(ctx context.Context, o benchOptions) (err error) {
-	what := strings.Join(o.urls, ", ")
-	var store *tokenstore.Store // where the users have yet to be made
+// run starts replicas if there is no URL, and loads them.
+func (o *benchOptions) run(cmd *cobra.Command) (err error) {
+	b := bench.Options{
+		URLs: o.urls, Title: strings.Join(o.urls, ", "), Users: o.users, Sessions: o.sessions, Parallel: o.parallel,
+		Duration: o.duration, Timeout: o.timeout, JSON: o.json, Out: cmd.OutOrStdout(), Progress: cmd.ErrOrStderr(),
+	}
 	if len(o.urls) == 0 {
-		f, startErr := startFleet(ctx, devOptions{addr: "127.0.0.1:0", replicas: 3, log: io.Discard})
+		f, startErr := tour.Start(cmd.Context(), tour.Options{Addr: "127.0.0.1:0", Replicas: 3, Log: io.Discard, Version: buildVersion()})
 		if startErr != nil {
 			return startErr
 		}
-		defer func() { err = errors.Join(err, f.close()) }()
-		for _, r := range f.replicas {
-			o.urls = append(o.urls, "http://"+r.addr())
-		}
+		defer func() { err = errors.Join(err, f.Close()) }()
+		b.URLs, b.Title = f.URLs(), "three replicas in this process, on an embedded Redis"
+		b.Store, b.HashOf = f.Store(), tour.DemoUser
 		for n := range o.sessions {
-			o.users = append(o.users, benchUser{name: fmt.Sprintf("bench-%d", n), password: demoPassword})
-		}
-		store = f.replicas[0].store
-		what = "three replicas in this process, on an embedded Redis"
-	}
-	b := newBencher(o)
-	defer b.client.CloseIdleConnections()
-	p := &printer{w: o.out, colour: isTerminal(o.out)}
-	if !o.json {
-		p.line(p.bold("latchkey bench") + "  " + what)
-		p.line(p.dim(fmt.Sprintf("%s of %s, %s, %s of checks and of refreshes",
-			plural(o.sessions, "session"), plural(len(o.users), "user"), plural(o.parallel, "client"), o.duration)))
-		p.line("")
-	}
-	ctx, cancel := context.WithTimeout(ctx, o.timeout) // the replicas that were started live longer
-	defer cancel()
-	if store != nil {
-		if err := b.makeUsers(ctx, store); err != nil {
-			return cmp.Or(b.cutShort(ctx), err)
+			b.Users = append(b.Users, bench.User{Name: fmt.Sprintf("bench-%d", n), Password: tour.DemoPassword})
 		}
 	}
-	if err := b.run(ctx); err != nil {
-		return err
-	}
-	if o.json {
-		err = b.printJSON(o.out)
-	} else {
-		b.print(p)
-	}
-	if err == nil && b.faults() > 0 {
-		return &exitError{}
-	}
-	return err
+	return shown(bench.Run(cmd.Context(), b), bench.ErrFaults)
 }

@@ -18,6 +18,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/latchkey-auth/latchkey/internal/bench"
 	"github.com/latchkey-auth/latchkey/test/redistest"
 )
 
@@ -39,7 +40,7 @@ func TestBenchOnRunningReplicas(t *testing.T) {
 	if err != nil {
 		t.Fatal(err, out)
 	}
-	var r benchReport
+	var r bench.Report
 	if err := json.Unmarshal([]byte(out), &r); err != nil {
 		t.Fatal(err)
 	}
@@ -92,7 +93,7 @@ func TestBenchLogsManyUsersIn(t *testing.T) {
 			if err != nil {
 				t.Fatal(err, out)
 			}
-			var r benchReport
+			var r bench.Report
 			if err := json.Unmarshal([]byte(out), &r); err != nil {
 				t.Fatal(err)
 			}
@@ -120,8 +121,8 @@ func TestBenchNamesTheLinesThatFail(t *testing.T) {
 	for n := range 12 {
 		lines += fmt.Sprintf("nobody-%d:canary:%d\n", n, n)
 	}
-	bench := []string{"bench", p.api, "--users", "-", "--parallel", "1", "--duration", "100ms"}
-	out, errs, err := inProcess(t, lines, append(bench, "--sessions", "26")...)
+	args := []string{"bench", p.api, "--users", "-", "--parallel", "1", "--duration", "100ms"}
+	out, errs, err := inProcess(t, lines, append(args, "--sessions", "26")...)
 	var quiet *exitError
 	if !errors.As(err, &quiet) {
 		t.Error(err)
@@ -136,7 +137,7 @@ func TestBenchNamesTheLinesThatFail(t *testing.T) {
 		}
 	}
 	narrow(t, out)
-	again, _, err := inProcess(t, lines[len("johndoe:secret\n\n"):], bench...)
+	again, _, err := inProcess(t, lines[len("johndoe:secret\n\n"):], args...)
 	if want := regexp.MustCompile(`of nobody-0 \(line 1\) at .*: 429 Too many failed attempts; .* try again in \d+ s$`); !want.MatchString(errorText(err)) {
 		t.Errorf("the second time: %v", err)
 	}
@@ -254,7 +255,7 @@ func TestBenchCountsFailures(t *testing.T) {
 		}
 	}
 	out, _, _ = inProcess(t, "good: p: \nbad:p\nfine:p\n", "bench", overloaded.URL, "--users", "-", "--sessions", "5", "--duration", "100ms", "--json")
-	var r benchReport
+	var r bench.Report
 	if err := json.Unmarshal([]byte(out), &r); err != nil {
 		t.Fatal(err, out)
 	}
@@ -314,45 +315,9 @@ func TestBenchSaysWhatIsWrong(t *testing.T) {
 	}
 }
 
-// lateContext is past its deadline and has not noticed yet.
-type lateContext struct{ context.Context }
-
-func (lateContext) Deadline() (time.Time, bool) { return time.Now(), true }
-
-func TestBenchGoesByTheClock(t *testing.T) {
-	t.Parallel()
-	b := newBencher(benchOptions{timeout: time.Second, parallel: 1})
-	if err := b.cutShort(lateContext{t.Context()}); err == nil || !strings.Contains(err.Error(), "--timeout 1s was over") {
-		t.Errorf("past the deadline, before the context says so: %v", err)
-	}
-	if err := b.cutShort(t.Context()); err != nil {
-		t.Errorf("without a deadline: %v", err)
-	}
-}
-
 func errorText(err error) string {
 	if err == nil {
 		return ""
 	}
 	return err.Error()
-}
-
-func TestBriefAndShort(t *testing.T) {
-	t.Parallel()
-	for d, want := range map[time.Duration]string{
-		0: "0", 850 * time.Microsecond: "850µs", 1234 * time.Microsecond: "1.2ms", 85 * time.Millisecond: "85ms",
-		1234 * time.Millisecond: "1.2s", 1234 * time.Second: "1234s",
-	} {
-		if got := brief(d); got != want {
-			t.Errorf("%v: got %s, want %s", d, got, want)
-		}
-	}
-	for v, want := range map[float64]string{0: "0", 3: "3", 0.01: "<0.1", 0.34: "0.3", 12.4: "12", 1234: "1.2k", 34_567: "34.6k", 123_456: "123k", 1_234_567: "1.2M"} {
-		if got := short(v); got != want {
-			t.Errorf("%v: got %s, want %s", v, got, want)
-		}
-	}
-	if got := bar(0.5, 3, "·"); got != "█▌·" {
-		t.Errorf("bar: %q", got)
-	}
 }

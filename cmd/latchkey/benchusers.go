@@ -7,23 +7,15 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"sync/atomic"
-	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/latchkey-auth/latchkey/internal/bench"
 	"github.com/latchkey-auth/latchkey/internal/credential"
-	"github.com/latchkey-auth/latchkey/tokenstore"
 )
 
 // maxSessions is how many sessions a bench may have, and so how many users.
 const maxSessions = 100_000
-
-// benchUser is an account that a bench logs in to.
-type benchUser struct {
-	name, password string
-	line           int // of the file that it is from, from 1; 0: it is from none
-}
 
 // findUsers reads whom to log in, if there are URLs, and settles how many sessions.
 func (o *benchOptions) findUsers(cmd *cobra.Command) (err error) {
@@ -33,7 +25,7 @@ func (o *benchOptions) findUsers(cmd *cobra.Command) (err error) {
 	case o.username != "":
 		var password string
 		password, err = askPassword(cmd, o.username)
-		o.users = []benchUser{{name: o.username, password: password}}
+		o.users = []bench.User{{Name: o.username, Password: password}}
 	}
 	switch {
 	case o.sessions > 0: // as asked
@@ -46,16 +38,8 @@ func (o *benchOptions) findUsers(cmd *cobra.Command) (err error) {
 	return err
 }
 
-// String names the user, without the password.
-func (u benchUser) String() string {
-	if u.line > 0 {
-		return fmt.Sprintf("%s (line %d)", printable(u.name), u.line)
-	}
-	return printable(u.name)
-}
-
 // readUsers reads the file of --users. No error holds what stands in it.
-func (o *benchOptions) readUsers(cmd *cobra.Command) ([]benchUser, error) {
+func (o *benchOptions) readUsers(cmd *cobra.Command) ([]bench.User, error) {
 	in, name := cmd.InOrStdin(), "standard input"
 	if o.file != "-" {
 		f, err := os.Open(o.file)
@@ -69,7 +53,7 @@ func (o *benchOptions) readUsers(cmd *cobra.Command) ([]benchUser, error) {
 	defer stop()
 	lines := make(chan numbered)
 	go readLines(ctx, in, lines)
-	var users []benchUser
+	var users []bench.User
 	seen := map[string]int{} // the line of each username
 	for {
 		var l numbered
@@ -83,7 +67,7 @@ func (o *benchOptions) readUsers(cmd *cobra.Command) ([]benchUser, error) {
 			break
 		}
 		u, err := parseBenchUser(l)
-		switch first := seen[u.name]; {
+		switch first := seen[u.Name]; {
 		case err != nil:
 		case first > 0:
 			err = fmt.Errorf("it has the username of line %d again; leave one out", first)
@@ -93,7 +77,7 @@ func (o *benchOptions) readUsers(cmd *cobra.Command) ([]benchUser, error) {
 		if err != nil {
 			return nil, fmt.Errorf("%s, line %d: %w", name, l.number, err)
 		}
-		users, seen[u.name] = append(users, u), l.number
+		users, seen[u.Name] = append(users, u), l.number
 	}
 	if len(users) == 0 {
 		return nil, fmt.Errorf("%s holds no user; write username:password, each on a line of its own", name)
@@ -103,37 +87,14 @@ func (o *benchOptions) readUsers(cmd *cobra.Command) ([]benchUser, error) {
 
 // parseBenchUser reads a line. A username with a colon cannot be written, as in
 // HTTP's Basic authentication (RFC 7617 section 2).
-func parseBenchUser(l numbered) (benchUser, error) {
+func parseBenchUser(l numbered) (bench.User, error) {
 	if l.err != nil {
-		return benchUser{}, l.err
+		return bench.User{}, l.err
 	}
 	name, password, found := bytes.Cut(l.text, []byte(":"))
 	if !found {
-		return benchUser{}, errors.New("there is no colon in it; write username:password")
+		return bench.User{}, errors.New("there is no colon in it; write username:password")
 	}
-	u := benchUser{name: string(name), password: string(password), line: l.number}
-	return u, cmp.Or(credential.ValidateUsername(u.name), credential.ValidatePassword(u.password))
-}
-
-// makeUsers makes the users of an embedded run. They have the demo's hash, which each
-// login verifies as it would any other.
-func (b *bencher) makeUsers(ctx context.Context, store *tokenstore.Store) error {
-	demo, _, err := store.Account(ctx, demoUser)
-	if err != nil {
-		return err
-	}
-	var made atomic.Int64
-	began := time.Now()
-	shown := b.progress("users", func() (share, perSecond float64) {
-		n := float64(made.Load())
-		return n / float64(len(b.users)), n / time.Since(began).Seconds()
-	})
-	defer shown()
-	for _, u := range b.users {
-		if err := store.CreateAccount(ctx, tokenstore.Account{Username: u.name, Hash: demo.Hash}); err != nil {
-			return err
-		}
-		made.Add(1)
-	}
-	return nil
+	u := bench.User{Name: string(name), Password: string(password), Line: l.number}
+	return u, cmp.Or(credential.ValidateUsername(u.Name), credential.ValidatePassword(u.Password))
 }

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/latchkey-auth/latchkey/internal/accesstoken"
+	"github.com/latchkey-auth/latchkey/internal/terminal"
 	"github.com/latchkey-auth/latchkey/tokenstore"
 )
 
@@ -99,7 +100,7 @@ func newClientOf(name string, grants, scopes, audiences []string, claims []byte)
 	}
 	for _, g := range grants {
 		if g != "client_credentials" && g != "refresh_token" {
-			return c, fmt.Errorf("%s is no grant that a client can have; write client_credentials or refresh_token", printable(g))
+			return c, fmt.Errorf("%s is no grant that a client can have; write client_credentials or refresh_token", terminal.Printable(g))
 		}
 	}
 	slices.Sort(grants)

@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/latchkey-auth/latchkey/config"
+	"github.com/latchkey-auth/latchkey/internal/terminal"
 )
 
 func newConfig() *cobra.Command {
@@ -43,7 +44,7 @@ func printConfig(cmd *cobra.Command, cfg *config.Config) error {
 	for _, v := range cfg.Effective() {
 		value := v.Value
 		if value != "" {
-			value = printable(value)
+			value = terminal.Printable(value)
 		}
 		mark := ""
 		if v.Default {

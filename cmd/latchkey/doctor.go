@@ -9,6 +9,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/latchkey-auth/latchkey/config"
+	"github.com/latchkey-auth/latchkey/internal/replica"
+	"github.com/latchkey-auth/latchkey/internal/terminal"
 	"github.com/latchkey-auth/latchkey/tokenstore"
 )
 
@@ -27,25 +29,25 @@ this machine can read, is logged to standard error.`,
 			if err != nil {
 				return err
 			}
-			logger := newLogger(cfg, cmd.ErrOrStderr()) // which also takes the Redis client's messages
-			warn(cmd.Context(), logger, cfg.Warnings())
+			logger := replica.NewLogger(cfg, cmd.ErrOrStderr()) // which also takes the Redis client's messages
+			replica.LogWarnings(cmd.Context(), logger, cfg.Warnings())
 			var keysErr error
 			if cfg.KeysDir != "" {
-				var keys *keySet
-				if keys, keysErr = (&keyFolder{path: cfg.KeysDir, public: cfg.StatusList}).read(); keysErr == nil {
-					warn(cmd.Context(), logger, keys.exposed)
+				var keys *replica.KeySet
+				if keys, keysErr = replica.ReadKeysDir(cfg); keysErr == nil {
+					replica.LogWarnings(cmd.Context(), logger, keys.Exposed)
 				}
 			}
-			rdb, store, err := openStore(cfg, storeObserver{})
+			rdb, store, err := replica.OpenStore(cfg)
 			if err != nil {
 				return err
 			}
 			defer func() { err = errors.Join(err, rdb.Close()) }()
 			findings, err := store.Preflight(cmd.Context(), cfg.RedisAllowEviction)
 			if errors.Is(err, tokenstore.ErrUnavailable) {
-				err = fmt.Errorf("no answer from Redis (%s): %w", dialOptions(cfg).Describe(), err)
+				err = fmt.Errorf("no answer from Redis (%s): %w", replica.DialOptions(cfg).Describe(), err)
 			}
-			return errors.Join(printFindings(cmd, dialOptions(cfg).Describe(), findings, asJSON), err, keysErr)
+			return errors.Join(printFindings(cmd, replica.DialOptions(cfg).Describe(), findings, asJSON), err, keysErr)
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "write a JSON array")
@@ -61,14 +63,14 @@ type findingView struct {
 	See    string `json:"see"`
 }
 
-// printFindings returns errPreflight if one of them forbids to start.
+// printFindings returns replica.ErrPreflight if one of them forbids to start.
 func printFindings(cmd *cobra.Command, redis string, findings []tokenstore.Finding, asJSON bool) error {
 	var refused error
 	views := make([]findingView, len(findings))
 	for i, f := range findings {
-		views[i] = findingView{f.Check, f.Server, f.Severity.String(), f.Text, section(f)}
+		views[i] = findingView{f.Check, f.Server, f.Severity.String(), f.Text, replica.Section(f)}
 		if f.Severity == tokenstore.Forbidden {
-			refused = errPreflight
+			refused = replica.ErrPreflight
 		}
 	}
 	if asJSON {
@@ -77,7 +79,7 @@ func printFindings(cmd *cobra.Command, redis string, findings []tokenstore.Findi
 	w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
 	fmt.Fprintf(w, "redis\t\t\t%s\n", redis)
 	for _, v := range views {
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", v.Check, v.Server, v.Result, printable(v.Detail))
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", v.Check, v.Server, v.Result, terminal.Printable(v.Detail))
 	}
 	return errors.Join(w.Flush(), refused)
 }

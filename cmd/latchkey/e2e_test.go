@@ -20,6 +20,7 @@ import (
 
 	"github.com/latchkey-auth/latchkey/config"
 	"github.com/latchkey-auth/latchkey/internal/credential"
+	"github.com/latchkey-auth/latchkey/internal/replica"
 	"github.com/latchkey-auth/latchkey/test/redistest"
 	"github.com/latchkey-auth/latchkey/test/stacktest"
 	"github.com/latchkey-auth/latchkey/tokenstore"
@@ -182,7 +183,7 @@ func account(t *testing.T, redisURL string, others ...string) {
 	cfg := config.Dev()
 	cfg.RedisURL = config.RedisURL(redisURL)
 	cfg.RedisTimeout = 5 * time.Second // a busy machine is not an outage
-	rdb, store, err := openStore(cfg, storeObserver{})
+	rdb, store, err := replica.OpenStore(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}

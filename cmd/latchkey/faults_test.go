@@ -18,6 +18,7 @@ import (
 
 	"github.com/latchkey-auth/latchkey/config"
 	"github.com/latchkey-auth/latchkey/internal/credential"
+	"github.com/latchkey-auth/latchkey/internal/replica"
 	"github.com/latchkey-auth/latchkey/test/redistest"
 	"github.com/latchkey-auth/latchkey/test/stacktest"
 	"github.com/latchkey-auth/latchkey/tokenstore"
@@ -269,18 +270,18 @@ func newFaultRun(t *testing.T, fault redisFault) *faultRun {
 		few := config.Rate{Burst: 1_000_000, Period: time.Hour}
 		cfg.LoginLimitClient, cfg.LoginLimitAccount, cfg.LoginLimitAddress = few, few, few
 		cfg.ShutdownTimeout = 10 * time.Second
-		replica, err := newReplica(t.Context(), cfg, slog.New(slog.NewTextHandler(t.Output(), nil)))
+		rep, err := replica.New(t.Context(), replica.Options{Config: cfg, Log: slog.New(slog.NewTextHandler(t.Output(), nil)), Version: "test"})
 		r.must(err)
-		r.apis[i], r.store = "http://"+replica.addr(), replica.store
+		r.apis[i], r.store = "http://"+rep.Addr(), rep.Store()
 		r.answers[i] = map[reply]int{}
 		ended := make(chan error, 1)
-		go func() { ended <- replica.run(t.Context()) }() // until the clean-up begins
+		go func() { ended <- rep.Run(t.Context()) }() // until the clean-up begins
 		t.Cleanup(func() {
 			if err := <-ended; err != nil {
 				t.Errorf("replica %d: %v", i, err)
 			}
 		})
-		stacktest.Eventually(t, "the replica is ready", func() bool { return replica.ready() == nil })
+		stacktest.Eventually(t, "the replica is ready", func() bool { return rep.Ready() == nil })
 	}
 	r.createAccount()
 	return r

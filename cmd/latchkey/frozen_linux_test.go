@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/latchkey-auth/latchkey/internal/replica"
 	"github.com/latchkey-auth/latchkey/test/redistest"
 	"github.com/latchkey-auth/latchkey/test/stacktest"
 )
@@ -48,7 +49,7 @@ func TestAFrozenReplicaEndsNoSession(t *testing.T) {
 	<-time.After(grace + grace/4) // the grace is Redis's time
 	frozen.Thaw(t)
 	frozen.AwaitReady(t)
-	<-time.After(2 * afterglow) // what waited has been read
+	<-time.After(2 * replica.StallAftermath) // what waited has been read
 	ended := 0
 	for _, token := range tokens {
 		if a := ask(t, "POST", other+"/auth/refresh", nil, "", token); a.status != 200 {

@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/latchkey-auth/latchkey/config"
+	"github.com/latchkey-auth/latchkey/internal/terminal"
 )
 
 const (
@@ -49,7 +50,7 @@ Of the environment it reads LATCHKEY_ADMIN_ADDR alone.`,
 			if err != nil {
 				return err
 			}
-			return say(cmd, "%s: %s", target, printable(answer))
+			return say(cmd, "%s: %s", target, terminal.Printable(answer))
 		},
 	}
 	cmd.Flags().BoolVar(&ready, "ready", false, "ask whether the replica is ready, instead of whether it lives")
@@ -88,7 +89,7 @@ func probeURL(addr, path string) (string, error) {
 func probe(ctx context.Context, target string) (string, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, target, nil)
 	if err != nil {
-		return "", fmt.Errorf("%s cannot be asked; check %s", printable(target), adminAddr)
+		return "", fmt.Errorf("%s cannot be asked; check %s", terminal.Printable(target), adminAddr)
 	}
 	client := http.Client{
 		// No proxy: the replica is on this machine. No redirects: it makes none.
@@ -106,7 +107,7 @@ func probe(ctx context.Context, target string) (string, error) {
 	body, _ := io.ReadAll(io.LimitReader(resp.Body, 512)) // what came tells as much as there is to tell
 	line, _, _ := bytes.Cut(body, []byte("\n"))
 	if resp.StatusCode != http.StatusOK {
-		return "", fmt.Errorf("%s answers %d: %s", target, resp.StatusCode, printable(string(line)))
+		return "", fmt.Errorf("%s answers %d: %s", target, resp.StatusCode, terminal.Printable(string(line)))
 	}
 	return string(line), nil
 }

@@ -15,7 +15,8 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/latchkey-auth/latchkey/config"
-	"github.com/latchkey-auth/latchkey/internal/accesstoken"
+	"github.com/latchkey-auth/latchkey/internal/replica"
+	"github.com/latchkey-auth/latchkey/internal/terminal"
 	"github.com/latchkey-auth/latchkey/tokenstore"
 )
 
@@ -49,7 +50,7 @@ recognised (verifies no more; a logout still knows its tokens as ours), or revok
 				if err != nil {
 					return err
 				}
-				views := keyViews(have, keySettings(op.cfg))
+				views := keyViews(have, replica.KeySettings(op.cfg))
 				if op.cfg.KeysDir != "" {
 					if views, err = folderViews(op.cfg, have); err != nil {
 						return err
@@ -108,21 +109,21 @@ const (
 
 // folderViews lists what is in LATCHKEY_KEYS_DIR, as this machine sees it.
 func folderViews(cfg *config.Config, have tokenstore.KeyRing) ([]keyView, error) {
-	set, err := (&keyFolder{path: cfg.KeysDir}).read()
+	set, err := replica.ReadKeysDir(cfg)
 	if err != nil {
 		return nil, err
 	}
-	views := make([]keyView, len(set.keys))
-	for i, k := range set.keys {
+	views := make([]keyView, len(set.Keys))
+	for i, k := range set.Keys {
 		views[i] = keyView{ID: k.ID(), Algorithm: string(k.Algorithm()), State: "verifies"}
 		switch {
 		case have.Gone[k.ID()]:
 			views[i].State = stateRevoked
-		case k.ID() == set.active:
+		case k.ID() == set.Active:
 			views[i].State = string(tokenstore.KeyActive)
 		}
 	}
-	for _, k := range set.retired {
+	for _, k := range set.Retired {
 		views = append(views, keyView{ID: k.ID(), Algorithm: string(k.Algorithm()), State: stateRecognised})
 	}
 	return views, nil
@@ -161,7 +162,7 @@ the set is fetched again. Latchkey's replicas fetch it when they meet the new ke
 				if op.cfg.KeysDir != "" {
 					return errFolder
 				}
-				fresh, err := op.freshKey()
+				fresh, err := replica.NewSigningKey(op.cfg)
 				if err != nil {
 					return err
 				}
@@ -169,7 +170,7 @@ the set is fetched again. Latchkey's replicas fetch it when they meet the new ke
 				if now {
 					why = tokenstore.OfferNow
 				}
-				have, err := op.OfferSigningKey(ctx, keySettings(op.cfg), fresh, why)
+				have, err := op.OfferSigningKey(ctx, replica.KeySettings(op.cfg), fresh, why)
 				if err != nil {
 					return err
 				}
@@ -182,15 +183,6 @@ the set is fetched again. Latchkey's replicas fetch it when they meet the new ke
 	}
 	cmd.Flags().BoolVar(&now, "now", false, "sign with it at once")
 	return cmd
-}
-
-// freshKey makes a signing key and seals it.
-func (op operator) freshKey() (tokenstore.SealedKey, error) {
-	sealer, err := accesstoken.NewSealer(rootSecrets(op.cfg)...)
-	if err != nil {
-		return tokenstore.SealedKey{}, err
-	}
-	return freshKey(sealer, op.cfg.Algorithm)
 }
 
 func newKeyRevoke() *cobra.Command {
@@ -214,7 +206,7 @@ A KID that begins with - goes behind --:  latchkey key revoke --now -- -KID`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			kid := args[0]
 			if raw, err := base64.RawURLEncoding.Strict().DecodeString(kid); err != nil || len(raw) != 32 {
-				return fmt.Errorf("%s is not a key's id; list them with: latchkey key list", printable(kid))
+				return fmt.Errorf("%s is not a key's id; list them with: latchkey key list", terminal.Printable(kid))
 			}
 			return operate(cmd, func(ctx context.Context, op operator) error {
 				if err := op.revokeKey(ctx, kid, now); err != nil {
@@ -237,11 +229,11 @@ func (op operator) revokeKey(ctx context.Context, kid string, now bool) error {
 	}
 	active := have.Active
 	if op.cfg.KeysDir != "" {
-		set, err := (&keyFolder{path: op.cfg.KeysDir}).read()
+		set, err := replica.ReadKeysDir(op.cfg)
 		if err != nil {
 			return err
 		}
-		active = set.active
+		active = set.Active
 	} else {
 		_, there := have.Keys[kid]
 		_, gone := have.Gone[kid]
@@ -254,11 +246,11 @@ func (op operator) revokeKey(ctx context.Context, kid string, now bool) error {
 	case kid == active && !now:
 		return fmt.Errorf("the key %s signs now; run latchkey key rotate and revoke it once the next key signs, or, if it was stolen, add --now", kid)
 	case kid == active && op.cfg.KeysDir == "":
-		if instead, err = op.freshKey(); err != nil {
+		if instead, err = replica.NewSigningKey(op.cfg); err != nil {
 			return err
 		}
 	}
-	_, err = op.RevokeSigningKey(ctx, keySettings(op.cfg), kid, instead)
+	_, err = op.RevokeSigningKey(ctx, replica.KeySettings(op.cfg), kid, instead)
 	if errors.Is(err, tokenstore.ErrKeyActive) {
 		return fmt.Errorf("the key %s has just begun to sign; run the same command again", kid)
 	}

@@ -31,7 +31,15 @@ func main() {
 	}
 }
 
-// exitError ends the program with a failure that has been told already.
+// exitError ends the program with status 1 after the failure has been shown.
 type exitError struct{}
 
 func (*exitError) Error() string { return "failed" }
+
+// shown returns an exitError in place of err if err is one that has been shown already.
+func shown(err, already error) error {
+	if errors.Is(err, already) {
+		return &exitError{}
+	}
+	return err
+}

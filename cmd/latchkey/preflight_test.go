@@ -1,20 +1,17 @@
 package main
 
 import (
-	"bytes"
 	"crypto/ed25519"
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
 	"errors"
-	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/latchkey-auth/latchkey/internal/accesstoken"
 	"github.com/latchkey-auth/latchkey/test/redistest"
 )
 
@@ -54,8 +51,8 @@ func TestDoctorPrintsWhatItFinds(t *testing.T) {
 	fails(t, "", []string{"doctor"}, "no answer from Redis", c.redis.Addr())
 }
 
-// Doctor and serve warn of private keys that others can read, and not of public ones.
-func TestKeyFilesThatOthersCanReadAreWarnedOf(t *testing.T) {
+// Doctor warns of private keys that other users can read, and not of public ones.
+func TestDoctorWarnsOfKeyFilesThatOthersCanRead(t *testing.T) {
 	newConsole(t)
 	key := ed25519.NewKeyFromSeed([]byte(strings.Repeat("k", 32)))
 	old := ed25519.NewKeyFromSeed([]byte(strings.Repeat("o", 32)))
@@ -89,13 +86,6 @@ func TestKeyFilesThatOthersCanReadAreWarnedOf(t *testing.T) {
 		t.Fatal(o.err)
 	}
 	check("doctor", o.stderr)
-
-	var logged bytes.Buffer
-	k := &keyKeeper{ring: accesstoken.NewRing(), folder: &keyFolder{path: dir}, log: slog.New(slog.NewTextHandler(&logged, nil))}
-	if err := k.sync(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	check("serve", logged.String())
 }
 
 // A Redis that may evict keeps a replica from starting; one that is found to after it was away is an error in the log,
@@ -148,4 +138,13 @@ func TestServeRefusesWhenRedisComesLate(t *testing.T) {
 	case <-time.After(2 * time.Minute):
 		t.Fatalf("it serves:\n%s", p.logged())
 	}
+}
+
+func pemOf(t *testing.T, key ed25519.PrivateKey) []byte {
+	t.Helper()
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
 }

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/latchkey-auth/latchkey/internal/credential"
+	"github.com/latchkey-auth/latchkey/internal/terminal"
 )
 
 var (
@@ -44,15 +45,15 @@ func readPassword(cmd *cobra.Command, username string) (string, error) {
 	return string(b), credential.ValidatePassword(string(b))
 }
 
-func promptPassword(ctx context.Context, terminal *os.File, w io.Writer, username string) (string, error) {
-	first, err := readHidden(ctx, terminal, w, "New password of "+printable(username)+": ")
+func promptPassword(ctx context.Context, tty *os.File, w io.Writer, username string) (string, error) {
+	first, err := readHidden(ctx, tty, w, "New password of "+terminal.Printable(username)+": ")
 	if err != nil {
 		return "", err
 	}
 	if err := credential.ValidatePassword(first); err != nil {
 		return "", err
 	}
-	second, err := readHidden(ctx, terminal, w, "The same again: ")
+	second, err := readHidden(ctx, tty, w, "The same again: ")
 	if err != nil {
 		return "", err
 	}
@@ -65,8 +66,8 @@ func promptPassword(ctx context.Context, terminal *os.File, w io.Writer, usernam
 // readHidden reads one line that the terminal does not show. When ctx ends, the
 // terminal gets its echo back; the read then goes on in the background, since
 // nothing can end it, until the program exits.
-func readHidden(ctx context.Context, terminal *os.File, w io.Writer, prompt string) (string, error) {
-	fd := int(terminal.Fd())
+func readHidden(ctx context.Context, tty *os.File, w io.Writer, prompt string) (string, error) {
+	fd := int(tty.Fd())
 	before, err := term.GetState(fd)
 	if err != nil {
 		return "", fmt.Errorf("the terminal: %w", err)

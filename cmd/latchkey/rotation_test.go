@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"crypto/ed25519"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -21,6 +22,7 @@ import (
 
 	"github.com/latchkey-auth/latchkey/config"
 	"github.com/latchkey-auth/latchkey/internal/accesstoken"
+	"github.com/latchkey-auth/latchkey/internal/replica"
 	"github.com/latchkey-auth/latchkey/test/redistest"
 )
 
@@ -207,7 +209,7 @@ func stolen(t *testing.T, redisURL, secret string) *accesstoken.Ring {
 	t.Helper()
 	cfg := config.Dev()
 	cfg.RedisURL = config.RedisURL(redisURL)
-	rdb, store, err := openStore(cfg, storeObserver{})
+	rdb, store, err := replica.OpenStore(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -514,4 +516,19 @@ func published(t *testing.T, p *process, n int) {
 		}
 		time.Sleep(20 * time.Millisecond) // a poll of another process's state, not a timing
 	}
+}
+
+// signedWith returns the kid of a token.
+func signedWith(t *testing.T, token string) string {
+	t.Helper()
+	head, _, _ := strings.Cut(token, ".")
+	text, err := base64.RawURLEncoding.DecodeString(head)
+	var h struct{ Kid string }
+	if err == nil {
+		err = json.Unmarshal(text, &h)
+	}
+	if err != nil || h.Kid == "" {
+		t.Fatalf("no kid in %q: %v", text, err)
+	}
+	return h.Kid
 }

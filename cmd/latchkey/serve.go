@@ -1,14 +1,12 @@
 package main
 
 import (
-	"context"
-	"log/slog"
 	"os"
-	"runtime"
 
 	"github.com/spf13/cobra"
 
 	"github.com/latchkey-auth/latchkey/config"
+	"github.com/latchkey-auth/latchkey/internal/replica"
 )
 
 func newServe() *cobra.Command {
@@ -25,32 +23,14 @@ the replica: what needs Redis is answered 503 until Redis is back.`,
 			if err != nil {
 				return err
 			}
-			logger := newLogger(cfg, cmd.ErrOrStderr())
-			tuneCollector()
-			warn(cmd.Context(), logger, cfg.Warnings())
-			r, err := newReplica(cmd.Context(), cfg, logger)
+			logger := replica.NewLogger(cfg, cmd.ErrOrStderr())
+			replica.LogWarnings(cmd.Context(), logger, cfg.Warnings())
+			r, err := replica.New(cmd.Context(), replica.Options{Config: cfg, Log: logger, Version: buildVersion()})
 			if err != nil {
 				return err
 			}
-			addHashingThreads(r.passwords.Workers() * int(cfg.PasswordParallelism))
-			return r.run(cmd.Context())
+			r.TuneRuntime()
+			return r.Run(cmd.Context())
 		},
-	}
-}
-
-// addHashingThreads gives Go one more thread for each password hash that runs at the same time, at most one per CPU.
-// A hash does not yield: without these threads, a check of a token waits until Go's time slice of 10 ms ends. The kernel
-// divides CPUs more finely. Under a CPU quota, for which Go runs fewer threads than there are CPUs, nothing changes,
-// because the kernel stops the whole process when the quota is used up. GOMAXPROCS has the last word.
-func addHashingThreads(hashes int) {
-	cpus := runtime.NumCPU()
-	if os.Getenv("GOMAXPROCS") == "" && runtime.GOMAXPROCS(0) == cpus {
-		runtime.GOMAXPROCS(cpus + min(hashes, cpus))
-	}
-}
-
-func warn(ctx context.Context, logger *slog.Logger, warnings []string) {
-	for _, w := range warnings {
-		logger.LogAttrs(ctx, slog.LevelWarn, w)
 	}
 }

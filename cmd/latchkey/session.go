@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/latchkey-auth/latchkey/internal/terminal"
 	"github.com/latchkey-auth/latchkey/tokenstore"
 )
 
@@ -121,7 +122,7 @@ refused from then on. The user can log in again: see latchkey user disable.`,
 				if err := op.endSessions(ctx, account, time.Time{}); err != nil {
 					return err
 				}
-				return say(cmd, "all sessions of %s have ended", printable(args[0]))
+				return say(cmd, "all sessions of %s have ended", terminal.Printable(args[0]))
 			})
 		},
 	}
@@ -135,10 +136,10 @@ func (op operator) revokeSession(ctx context.Context, cmd *cobra.Command, a toke
 	err := op.confirmed(ctx)(op.Revoke(ctx, tokenstore.SessionEnd{SID: sid, UID: op.UserID(a.Subject), Owner: a.Subject}))
 	if errors.Is(err, tokenstore.ErrNoSession) {
 		return fmt.Errorf("%s has no session %s, so there is nothing to end; list those there are with: latchkey session list %s",
-			printable(a.Username), sid, shellWord(a.Username))
+			terminal.Printable(a.Username), sid, shellWord(a.Username))
 	}
 	if err != nil {
 		return fmt.Errorf("end the session %s: %w", sid, err)
 	}
-	return say(cmd, "the session %s of %s has ended", sid, printable(a.Username))
+	return say(cmd, "the session %s of %s has ended", sid, terminal.Printable(a.Username))
 }

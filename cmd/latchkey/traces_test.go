@@ -20,6 +20,7 @@ import (
 	tracepb "go.opentelemetry.io/proto/otlp/trace/v1"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/latchkey-auth/latchkey/internal/replica"
 	"github.com/latchkey-auth/latchkey/test/redistest"
 )
 
@@ -230,7 +231,7 @@ func TestTracesWithoutACollector(t *testing.T) {
 	want(t, "login", ask(t, "POST", p.api+"/auth/token", login(), "", ""), 200)
 	began := time.Now()
 	p.ends(t)
-	if took := time.Since(began); took > tracesFlush+3*time.Second {
+	if took := time.Since(began); took > replica.TracesFlush+3*time.Second {
 		t.Errorf("the end took %v", took)
 	}
 	if !strings.Contains(p.logged(), `"trace_id"`) || !strings.Contains(p.logged(), `"msg":"traces"`) {

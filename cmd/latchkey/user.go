@@ -9,7 +9,6 @@ import (
 	"io"
 	"os"
 	"slices"
-	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -23,6 +22,8 @@ import (
 	"github.com/latchkey-auth/latchkey/edge"
 	"github.com/latchkey-auth/latchkey/internal/accesstoken"
 	"github.com/latchkey-auth/latchkey/internal/credential"
+	"github.com/latchkey-auth/latchkey/internal/replica"
+	"github.com/latchkey-auth/latchkey/internal/terminal"
 	"github.com/latchkey-auth/latchkey/tokenstore"
 )
 
@@ -61,7 +62,7 @@ standard input:
 
 func (op operator) addUser(ctx context.Context, cmd *cobra.Command, a tokenstore.Account) error {
 	taken := fmt.Errorf("the user %s is there already, and stays as it was; give it another password with: latchkey user passwd %s",
-		printable(a.Username), shellWord(a.Username))
+		terminal.Printable(a.Username), shellWord(a.Username))
 	// Asked first only to spare the typing: CreateAccount decides.
 	_, _, err := op.Account(ctx, a.Username)
 	if err == nil {
@@ -78,7 +79,7 @@ func (op operator) addUser(ctx context.Context, cmd *cobra.Command, a tokenstore
 	} else if err != nil {
 		return err
 	}
-	return say(cmd, "added %s", printable(a.Username))
+	return say(cmd, "added %s", terminal.Printable(a.Username))
 }
 
 func newUserPasswd() *cobra.Command {
@@ -105,7 +106,7 @@ otherwise read from standard input. All sessions of the user end at once.`,
 				if err := op.endSessions(ctx, account, changed); err != nil {
 					return err
 				}
-				return say(cmd, "%s has a new password; all sessions have ended", printable(args[0]))
+				return say(cmd, "%s has a new password; all sessions have ended", terminal.Printable(args[0]))
 			})
 		},
 	}
@@ -123,7 +124,7 @@ func newUserDisable() *cobra.Command {
 				if err := op.shutOut(ctx, args[0]); err != nil {
 					return named(args[0], err)
 				}
-				return say(cmd, "disabled %s; all sessions have ended", printable(args[0]))
+				return say(cmd, "disabled %s; all sessions have ended", terminal.Printable(args[0]))
 			})
 		},
 	}
@@ -139,7 +140,7 @@ func newUserEnable() *cobra.Command {
 				if _, err := op.SetDisabled(ctx, args[0], false); err != nil {
 					return named(args[0], err)
 				}
-				return say(cmd, "enabled %s; sessions from before stay ended", printable(args[0]))
+				return say(cmd, "enabled %s; sessions from before stay ended", terminal.Printable(args[0]))
 			})
 		},
 	}
@@ -155,12 +156,12 @@ func newUserDelete() *cobra.Command {
 			return operate(cmd, func(ctx context.Context, op operator) error {
 				err := op.deleteUser(ctx, args[0])
 				if errors.Is(err, tokenstore.ErrNoAccount) {
-					return fmt.Errorf("there is no user %s, so there is nothing to delete", printable(args[0]))
+					return fmt.Errorf("there is no user %s, so there is nothing to delete", terminal.Printable(args[0]))
 				}
 				if err != nil {
 					return err
 				}
-				return say(cmd, "deleted %s; all sessions have ended", printable(args[0]))
+				return say(cmd, "deleted %s; all sessions have ended", terminal.Printable(args[0]))
 			})
 		},
 	}
@@ -202,7 +203,7 @@ func (op operator) endSessions(ctx context.Context, a tokenstore.Account, change
 		err = op.confirmer.Confirm(ctx, revoked)
 	}
 	if err != nil {
-		return fmt.Errorf("end the sessions of %s: %w", printable(a.Username), err)
+		return fmt.Errorf("end the sessions of %s: %w", terminal.Printable(a.Username), err)
 	}
 	return nil
 }
@@ -387,14 +388,14 @@ func operate(cmd *cobra.Command, do func(context.Context, operator) error) (err 
 	if err != nil {
 		return err
 	}
-	newLogger(cfg, cmd.ErrOrStderr()) // which also takes the Redis client's messages
+	replica.NewLogger(cfg, cmd.ErrOrStderr()) // which also takes the Redis client's messages
 	op := operator{cfg: cfg, parallel: maxParallel}
 	if cfg.RedisPoolSize > 0 {
 		op.parallel = min(op.parallel, cfg.RedisPoolSize)
 	} else {
 		cfg.RedisPoolSize = maxParallel
 	}
-	rdb, store, err := openStore(cfg, storeObserver{})
+	rdb, store, err := replica.OpenStore(cfg)
 	if err != nil {
 		return err
 	}
@@ -438,7 +439,7 @@ func (op operator) newPassword(ctx context.Context, cmd *cobra.Command, username
 // named tells which user it is that is not there, and what to do.
 func named(username string, err error) error {
 	if errors.Is(err, tokenstore.ErrNoAccount) {
-		return fmt.Errorf("there is no user %s; list them with: latchkey user list", printable(username))
+		return fmt.Errorf("there is no user %s; list them with: latchkey user list", terminal.Printable(username))
 	}
 	return err
 }
@@ -492,19 +493,9 @@ func (t columns) row(cells ...string) {
 		if c == "" {
 			c = "-"
 		}
-		cells[i] = printable(c)
+		cells[i] = terminal.Printable(c)
 	}
 	fmt.Fprintln(t, strings.Join(cells, "\t"))
-}
-
-// printable returns text as it is, or quoted if it could be taken for something
-// else on a terminal: what Redis holds may come from anybody who can write there.
-func printable(s string) string {
-	if s != "" && s[0] != '"' && utf8.ValidString(s) && strings.TrimSpace(s) == s &&
-		!strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) {
-		return s
-	}
-	return strconv.Quote(s)
 }
 
 // shellWord returns a username as a POSIX shell reads it back.

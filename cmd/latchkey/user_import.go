@@ -19,6 +19,7 @@ import (
 
 	"github.com/latchkey-auth/latchkey/internal/credential"
 	"github.com/latchkey-auth/latchkey/internal/jsontext"
+	"github.com/latchkey-auth/latchkey/internal/terminal"
 	"github.com/latchkey-auth/latchkey/tokenstore"
 )
 
@@ -214,7 +215,7 @@ func (im *importing) skip(l numbered) {
 	defer im.mu.Unlock()
 	im.skipped++
 	fmt.Fprintf(im.faults, "line %d: the user %s is there already and differs: left alone; --replace would replace it\n",
-		l.number, printable(l.account.Username))
+		l.number, terminal.Printable(l.account.Username))
 }
 
 func (im *importing) summary() string {
