@@ -16,8 +16,10 @@ IMAGE   ?= latchkey:$(VERSION)
 TAGS    := nomsgpack,grpcnotrace
 LOGOUTS_FOR ?= 5m
 OVERLOAD_FOR ?= 60s
+FLOORS_ROUNDS ?= 5
 LEAK_FOR ?= 10m
 LOAD_FOR ?= 60s
+FLOORS_ROUNDS ?= 5
 CHAOS_FOR ?= 10m
 CHAOS_TOPOLOGY ?= sentinel
 CHAOS_SHORT_SEED ?= 1
@@ -40,11 +42,17 @@ install = [ -n "$$need" ] || exit 0; \
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 
-test: test-needs $(CADDY) ## all tests, with the race detector, on real Redis and proxies
-	CADDY='$(CURDIR)/$(CADDY)' go test -race -tags $(TAGS) -count=1 -parallel 8 -timeout 15m ./...
-	@# Where one goroutine works for long, the race detector has nothing to find and costs eight times the CPU.
-	go test ./tokenstore -run '^TestACopyChangesNothing$$' -count=1 -timeout 10m
-	go test ./edge -run 'TestSimulation' -count=1 -timeout 10m -schedules 10000
+# What only starts processes has no goroutines of the program to watch. Files named
+# _norace_test.go hold tests that take long in one goroutine. Both run without the race
+# detector, which would cost up to eight times as much CPU.
+STARTS = $(shell go list ./... | grep -E '/(deploy|docs|test)(/|$$)')
+ALONE  = $(shell find . -name '*_norace_test.go')
+
+test: test-needs $(CADDY) ## all tests, with the race detector where goroutines meet, on real Redis and proxies
+	go test -race -tags $(TAGS) -count=1 -parallel 8 -timeout 20m $(filter-out $(STARTS),$(shell go list ./...))
+	CADDY='$(CURDIR)/$(CADDY)' go test -tags $(TAGS) -count=1 -p 4 -parallel 8 -timeout 20m $(STARTS)
+	go test -tags $(TAGS) -count=1 -parallel 8 -timeout 20m $(sort $(dir $(ALONE))) \
+		-run "^($$(sed -n 's/^func \(Test[A-Za-z0-9]*\)(.*/\1/p' $(ALONE) | paste -sd '|'))$$"
 
 # The linters vet what has changed, and go test the rest.
 # Since the last commit that others have, or of all commits if there is none.
@@ -72,7 +80,7 @@ clients: test-needs ## OAuth libraries of others, unchanged, against the program
 
 # Without the race detector, which finds nothing in one goroutine a schedule and costs eight times as much.
 simulate: ## 100,000 schedules of the protocol, with faults, in virtual time
-	go test ./edge -run 'TestSimulation' -v -count=1 -timeout 20m
+	go test ./edge -run 'TestSimulation' -v -count=1 -timeout 20m -schedules 100000
 
 # One target after the other, in one worker each. What is found
 # is kept under testdata/fuzz of its package, and every later test runs it.
@@ -126,9 +134,9 @@ fmt: $(TOOLS)/built ## rewrite every Go file in gofumpt's format
 bench: bench-floors ## all benchmarks, with allocations, after the table of ratios
 	go test -run '^$$' -bench . -skip 'Floors|MillionSessions|Scaling|Load|Scenarios|WrongService' -benchmem -timeout 30m ./...
 
-bench-floors: test-needs ## Latchkey against bare Gin, Redis and the textbook handler, as ratios
-	@need=; command -v wrk >/dev/null || need=' wrk'; $(call install,make bench-floors)
-	go test ./handlers -run '^$$' -bench Floors -benchtime 1x -timeout 10m
+bench-floors: test-needs build ## the program beside bare Gin and other servers; rewrites docs/benchmarks.md (FLOORS_ROUNDS, FLOORS_ONLY)
+	LATCHKEY='$(CURDIR)/bin/latchkey' FLOORS_ROUNDS='$(FLOORS_ROUNDS)' FLOORS_ONLY='$(FLOORS_ONLY)' \
+		go test ./test/floors -run '^$$' -bench '^BenchmarkFloors$$' -benchtime 1x -timeout 30m
 
 bench-memory: test-needs ## bytes of Redis memory per session, at a million sessions
 	go test ./tokenstore -run '^$$' -bench BenchmarkMillionSessions -benchtime 1x -timeout 30m
@@ -187,7 +195,7 @@ tidy-check: ## fail when go.mod or go.sum is not tidy
 	go mod tidy -diff
 	go -C test/clients mod tidy -diff
 
-# The tests start redis-server, nginx, haproxy and prometheus themselves, and run the commands of the pages, which use
+# The tests start redis-server, nginx, haproxy, prometheus and wrk themselves, and run the commands of the pages, which use
 # curl and openssl; the race detector needs a C compiler.
 test-needs: ## install what the tests start and run, or name it
 	@need=; PATH="$$PATH:/usr/sbin:/usr/local/sbin"; \
@@ -195,6 +203,7 @@ test-needs: ## install what the tests start and run, or name it
 	command -v nginx >/dev/null || need="$$need nginx-light"; \
 	command -v haproxy >/dev/null || need="$$need haproxy"; \
 	command -v promtool >/dev/null || need="$$need prometheus"; \
+	command -v wrk >/dev/null || need="$$need wrk"; \
 	command -v curl >/dev/null || need="$$need curl"; \
 	command -v openssl >/dev/null || need="$$need openssl"; \
 	command -v "$$(go env CC)" >/dev/null || need="$$need gcc libc6-dev"; \

@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"unicode/utf8"
 
 	"github.com/latchkey-auth/latchkey/test/stacktest"
 )
@@ -399,6 +400,63 @@ func TestPictureOfTheTour(t *testing.T) {
 	for _, step := range steps {
 		if !strings.Contains(picture, step) {
 			t.Errorf("docs/tour.svg lacks %q: run make tour-svg", step)
+		}
+	}
+}
+
+// Lines of prose end at 100 columns, so that a page is read in any window and a change of
+// one is read in a diff. Tables and blocks of code cannot be broken.
+func TestLinesAreShort(t *testing.T) {
+	t.Parallel()
+	const most = 100
+	for _, p := range pages(t) {
+		for line := range strings.Lines(prose(p.text)) {
+			line = strings.TrimRight(line, "\n")
+			if n := utf8.RuneCountInString(line); n > most && !strings.HasPrefix(strings.TrimSpace(line), "|") && strings.Contains(strings.TrimSpace(line), " ") {
+				t.Errorf("%s: a line of %d characters, at most %d: %s", p.path, n, most, line)
+			}
+		}
+	}
+}
+
+// A page is read in five minutes. The settings are looked up and the changelog grows.
+func TestPagesAreShort(t *testing.T) {
+	t.Parallel()
+	const most = 250
+	for _, p := range pages(t) {
+		if n := strings.Count(p.text, "\n"); n > most && p.path != "docs/settings.md" && p.path != "CHANGELOG.md" {
+			t.Errorf("%s has %d lines, at most %d: split it", p.path, n, most)
+		}
+	}
+}
+
+// The index of docs has every page of the folder.
+func TestIndexIsWhole(t *testing.T) {
+	t.Parallel()
+	index := readPage(t, "README.md")
+	files, err := filepath.Glob("*.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range files {
+		if file != "README.md" && !strings.Contains(index, "]("+file+")") {
+			t.Errorf("docs/README.md does not have %s", file)
+		}
+	}
+}
+
+// The first sentence of each page of the folder says what the reader gets.
+func TestPagesBeginWithTheirUse(t *testing.T) {
+	t.Parallel()
+	files, err := filepath.Glob("*.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range files {
+		_, text, _ := strings.Cut(readPage(t, file), "\n\n")
+		if !strings.HasPrefix(text, "This page ") {
+			first, _, _ := strings.Cut(text, "\n")
+			t.Errorf("docs/%s begins %q; begin with \"This page\" and what the reader gets", file, first)
 		}
 	}
 }

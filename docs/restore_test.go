@@ -16,11 +16,11 @@ import (
 )
 
 // A snapshot of Redis that is put back after a logout brings the session back, once
-// no replica remembers the logout; unless its sessions are ended as operations.md says.
+// no replica remembers the logout; unless its sessions are ended as restore.md says.
 func TestARestoredSnapshot(t *testing.T) {
 	t.Parallel()
 	var commands string
-	for _, b := range blocks(readPage(t, "operations.md")) {
+	for _, b := range blocks(readPage(t, "restore.md")) {
 		if strings.Contains(b.text, "unlink") {
 			commands = b.text
 		}

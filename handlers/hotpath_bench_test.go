@@ -1,8 +1,14 @@
 package handlers_test
 
 import (
+	"context"
 	"net/http"
 	"testing"
+
+	"github.com/gin-gonic/gin"
+
+	"github.com/latchkey-auth/latchkey/edge"
+	"github.com/latchkey-auth/latchkey/handlers"
 )
 
 // discard is a response writer that keeps nothing.
@@ -15,18 +21,22 @@ func (d *discard) WriteHeader(int)             {}
 // BenchmarkVerifyHandler is GET /auth/verify without the network: what the
 // product adds to Gin.
 func BenchmarkVerifyHandler(b *testing.B) {
-	f := newFloors(b)
-	for name, h := range map[string]http.Handler{"bare": bareVerify(), "latchkey": f.api(true)} {
+	var d handlers.Dependencies
+	f := start(b, setup{replicas: 1, dependencies: func(of *handlers.Dependencies) { d = *of }})
+	d.Verifier = following(b, f)
+	latchkey, err := handlers.New(d)
+	f.check(err)
+	bare := gin.New()
+	bare.GET("/auth/verify", func(c *gin.Context) { c.Status(http.StatusNoContent) })
+	token := f.login(0).access
+	for name, h := range map[string]http.Handler{"bare": bare, "latchkey": latchkey} {
 		b.Run(name, func(b *testing.B) {
-			if f.where == "" {
-				f.api(true)
-			}
 			req, err := http.NewRequestWithContext(b.Context(), http.MethodGet, "/auth/verify", http.NoBody)
 			if err != nil {
 				b.Fatal(err)
 			}
 			req.RemoteAddr = "127.0.0.1:1"
-			req.Header.Set("Authorization", "Bearer "+f.login())
+			req.Header.Set("Authorization", "Bearer "+token)
 			b.ReportAllocs()
 			for b.Loop() {
 				w := &discard{h: make(http.Header, 8)}
@@ -34,4 +44,25 @@ func BenchmarkVerifyHandler(b *testing.B) {
 			}
 		})
 	}
+}
+
+// following returns a verifier that answers from a copy of the denylist, as the program's does by default.
+func following(b *testing.B, f *fleet) *edge.Verifier {
+	b.Helper()
+	store := f.replicas[0].store
+	follower := edge.NewFollower(edge.FollowerOptions{Store: store})
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		follower.Run(ctx)
+	}()
+	b.Cleanup(func() {
+		cancel()
+		<-ended
+	})
+	<-follower.Ready()
+	v, err := edge.New(edge.Options{Store: store, Ring: f.ring, Issuer: issuer, Audience: audience, Follower: follower})
+	f.check(err)
+	return v
 }

@@ -14,42 +14,6 @@ import (
 	"github.com/latchkey-auth/latchkey/tokenstore"
 )
 
-// TestBackendsAgree sends one random history to miniredis and to a real Redis
-// and compares every answer: what is proved on the one may be believed of the other.
-func TestBackendsAgree(t *testing.T) {
-	t.Parallel()
-	stores := []*fixture{
-		newFixtureWith(t, backends()["miniredis"](t), tokenstore.Options{Lifetimes: lifetimes(), StatusLists: true}),
-		newFixtureWith(t, backends()["redis"](t), tokenstore.Options{Lifetimes: lifetimes(), StatusLists: true}),
-	}
-	rapid.Check(t, func(rt *rapid.T) {
-		for _, f := range stores {
-			if err := f.rdb.FlushAll(t.Context()).Err(); err != nil {
-				rt.Fatal(err)
-			}
-		}
-		h := &history{t: t, stores: stores}
-		steps := rapid.IntRange(1, 40).Draw(rt, "steps")
-		for i := range steps {
-			var answers [2]string
-			op := rapid.SampledFrom([]string{"login", "rotate", "rotate", "rotate", "wrong", "verify", "revoke", "revokeUser", "age", "failed"}).Draw(rt, "op")
-			user := rapid.SampledFrom([]string{"alice", "bob"}).Draw(rt, "user")
-			n := rapid.IntRange(0, 3).Draw(rt, "session")
-			back := rapid.IntRange(-1, 2).Draw(rt, "back")
-			for s := range stores {
-				answers[s] = h.do(s, op, user, n, back)
-			}
-			h.commit(op, user, n, back, answers[0])
-			if answers[0] != answers[1] {
-				rt.Fatalf("step %d %s %s/%d back %d: miniredis says %q, Redis %q", i, op, user, n, back, answers[0], answers[1])
-			}
-		}
-		for s := range stores {
-			h.listed(rt, s)
-		}
-	})
-}
-
 // listed fails unless a status list shows as revoked exactly the sessions whose tokens
 // are refused.
 func (h *history) listed(rt *rapid.T, s int) {

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"reflect"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -505,33 +504,6 @@ func TestScriptsThatReadDoNotWrite(t *testing.T) {
 				t.Errorf("%s: %v", name, err)
 			}
 		}
-	}
-}
-
-// Each script that writes, then each other one, then a copy of the first. After its
-// deadline a copy changes nothing. Before its deadline it changes nothing but what the table
-// explains, and expiries: a copy may renew one.
-func TestACopyChangesNothing(t *testing.T) {
-	t.Parallel()
-	all := mutations()
-	server := redistest.Start(t, "--databases", strconv.Itoa(len(all)))
-	for i, first := range all {
-		t.Run("miniredis/"+first.String(), func(t *testing.T) {
-			t.Parallel()
-			if raceDetector {
-				t.Skip("left out with -race, which makes miniredis's Lua eight times as slow and has one goroutine to watch; make test runs it without")
-			}
-			mini := redistest.Mini(t)
-			rdb := redis.NewClient(&redis.Options{Addr: mini.Addr()})
-			t.Cleanup(func() { _ = rdb.Close() })
-			newWorld(t, rdb, mini).copies(t, first)
-		})
-		t.Run("redis/"+first.String(), func(t *testing.T) {
-			t.Parallel()
-			rdb := redis.NewClient(&redis.Options{Addr: server.Addr(), DB: i})
-			t.Cleanup(func() { _ = rdb.Close() })
-			newWorld(t, rdb, nil).copies(t, first)
-		})
 	}
 }
 

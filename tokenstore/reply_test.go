@@ -394,55 +394,6 @@ func operationsByMethod() map[string]replied {
 	}
 }
 
-// Whatever is not the reply that a script's header promises is an outage: nobody is
-// accepted, refused, rotated or logged out by it.
-func TestAReplyThatCannotBeReadIsAnOutage(t *testing.T) {
-	t.Parallel()
-	for name, ready := range operationsByMethod() {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			mini := redistest.Mini(t)
-			rdb := redis.NewClient(&redis.Options{Addr: mini.Addr()})
-			t.Cleanup(func() { _ = rdb.Close() })
-			w := newWorld(t, rdb, mini)
-			if _, err := w.DenyKey(t.Context(), "dead"); err != nil {
-				t.Fatal(err)
-			}
-			var m mangler
-			w.store.AddHook(&m)
-			replies, err := m.watch(-1, nil, ready(w))
-			if errors.Is(err, tokenstore.ErrUnavailable) {
-				t.Fatalf("with nothing replaced: %v", err)
-			}
-			if len(replies) == 0 {
-				t.Fatal("no reply was seen")
-			}
-			hmget := slices.Contains([]string{"AnyAlive", "Session", "Sessions", "Client", "ClientSessions"}, name)
-			at := 0
-			if name == "Preflight" {
-				at = 16 // it looks twice at each shard, and goes by the second look
-			}
-			for ; at < len(replies); at++ {
-				if at > 1 && name == "DenyKey" || at > 16 {
-					break // one of many alike
-				}
-				for what, by := range mangled(replies[at], hmget) {
-					op := ready(w)
-					_, list := by.([]any)
-					m.all = !list
-					seen, err := m.watch(at, func([]any) any { return by }, op)
-					if len(seen) <= at {
-						t.Fatalf("reply %d did not come", at)
-					}
-					if !errors.Is(err, tokenstore.ErrUnavailable) {
-						t.Errorf("reply %d %v, %s: got error %v, want ErrUnavailable", at, replies[at], what, err)
-					}
-				}
-			}
-		})
-	}
-}
-
 // An operation is measured under a name of its own, by which an operator knows what is slow.
 // Those that share one do the same in Redis.
 func TestAnOperationIsMeasuredUnderItsOwnName(t *testing.T) {

@@ -71,6 +71,7 @@ func start(t *testing.T, bin, redisURL string, settings ...string) (*process, <-
 		"LATCHKEY_SECRET=" + testSecret, "LATCHKEY_REDIS_URL=" + redisURL, "LATCHKEY_ADDR=127.0.0.1:0",
 		"LATCHKEY_ADMIN_ADDR=127.0.0.1:0", "LATCHKEY_COOKIE_SECURE=false", "HOME=" + t.TempDir(),
 		"LATCHKEY_REDIS_TIMEOUT=5s", "LATCHKEY_PASSWORD_WAIT=30s", // a busy machine is not an outage
+		"LATCHKEY_PASSWORD_MEMORY=7168", "LATCHKEY_PASSWORD_ITERATIONS=1", // hashes are not in question
 	}, settings...)
 	stderr, err := p.cmd.StderrPipe()
 	if err != nil {

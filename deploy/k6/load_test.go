@@ -142,36 +142,30 @@ func BenchmarkLoad(b *testing.B) {
 		return strings.Contains(p.Output(), "the scenario begins")
 	})
 	begun := time.Now()
-	s.during(begun, at(0.16), at(0.5), "rolled", func() {
-		s.Replicas[0].Terminate(b)
-		s.Start(b, 0)
-		s.Replicas[0].AwaitReady(b)
-	})
-	s.during(begun, at(0.61), at(0.9), "killed", func() {
-		s.Replicas[1].Kill()
-		s.Start(b, 1)
-		s.Replicas[1].AwaitReady(b)
-	})
+	time.Sleep(time.Until(begun.Add(at(0.16)))) // the phases are times of the load's
+	s.Replicas[0].Terminate(b)
+	s.Start(b, 0)
+	s.Replicas[0].AwaitReady(b)
+	// A roll that lasts into the next phase costs nobody a second try there either. The
+	// kill waits for it, and may then last into the phase that follows.
+	time.Sleep(time.Until(begun.Add(at(0.61))))
+	if took := time.Since(begun); took > at(0.95) {
+		b.Fatalf("the replica that was rolled is back after %v, when the load of %v is over; this machine needs a longer LOAD_FOR", took, length)
+	}
+	s.Replicas[1].Kill()
+	s.Start(b, 1)
+	s.Replicas[1].AwaitReady(b)
+	late := time.Since(begun) > at(0.9)
 	f := s.result("steady", p, length+time.Minute)
 	for _, phase := range []string{"before", "rolled", "between", "killed", "after"} {
 		if f.count("requests{phase:"+phase+"}") == 0 {
 			b.Errorf("%s: no requests", phase)
 		}
-		if n := f.count("retryable{phase:" + phase + "}"); n > 0 && phase != "killed" {
+		if n := f.count("retryable{phase:" + phase + "}"); n > 0 && phase != "killed" && (phase != "after" || !late) {
 			b.Errorf("%s: %v requests had to be sent again; only the kill may cost that", phase, n)
 		}
 	}
 	b.Logf("reports: %s", s.out)
-}
-
-// during does what makes a phase, which must be over when the phase is.
-func (s *stack) during(begun time.Time, from, to time.Duration, what string, f func()) {
-	s.Helper()
-	time.Sleep(time.Until(begun.Add(from))) // the phases are times of the load's
-	f()
-	if took := time.Since(begun); took > to {
-		s.Errorf("the replica that was %s is back after %v, in the phase that follows (%v); a longer LOAD_FOR helps", what, took, to)
-	}
 }
 
 // BenchmarkScenarios is `make load-all`: each of the other scenarios for some

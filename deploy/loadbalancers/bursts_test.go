@@ -37,7 +37,7 @@ const burstGrace = time.Minute
 // each size there are.
 func TestBursts(t *testing.T) {
 	t.Parallel()
-	bursts, err := strconv.Atoi(cmp.Or(os.Getenv("BURSTS"), "2"))
+	bursts, err := strconv.Atoi(cmp.Or(os.Getenv("BURSTS"), "1"))
 	if err != nil {
 		t.Fatalf("BURSTS: %v", err)
 	}

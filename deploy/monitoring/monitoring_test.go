@@ -100,13 +100,13 @@ func TestRules(t *testing.T) {
 // Every alert has a runbook, and every runbook an alert.
 func TestRunbooks(t *testing.T) {
 	t.Parallel()
-	const page = "https://github.com/latchkey-auth/latchkey/blob/main/docs/operations.md#"
-	text, err := os.ReadFile("../../docs/operations.md")
+	const page = "https://github.com/latchkey-auth/latchkey/blob/main/docs/runbooks.md#"
+	text, err := os.ReadFile("../../docs/runbooks.md")
 	if err != nil {
 		t.Fatal(err)
 	}
 	sections := map[string]string{} // by anchor, as GitHub makes them of one-word headings
-	for _, s := range regexp.MustCompile(`(?m)^### `).Split(string(text), -1)[1:] {
+	for _, s := range regexp.MustCompile(`(?m)^## `).Split(string(text), -1)[1:] {
 		heading, body, _ := strings.Cut(s, "\n")
 		sections[strings.ToLower(heading)] = body
 	}
@@ -125,7 +125,7 @@ func TestRunbooks(t *testing.T) {
 			}
 			for _, part := range []string{"**Means**", "**Confirm**", "**Do**"} {
 				if !strings.Contains(sections[anchor], part) {
-					t.Errorf("docs/operations.md: the section %s lacks %s", r.Alert, part)
+					t.Errorf("docs/runbooks.md: the section %s lacks %s", r.Alert, part)
 				}
 			}
 			if s := r.Labels["severity"]; s != "page" && s != "ticket" {
@@ -135,7 +135,7 @@ func TestRunbooks(t *testing.T) {
 	}
 	for anchor := range sections {
 		if strings.HasPrefix(anchor, "latchkey") && !alerts[anchor] {
-			t.Errorf("docs/operations.md: %s is no alert", anchor)
+			t.Errorf("docs/runbooks.md: %s is no alert", anchor)
 		}
 	}
 }

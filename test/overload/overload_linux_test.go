@@ -26,12 +26,14 @@ const (
 // TestOverload offers a replica ten times of a mix of requests that it can do. It
 // must go on checking tokens, and refreshing, as if little had happened; it must
 // not grow; and whatever it does not do it must say so, with when to come back.
-// OVERLOAD_FOR makes it last longer and holds it to strict bounds.
+// OVERLOAD_FOR makes it last longer and measures: for how long things take on a machine
+// that other tests share, nobody can answer.
 func TestOverload(t *testing.T) {
-	length, strict := duration(t, "OVERLOAD_FOR", 5*time.Second)
-	b := bounds{factor: 5, floor: 8 * time.Millisecond, own: 2 * time.Millisecond, refused: 0, refreshed: .9, grown: .25, recovery: 2 * time.Second}
-	if !strict { // other tests run on the same machine meanwhile
-		b = bounds{factor: 20, floor: 500 * time.Millisecond, own: 500 * time.Millisecond, refused: .05, refreshed: .5, grown: .5, recovery: 10 * time.Second}
+	length, strict := duration(t, "OVERLOAD_FOR", time.Second)
+	b := bounds{factor: 5, floor: 8 * time.Millisecond, own: 2 * time.Millisecond, refreshed: .9, grown: .25, recovery: 2 * time.Second}
+	alonefor, counting := max(length/4, 3*time.Second), 2*time.Second
+	if !strict {
+		alonefor, counting = 500*time.Millisecond, 500*time.Millisecond
 	}
 	server := redistest.Start(t)
 	r := start(t, server.URL(), "LATCHKEY_VERIFY=follow")
@@ -43,13 +45,13 @@ func TestOverload(t *testing.T) {
 		o.access = append(o.access, s.Access)
 	}
 
-	capacity := o.capacity(2 * time.Second)
+	capacity := o.capacity(counting)
 	rate := 10 * capacity * tenths / logins
 	t.Logf("capacity: %.0f logins a second, so %.0f of the mix; offered: %.0f a second for %v", capacity, rate/10, rate, length)
 	before := readGauges(t, r)
 	// As many checks as the overload has, and nothing else.
 	probed := probe(t, r.Addr, get("/auth/verify", o.access[0]))
-	alone := o.run(max(length/4, 3*time.Second), rate*verifies/tenths, func(int) kind { return verify })
+	alone := o.run(alonefor, rate*verifies/tenths, func(int) kind { return verify })
 	probedAlone := probed()
 	unloaded, quiet := alone[verify].quantile(.99), ownFigures(before, readGauges(t, r))
 	t.Logf("checks alone: %s; %s", alone[verify], quiet)
@@ -76,17 +78,27 @@ func TestOverload(t *testing.T) {
 	t.Logf("a client that waits for no CPU: p50 %v, p99 %v; alone: p50 %v, p99 %v",
 		probedBusy.quantile(.5), probedBusy.quantile(.99), probedAlone.quantile(.5), probedAlone.quantile(.99))
 
-	if p := all[verify].quantile(.99); p > max(time.Duration(b.factor*float64(unloaded)), b.floor) {
-		t.Errorf("checks: p99 %v, alone %v", p, unloaded)
+	if strict {
+		if p := all[verify].quantile(.99); p > max(time.Duration(b.factor*float64(unloaded)), b.floor) {
+			t.Errorf("checks: p99 %v, alone %v", p, unloaded)
+		}
+		if busy.check > max(b.factor*quiet.check, b.own.Seconds()) {
+			t.Errorf("by its own clock: %s; alone, %s", busy, quiet)
+		}
+		if s := all[verify]; s.done() < 1 {
+			t.Errorf("checks were turned away: %s", s)
+		}
+		if s := all[refresh]; s.done() < b.refreshed {
+			t.Errorf("refreshes were turned away: %s", s)
+		}
+		if grown := memory.grown(); grown > b.grown {
+			t.Errorf("memory is not flat: %s", memory)
+		}
 	}
-	if strict && busy.check > max(b.factor*quiet.check, b.own.Seconds()) {
-		t.Errorf("by its own clock: %s; alone, %s", busy, quiet)
-	}
-	if s := all[verify]; s.done() < 1-b.refused {
-		t.Errorf("checks were turned away: %s", s)
-	}
-	if s := all[refresh]; s.done() < b.refreshed {
-		t.Errorf("refreshes were turned away: %s", s)
+	for _, k := range []kind{verify, refresh} {
+		if all[k].good.Load() == 0 {
+			t.Errorf("%s: none was done", k)
+		}
 	}
 	if all[login].good.Load() == 0 || all[login].shed.Load() == 0 {
 		t.Errorf("logins: %s: that is no overload", all[login])
@@ -96,10 +108,15 @@ func TestOverload(t *testing.T) {
 			t.Errorf("%s: %d answers were neither right nor a 503 or 429 with Retry-After: %v", kind(k), n, s.last.Load())
 		}
 	}
-	if grown := memory.grown(); grown > b.grown {
-		t.Errorf("memory is not flat: %s", memory)
+	if strict {
+		o.recovers(unloaded, b)
+		return
 	}
-	o.recovers(unloaded, b)
+	stacktest.Eventually(t, "a login and a check are as before", func() bool {
+		in, err := o.client.ask(loginRequest(crowd))
+		check, checkErr := o.client.ask(get("/auth/verify", o.access[0]))
+		return err == nil && checkErr == nil && in.status == 200 && check.status == 204
+	})
 }
 
 // own are figures of the replica's own, in which its clients' share of the machine is
@@ -124,7 +141,6 @@ type bounds struct {
 	factor    float64       // of the unloaded p99 of checks
 	floor     time.Duration // below which no p99 that clients see is too much
 	own       time.Duration // below which no p99 by the replica's own clock is too much
-	refused   float64       // the most of the checks
 	refreshed float64       // the least of the refreshes
 	grown     float64       // memory
 	recovery  time.Duration // until all is as before

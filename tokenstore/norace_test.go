@@ -1,5 +1,0 @@
-//go:build !race
-
-package tokenstore_test
-
-const raceDetector = false
