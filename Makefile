@@ -166,6 +166,12 @@ load-all: test-needs $(K6) ## every other k6 scenario for some seconds, on the s
 dev: ## three replicas on an embedded Redis, with a printed tour
 	go run ./cmd/latchkey dev
 
+.PHONY: release-snapshot
+release-snapshot: $(KUBE)/built ## the archives, the chart and the checksums of a release, in dist; needs goreleaser
+	@command -v goreleaser >/dev/null || { echo 'make release-snapshot needs goreleaser 2: https://goreleaser.com/install' >&2; exit 1; }
+	$(KUBE)/helm package deploy/helm/latchkey --destination bin/chart
+	goreleaser release --snapshot --clean --skip=sign,sbom
+
 .PHONY: tour-svg
 tour-svg: ## rewrite docs/tour.svg, the picture of the tour, from the tour's output
 	go run ./cmd/latchkey dev --exit --addr 127.0.0.1:0 >bin/tour.txt

@@ -117,7 +117,8 @@ type api struct {
 	lists       *statusLists // nil for none
 	issuerHost  string       // the name of the host that clients know; "" if it is an address
 	sessions    *session.Service
-	noStore     []string     // a value of Cache-Control; all responses share it
+	noStore     []string // a value of Cache-Control; all responses share it
+	cookieForms map[[2]string]cookieForm
 	shedTold    atomic.Int64 // when the log was told last of requests turned away, in Unix nanoseconds
 	// Of the second that outageSecond is, in Unix seconds: lines about an outage.
 	outageSecond, outageCount atomic.Int64
@@ -131,6 +132,7 @@ const maxBody = 16 << 10
 func newAPI(d Dependencies) (*api, error) {
 	a := &api{Dependencies: d, crossOrigin: http.NewCrossOriginProtection(), began: time.Now(), noStore: []string{"no-store"}}
 	a.Settings.CookieName = cmp.Or(a.Settings.CookieName, defaultCookieName)
+	a.cookieForms = newCookieForms(a.Settings)
 	if issuer, err := url.Parse(a.Settings.Issuer); err == nil {
 		a.issuerHost = hostname(issuer.Host)
 	}

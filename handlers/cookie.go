@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -142,11 +143,31 @@ func hostname(host string) string {
 	return name
 }
 
+// setCookie sets a cookie for maxAge seconds, or deletes it if maxAge is negative. The value
+// must need no escape: all are base64url, with dots.
 func (a *api) setCookie(c *gin.Context, name, value, path string, maxAge int) {
-	http.SetCookie(c.Writer, &http.Cookie{
-		Name: name, Value: value, Path: path, Domain: a.Settings.CookieDomain, MaxAge: maxAge,
-		HttpOnly: true, Secure: a.Settings.CookieSecure, SameSite: http.SameSiteLaxMode,
-	})
+	form := a.cookieForms[[2]string{name, path}]
+	c.Writer.Header().Add("Set-Cookie", form.start+value+form.middle+strconv.Itoa(max(maxAge, 0))+form.end)
+}
+
+// cookieForm is what surrounds a cookie's value and its Max-Age.
+type cookieForm struct{ start, middle, end string }
+
+// newCookieForms returns the forms of all cookies that setCookie sets, by name and path.
+func newCookieForms(s Settings) map[[2]string]cookieForm {
+	forms := map[[2]string]cookieForm{}
+	for _, key := range [][2]string{{s.CookieName, s.CookiePath}, {s.AccessCookie, "/"}, {deviceCookie, "/"}} {
+		text := (&http.Cookie{
+			Name: key[0], Value: "value", Path: key[1], Domain: s.CookieDomain, MaxAge: 1,
+			HttpOnly: true, Secure: s.CookieSecure, SameSite: http.SameSiteLaxMode,
+		}).String()
+		var f cookieForm
+		f.start, text, _ = strings.Cut(text, "=value")
+		f.middle, f.end, _ = strings.Cut(text, "; Max-Age=1")
+		f.start, f.middle = f.start+"=", f.middle+"; Max-Age="
+		forms[key] = f
+	}
+	return forms
 }
 
 // refreshCookies are the distinct values of the refresh cookie that came along.
@@ -172,9 +193,13 @@ func (a *api) endingCookies(r *http.Request) []string {
 
 // cookieValues are the distinct values of a cookie that came along.
 func cookieValues(r *http.Request, name string) []string {
+	cookies := r.CookiesNamed(name)
+	if len(cookies) == 1 && cookies[0].Value != "" {
+		return []string{cookies[0].Value}
+	}
 	var values []string
 	seen := map[string]bool{}
-	for _, cookie := range r.CookiesNamed(name) {
+	for _, cookie := range cookies {
 		if cookie.Value != "" && !seen[cookie.Value] {
 			seen[cookie.Value] = true
 			values = append(values, cookie.Value)

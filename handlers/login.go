@@ -2,7 +2,6 @@ package handlers
 
 import (
 	"errors"
-	"net/http"
 
 	"github.com/gin-gonic/gin"
 
@@ -29,14 +28,14 @@ func (a *api) login(c *gin.Context) error {
 		return err
 	}
 	if !body {
-		c.JSON(http.StatusOK, a.inCookies(c, tokens))
+		a.inCookies(c, tokens).send(c)
 		return nil
 	}
 	if len(a.refreshCookies(c.Request)) > 0 {
 		a.clearRefreshCookie(c) // the sessions of those have ended
 		a.clearAccessCookie(c)
 	}
-	c.JSON(http.StatusOK, inBody(tokens))
+	inBody(tokens).send(c)
 	return nil
 }
 

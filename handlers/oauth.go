@@ -3,7 +3,6 @@ package handlers
 import (
 	"errors"
 	"mime"
-	"net/http"
 
 	"github.com/gin-gonic/gin"
 
@@ -61,6 +60,6 @@ func (a *api) token(c *gin.Context) error {
 	if err != nil {
 		return err
 	}
-	c.JSON(http.StatusOK, inBody(tokens))
+	inBody(tokens).send(c)
 	return nil
 }

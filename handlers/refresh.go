@@ -2,7 +2,6 @@ package handlers
 
 import (
 	"errors"
-	"net/http"
 
 	"github.com/gin-gonic/gin"
 
@@ -34,9 +33,9 @@ func (a *api) refresh(c *gin.Context) error {
 		return err
 	}
 	if sent != "" {
-		c.JSON(http.StatusOK, inBody(tokens))
+		inBody(tokens).send(c)
 	} else {
-		c.JSON(http.StatusOK, a.inCookies(c, tokens))
+		a.inCookies(c, tokens).send(c)
 	}
 	return nil
 }
