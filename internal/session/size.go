@@ -58,7 +58,7 @@ func newTokenRoom(o Options, frame accesstoken.Claims) (tokenRoom, error) {
 	own := len(o.ClientID)
 	need := r.frame + own + accesstoken.MaxAccount + accesstoken.MaxClient + accesstoken.MaxScopes
 	if over := need - accesstoken.Room(r.limit, signature); over > 0 {
-		return r, fmt.Errorf("LATCHKEY_ISSUER, LATCHKEY_AUDIENCE, LATCHKEY_CLIENT_ID and LATCHKEY_ACCESS_COOKIE are together %d bytes too long: "+
+		return r, fmt.Errorf("LATCHKEY_ISSUER, LATCHKEY_AUDIENCE and LATCHKEY_ACCESS_COOKIE are together %d bytes too long: "+
 			"access tokens of %d bytes would leave too little for accounts and clients; shorten them (with LATCHKEY_STATUS_LIST=true the issuer counts twice), or choose an algorithm with shorter signatures",
 			over, r.limit)
 	}
