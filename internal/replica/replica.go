@@ -115,9 +115,7 @@ func (r *Replica) wire(ctx context.Context) (err error) {
 		return err
 	}
 	if cfg.ExtAuthzAddr != "" {
-		if r.extAuthz, err = handlers.NewExtAuthz(d); err != nil {
-			return err
-		}
+		r.extAuthz = api.ExtAuthz()
 	}
 	r.watch(metrics, verifier)
 	r.api = r.newAPIServer(api, webhook)
