@@ -1,11 +1,6 @@
 package handlers
 
 import (
-	"crypto/hmac"
-	"crypto/sha256"
-	"encoding/base64"
-	"fmt"
-	"io"
 	"net/http"
 	"net/netip"
 	"net/url"
@@ -213,57 +208,8 @@ func cookieValues(r *http.Request, name string) []string {
 	return values
 }
 
-// A known device is a browser or another program in which the user has logged in before.
-// It has a budget of failed logins of its own, so that strangers who use up the
-// account's budget do not keep its owner out. Its token, in a cookie or where refresh
-// tokens come in the body in device_token, proves nothing else:
-// base64url( id 16 B | HMAC(key, id | username)[:16] ).
-const deviceID = 16
-
-// knownDevice returns the id of the device that the request comes from, or ""
-// if it is not one that knows this username. inBody is the parameter device_token.
-func (a *api) knownDevice(r *http.Request, username, inBody string) string {
-	tokens := []string{inBody}
-	for _, cookie := range r.CookiesNamed(deviceCookie) {
-		tokens = append(tokens, cookie.Value)
-	}
-	for _, token := range tokens {
-		raw, err := base64.RawURLEncoding.Strict().DecodeString(token)
-		if err == nil && len(raw) == 2*deviceID && a.madeDevice(raw, username) {
-			return base64.RawURLEncoding.EncodeToString(raw[:deviceID])
-		}
-	}
-	return ""
-}
-
-// newDevice makes the token of a new device of a user.
-func (a *api) newDevice(username string) (string, error) {
-	id := make([]byte, deviceID)
-	if _, err := io.ReadFull(a.Rand, id); err != nil {
-		return "", fmt.Errorf("read randomness: %w", err)
-	}
-	return base64.RawURLEncoding.EncodeToString(append(id, deviceMAC(a.Settings.DeviceKey, id, username)...)), nil
-}
-
-// setDeviceCookie makes the browser a known device of a user.
+// setDeviceCookie makes the browser a known device of a user. Its path is /, whatever
+// LATCHKEY_COOKIE_PATH is.
 func (a *api) setDeviceCookie(c *gin.Context, token string) {
-	// Its path is /, whatever LATCHKEY_COOKIE_PATH is.
 	a.setCookie(c, deviceCookie, token, "/", int(deviceCookieAge/time.Second))
-}
-
-// madeDevice reports whether a device's cookie was made here for a user.
-func (a *api) madeDevice(raw []byte, username string) bool {
-	for _, key := range append([][]byte{a.Settings.DeviceKey}, a.Settings.OlderDeviceKeys...) {
-		if hmac.Equal(raw[deviceID:], deviceMAC(key, raw[:deviceID], username)) {
-			return true
-		}
-	}
-	return false
-}
-
-func deviceMAC(key, id []byte, username string) []byte {
-	mac := hmac.New(sha256.New, key)
-	mac.Write(id)
-	mac.Write([]byte(username))
-	return mac.Sum(nil)[:deviceID]
 }
