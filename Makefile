@@ -142,8 +142,8 @@ bench-memory: test-needs ## bytes of Redis memory per session, at a million sess
 	go test ./tokenstore -run '^$$' -bench BenchmarkMillionSessions -benchtime 1x -timeout 30m
 
 .PHONY: bench-scaling test-docs
-bench-scaling: test-needs ## what operations and followers cost Redis and Latchkey; rewrites docs/scaling.md
-	go test ./docs -run '^$$' -bench BenchmarkScaling -benchtime 1x -timeout 20m
+bench-scaling: test-needs build ## what operations cost, and a logout by the number of replicas; rewrites docs/scaling.md
+	LATCHKEY='$(CURDIR)/bin/latchkey' go test ./test/floors -run '^$$' -bench '^BenchmarkScaling$$' -benchtime 1x -timeout 30m
 
 test-docs: test-needs ## the Python and JavaScript of docs/from-fastapi.md, against the program
 	@need=; for p in python3-fastapi python3-jwt python3-uvicorn python3-httpx python3-cryptography python3-multipart; do \
@@ -165,6 +165,12 @@ load-all: test-needs $(K6) ## every other k6 scenario for some seconds, on the s
 
 dev: ## three replicas on an embedded Redis, with a printed tour
 	go run ./cmd/latchkey dev
+
+.PHONY: release-snapshot
+release-snapshot: $(KUBE)/built ## the archives, the chart and the checksums of a release, in dist; needs goreleaser
+	@command -v goreleaser >/dev/null || { echo 'make release-snapshot needs goreleaser 2: https://goreleaser.com/install' >&2; exit 1; }
+	$(KUBE)/helm package deploy/helm/latchkey --destination bin/chart
+	goreleaser release --snapshot --clean --skip=sign,sbom
 
 .PHONY: tour-svg
 tour-svg: ## rewrite docs/tour.svg, the picture of the tour, from the tour's output
@@ -188,7 +194,7 @@ image: ## the container image, by buildah, podman or docker
 	else echo 'make image needs one of buildah, podman or docker; on Debian: apt-get install buildah' >&2; exit 1; fi; \
 	set -x; "$$@" --build-arg VERSION='$(VERSION)' --tag '$(IMAGE)' .
 
-generate: ## rewrite the settings in README.md and deploy/latchkey.env.example
+generate: ## rewrite the settings in docs/settings.md and deploy/latchkey.env.example
 	go generate ./...
 
 tidy-check: ## fail when go.mod or go.sum is not tidy

@@ -1,6 +1,6 @@
 // Package config holds every setting of Latchkey: its name, its default, its
 // bounds and what it is for, all in the tags of one struct. The table in the
-// README and the example environment file are generated from those tags.
+// documentation (docs/settings.md) and the example environment file are generated from those tags.
 //
 // A caller needs [Load], which reads an environment and reports everything that
 // is wrong with it in one error. Nothing here falls back to a guess: an unknown
@@ -49,22 +49,15 @@ type Config struct {
 	ExtAuthzAddr     string `env:"LATCHKEY_EXTAUTHZ_ADDR" kind:"address" doc:"Where Envoy's gRPC ext_authz service (envoy.service.auth.v3) listens, such as :9191. Empty: nowhere."`
 	RevocationsToken Secret `env:"LATCHKEY_REVOCATIONS_TOKEN" secret:"yes" kind:"secret" doc:"The bearer token, 32 bytes or more, that lets an API follow GET /revocations. Empty: the endpoint is off."`
 
-	RedisURL           RedisURL      `env:"LATCHKEY_REDIS_URL" envDefault:"redis://127.0.0.1:6379/0" kind:"URL" secret:"yes" doc:"Redis: redis://user:password@host:port/db, unix:// for a socket; Sentinels: redis://host:port/db?addr=host:port&master_name=name; a Cluster: redis://user:password@host:port?addr=host:port. rediss:// is TLS. Percent-encode special characters in the password. When shown, the user and password are redacted. See docs/redis.md."`
-	RedisMode          string        `env:"LATCHKEY_REDIS_MODE" envDefault:"auto" oneof:"auto standalone sentinel cluster" doc:"What LATCHKEY_REDIS_URL names. auto: Sentinels if it has master_name, a Cluster if it has addr, else one server."`
-	RedisUsername      string        `env:"LATCHKEY_REDIS_USERNAME" kind:"name" doc:"The ACL user of the servers that hold the data, in place of the one in the URL; with Sentinels, the URL's is that of the Sentinels."`
-	RedisPassword      Secret        `env:"LATCHKEY_REDIS_PASSWORD" secret:"yes" kind:"secret" doc:"The password of the servers that hold the data, in place of the one in the URL."`
-	RedisTLSCAFile     string        `env:"LATCHKEY_REDIS_TLS_CA_FILE" kind:"path" doc:"A file of the authorities (PEM) that sign Redis's certificates, in place of the system's. For rediss:// URLs."`
-	RedisTLSCertFile   string        `env:"LATCHKEY_REDIS_TLS_CERT_FILE" kind:"path" doc:"The client certificate (PEM) to show to Redis; read again for each connection."`
-	RedisTLSKeyFile    string        `env:"LATCHKEY_REDIS_TLS_KEY_FILE" kind:"path" doc:"The key (PEM) of that certificate."`
-	RedisTLSServerName string        `env:"LATCHKEY_REDIS_TLS_SERVER_NAME" kind:"name" doc:"The name in Redis's certificates. Empty: the host that is dialed, which on a Cluster and behind Sentinels is what they announce."`
-	RedisTimeout       time.Duration `env:"LATCHKEY_REDIS_TIMEOUT" envDefault:"250ms" min:"50ms" max:"5s" doc:"How long one attempt at Redis may take. A request whose attempts all fail is answered 503."`
-	RedisAllowEviction bool          `env:"LATCHKEY_REDIS_ALLOW_EVICTION" envDefault:"false" doc:"Start although Redis's maxmemory-policy lets it evict keys. An evicted denylist entry is a logout undone."`
-	RedisPoolSize      int           `env:"LATCHKEY_REDIS_POOL_SIZE" envDefault:"0" min:"0" max:"10000" doc:"The most connections that a replica opens to a Redis server, at least 2: one of them waits for revocations. 0: ten per CPU."`
+	RedisURL         RedisURL      `env:"LATCHKEY_REDIS_URL" envDefault:"redis://127.0.0.1:6379/0" kind:"URL" secret:"yes" doc:"Redis: redis://user:password@host:port/db, unix:// for a socket; Sentinels: redis://host:port/db?addr=host:port&master_name=name; a Cluster: redis://user:password@host:port?addr=host:port. rediss:// is TLS; pool_size=n is the most connections to a server, ten per CPU without it. Percent-encode special characters in the password. When shown, the user and password are redacted. See docs/redis.md."`
+	RedisTLSCAFile   string        `env:"LATCHKEY_REDIS_TLS_CA_FILE" kind:"path" doc:"A file of the authorities (PEM) that sign Redis's certificates, in place of the system's. For rediss:// URLs."`
+	RedisTLSCertFile string        `env:"LATCHKEY_REDIS_TLS_CERT_FILE" kind:"path" doc:"The client certificate (PEM) to show to Redis; read again for each connection."`
+	RedisTLSKeyFile  string        `env:"LATCHKEY_REDIS_TLS_KEY_FILE" kind:"path" doc:"The key (PEM) of that certificate."`
+	RedisTimeout     time.Duration `env:"LATCHKEY_REDIS_TIMEOUT" envDefault:"250ms" min:"50ms" max:"5s" doc:"How long one attempt at Redis may take. A request whose attempts all fail is answered 503."`
 
 	Secret    Secret        `env:"LATCHKEY_SECRET" secret:"yes" kind:"secret" doc:"The root secret, 32 bytes or more, the same on every replica: it seals the signing keys in Redis and authenticates refresh tokens. Several, separated by commas or newlines: the first is used, the others are still accepted; docs/keys.md says how to replace one. Required. Make one with: openssl rand -base64 48"`
 	Issuer    string        `env:"LATCHKEY_ISSUER" envDefault:"http://localhost:8080" kind:"URL" doc:"The iss claim: the URL at which clients reach Latchkey. Tokens of another issuer are refused."`
 	Audience  string        `env:"LATCHKEY_AUDIENCE" kind:"text" doc:"The aud claim: whom the access tokens are for. Empty: the issuer."`
-	ClientID  string        `env:"LATCHKEY_CLIENT_ID" envDefault:"latchkey" kind:"text" doc:"The client_id claim of tokens that a password login issues."`
 	Algorithm string        `env:"LATCHKEY_ALG" envDefault:"EdDSA" oneof:"EdDSA ES256 RS256 HS256" doc:"How access tokens are signed. With HS256 nothing is published for others to verify with."`
 	AccessTTL time.Duration `env:"LATCHKEY_ACCESS_TTL" envDefault:"15m" min:"1s" max:"24h" unit:"s" doc:"How long an access token lives. Redis keeps a revocation this long."`
 
@@ -99,34 +92,29 @@ type Config struct {
 	EdgeCache          int           `env:"LATCHKEY_EDGE_CACHE" envDefault:"65536" min:"16" max:"10000000" doc:"How many verified tokens a replica remembers, about 1.5 KiB each, so that a signature is checked once."`
 	RevokeWaitReplicas int           `env:"LATCHKEY_REVOKE_WAIT_REPLICAS" envDefault:"0" min:"0" max:"16" doc:"How many replicas of Redis must have a logout before it is answered (WAIT). All that can be promoted: then no failover loses a logout, nor does a deposed primary extend a lease."`
 
-	ClaimsURL     string        `env:"LATCHKEY_CLAIMS_URL" kind:"URL" doc:"A webhook that is asked for further claims whenever an access token is issued (docs/oauth.md). Empty: none."`
-	ClaimsSecret  Secret        `env:"LATCHKEY_CLAIMS_SECRET" secret:"yes" kind:"secret" doc:"The key, 32 bytes or more, that signs the requests to LATCHKEY_CLAIMS_URL: the webhook has it, too. Required with it."`
-	ClaimsTimeout time.Duration `env:"LATCHKEY_CLAIMS_TIMEOUT" envDefault:"1s" min:"50ms" max:"10s" doc:"How long the webhook may take."`
-	ClaimsFailure string        `env:"LATCHKEY_CLAIMS_FAILURE" envDefault:"deny" oneof:"deny omit" doc:"What happens when the webhook fails. deny: the request is answered 503. omit: the token is issued without its claims."`
-	ScopeClaims   string        `env:"LATCHKEY_SCOPE_CLAIMS" kind:"JSON" doc:"Claims that a scope brings when it is granted: a JSON object of scopes, each an object of claims, such as {\"reports:read\":{\"department\":\"finance\"}}."`
+	ClaimsURL     string `env:"LATCHKEY_CLAIMS_URL" kind:"URL" doc:"A webhook that is asked for further claims whenever an access token is issued (docs/oauth.md). Empty: none."`
+	ClaimsSecret  Secret `env:"LATCHKEY_CLAIMS_SECRET" secret:"yes" kind:"secret" doc:"The key, 32 bytes or more, that signs the requests to LATCHKEY_CLAIMS_URL: the webhook has it, too. Required with it."`
+	ClaimsFailure string `env:"LATCHKEY_CLAIMS_FAILURE" envDefault:"deny" oneof:"deny omit" doc:"What happens when the webhook fails. deny: the request is answered 503. omit: the token is issued without its claims."`
+	ScopeClaims   string `env:"LATCHKEY_SCOPE_CLAIMS" kind:"JSON" doc:"Claims that a scope brings when it is granted: a JSON object of scopes, each an object of claims, such as {\"reports:read\":{\"department\":\"finance\"}}."`
 
 	LoginLimitClient  Rate `env:"LATCHKEY_LOGIN_LIMIT_CLIENT" envDefault:"10/5m" doc:"Failed logins of one account from one address or known device: 10/5m allows 10 at once, regained evenly over 5 minutes. A login counts while its password is checked, and stays counted only if that was wrong or the account is disabled."`
 	LoginLimitAccount Rate `env:"LATCHKEY_LOGIN_LIMIT_ACCOUNT" envDefault:"100/1h" doc:"Failed logins of one account from all unknown devices together; one network (IPv4 /24, IPv6 /48) may spend a quarter of it. Devices on which the user has logged in before are not held up by it, so a stranger cannot lock the owner out there."`
 	LoginLimitAddress Rate `env:"LATCHKEY_LOGIN_LIMIT_ADDRESS" envDefault:"100/5m" doc:"Failed logins from one address over all accounts, but for known devices. An IPv6 address is its /64; a /56 may spend 4 times as much, a /48 16 times."`
 
-	PasswordMemory      uint32        `env:"LATCHKEY_PASSWORD_MEMORY" envDefault:"19456" min:"7168" max:"1048576" doc:"Memory of one argon2id hash, in KiB. Each password worker takes this much."`
-	PasswordIterations  uint32        `env:"LATCHKEY_PASSWORD_ITERATIONS" envDefault:"2" min:"1" max:"32" doc:"Passes of argon2id over that memory. Stored hashes of other parameters are replaced at the next login."`
-	PasswordParallelism uint8         `env:"LATCHKEY_PASSWORD_PARALLELISM" envDefault:"1" min:"1" max:"16" doc:"Lanes of argon2id."`
-	PasswordWorkers     int           `env:"LATCHKEY_PASSWORD_WORKERS" envDefault:"0" min:"0" max:"1024" doc:"How many passwords are hashed at once; 0: three quarters of the CPUs, and one at least, so that the rest is there for everything else."`
-	PasswordQueue       int           `env:"LATCHKEY_PASSWORD_QUEUE" envDefault:"64" min:"1" max:"10000" doc:"How many logins may wait for a password worker. One more is answered 503."`
-	PasswordWait        time.Duration `env:"LATCHKEY_PASSWORD_WAIT" envDefault:"2s" min:"100ms" max:"30s" doc:"How long a login may wait for a password worker before it is answered 503."`
+	PasswordMemory     uint32        `env:"LATCHKEY_PASSWORD_MEMORY" envDefault:"19456" min:"7168" max:"1048576" doc:"Memory of one argon2id hash, in KiB. Each password worker takes this much."`
+	PasswordIterations uint32        `env:"LATCHKEY_PASSWORD_ITERATIONS" envDefault:"2" min:"1" max:"32" doc:"Passes of argon2id over that memory. Stored hashes of other parameters are replaced at the next login."`
+	PasswordWorkers    int           `env:"LATCHKEY_PASSWORD_WORKERS" envDefault:"0" min:"0" max:"1024" doc:"How many passwords are hashed at once; 0: three quarters of the CPUs, and one at least, so that the rest is there for everything else."`
+	PasswordWait       time.Duration `env:"LATCHKEY_PASSWORD_WAIT" envDefault:"2s" min:"100ms" max:"30s" doc:"How long a login may wait for a password worker before it is answered 503."`
 
 	MaxConnections int `env:"LATCHKEY_MAX_CONNECTIONS" envDefault:"4096" min:"16" max:"1000000" doc:"How many connections the API's listener holds, and Envoy's. One more takes the place of one that has been silent for 10 s with no request under way, or is answered 503. A connection costs up to 20 KiB, and 35 KiB with the largest headers and body on it."`
-	MaxInFlight    int `env:"LATCHKEY_MAX_IN_FLIGHT" envDefault:"512" min:"1" max:"100000" doc:"How many refreshes, how many logouts and other requests about sessions, and how many requests for status lists that are not known yet, are under way at once. One more is answered 503. Of logins it is the password workers and their queue; checks of tokens are never turned away for any of these."`
 
 	Docs bool `env:"LATCHKEY_DOCS" envDefault:"false" doc:"Serve an interactive page of the API at /docs. It puts a large script on the origin that has the refresh cookie, so it is for development and trusted networks. /openapi.json is always there."`
 
 	LogLevel  string `env:"LATCHKEY_LOG_LEVEL" envDefault:"info" oneof:"debug info warn error" doc:"The least severe log lines written."`
 	LogFormat string `env:"LATCHKEY_LOG_FORMAT" envDefault:"json" oneof:"json text" doc:"The form of log lines, written to standard error."`
 
-	Traces      string  `env:"LATCHKEY_TRACES" envDefault:"off" oneof:"off otlp" doc:"otlp: send OpenTelemetry traces by OTLP over HTTP. Where to, with which headers and certificates, and as which service is said by the standard variables: OTEL_EXPORTER_OTLP_ENDPOINT and its kin, OTEL_RESOURCE_ATTRIBUTES, OTEL_SERVICE_NAME."`
-	TracesRatio float64 `env:"LATCHKEY_TRACES_RATIO" envDefault:"0.1" min:"0" max:"1" doc:"The share of requests that are traced, of those whose caller has not decided: a traceparent header that was sent rules."`
-	AuditStream int     `env:"LATCHKEY_AUDIT_STREAM" envDefault:"0" min:"0" max:"100000000" doc:"How many security events, about, to keep in the Redis stream lk:audit besides the log; 0: none. About 350 bytes of Redis each. See docs/audit.md."`
+	Traces      string `env:"LATCHKEY_TRACES" envDefault:"off" oneof:"off otlp" doc:"otlp: send OpenTelemetry traces by OTLP over HTTP. The standard variables say the rest: OTEL_EXPORTER_OTLP_ENDPOINT and its kin where to, OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES as which service, OTEL_TRACES_SAMPLER and OTEL_TRACES_SAMPLER_ARG which requests; without these a tenth, and those that a traceparent header asks for."`
+	AuditStream int    `env:"LATCHKEY_AUDIT_STREAM" envDefault:"0" min:"0" max:"100000000" doc:"How many security events, about, to keep in the Redis stream lk:audit besides the log; 0: none. About 350 bytes of Redis each. See docs/audit.md."`
 
 	ShutdownDelay   time.Duration `env:"LATCHKEY_SHUTDOWN_DELAY" envDefault:"0s" min:"0s" max:"5m" doc:"On SIGTERM, how long to go on serving with /readyz already failing, so that balancers notice before the listener closes."`
 	ShutdownTimeout time.Duration `env:"LATCHKEY_SHUTDOWN_TIMEOUT" envDefault:"20s" min:"1s" max:"10m" doc:"How long requests under way may then take to finish."`

@@ -43,18 +43,18 @@ func load(t *testing.T, env ...string) *config.Config {
 func TestDefaults(t *testing.T) {
 	want := &config.Config{
 		Addr: ":8080", AdminAddr: ":9090",
-		RedisURL: "redis://127.0.0.1:6379/0", RedisMode: "auto", RedisTimeout: 250 * time.Millisecond,
-		Secret: goodSecret, Issuer: "http://localhost:8080", Audience: "http://localhost:8080", ClientID: "latchkey",
+		RedisURL: "redis://127.0.0.1:6379/0", RedisTimeout: 250 * time.Millisecond,
+		Secret: goodSecret, Issuer: "http://localhost:8080", Audience: "http://localhost:8080",
 		Algorithm: "EdDSA", AccessTTL: 15 * time.Minute, KeyRotation: 720 * time.Hour, JWKSMaxAge: 5 * time.Minute, RefreshTTL: 168 * time.Hour, SessionMax: 720 * time.Hour, RefreshGrace: 10 * time.Second, SessionsPerUser: 100,
 		CookieName: "refresh_token", CookieSecure: true, CookiePath: "/auth", Shards: 16,
 		LoginLimitClient:  config.Rate{Burst: 10, Period: 5 * time.Minute},
 		LoginLimitAccount: config.Rate{Burst: 100, Period: time.Hour},
 		LoginLimitAddress: config.Rate{Burst: 100, Period: 5 * time.Minute},
-		PasswordMemory:    19456, PasswordIterations: 2, PasswordParallelism: 1, PasswordQueue: 64, PasswordWait: 2 * time.Second, MaxConnections: 4096, MaxInFlight: 512,
+		PasswordMemory:    19456, PasswordIterations: 2, PasswordWait: 2 * time.Second, MaxConnections: 4096,
 		LogLevel: "info", LogFormat: "json", ShutdownTimeout: 20 * time.Second,
 		Verify: "follow", EdgeLease: time.Second, EdgeMaxDenied: 4_000_000, EdgeCache: 65536,
-		Traces: "off", TracesRatio: 0.1,
-		ClaimsTimeout: time.Second, ClaimsFailure: "deny", StatusListTTL: 30 * time.Second,
+		Traces:        "off",
+		ClaimsFailure: "deny", StatusListTTL: 30 * time.Second,
 	}
 	if diff := cmp.Diff(want, load(t), cmpopts.EquateComparable(netip.Prefix{}), cmpopts.IgnoreUnexported(config.Config{})); diff != "" {
 		t.Errorf("defaults (-want +got):\n%s", diff)
@@ -64,45 +64,44 @@ func TestDefaults(t *testing.T) {
 func TestEverySettingIsRead(t *testing.T) {
 	cfg := load(
 		t, "LATCHKEY_ADDR=127.0.0.1:0", "LATCHKEY_ADMIN_ADDR=127.0.0.1:0",
-		"LATCHKEY_REDIS_URL=rediss://u:p%40ss@r.example:6380/3?master_name=m", "LATCHKEY_REDIS_TIMEOUT=50ms", "LATCHKEY_REDIS_POOL_SIZE=7",
-		"LATCHKEY_ISSUER=https://auth.example/a", "LATCHKEY_AUDIENCE=api", "LATCHKEY_CLIENT_ID=web", "LATCHKEY_ALG=ES256",
+		"LATCHKEY_REDIS_URL=rediss://u:p%40ss@r.example:6380/3?master_name=m", "LATCHKEY_REDIS_TIMEOUT=50ms",
+		"LATCHKEY_ISSUER=https://auth.example/a", "LATCHKEY_AUDIENCE=api", "LATCHKEY_ALG=ES256",
 		"LATCHKEY_ACCESS_TTL=2s", "LATCHKEY_REFRESH_TTL=5s", "LATCHKEY_SESSION_MAX=8760h", "LATCHKEY_REFRESH_GRACE=2s", "LATCHKEY_SESSIONS_PER_USER=1000",
 		"LATCHKEY_COOKIE_NAME=session", "LATCHKEY_COOKIE_SECURE=false", "LATCHKEY_COOKIE_DOMAIN=example.com", "LATCHKEY_COOKIE_PATH=/api/auth",
 		"LATCHKEY_ALLOWED_ORIGINS=https://a.example, https://b.example:8443", "LATCHKEY_TRUSTED_PROXIES=10.0.0.0/8, 192.0.2.7,2001:db8::/32",
 		"LATCHKEY_SHARDS=256", "LATCHKEY_LOGIN_LIMIT_CLIENT=1/1s", "LATCHKEY_LOGIN_LIMIT_ACCOUNT=2/90s", "LATCHKEY_LOGIN_LIMIT_ADDRESS=1000000/24h",
-		"LATCHKEY_PASSWORD_MEMORY=65536", "LATCHKEY_PASSWORD_ITERATIONS=3", "LATCHKEY_PASSWORD_PARALLELISM=4", "LATCHKEY_PASSWORD_WORKERS=5",
-		"LATCHKEY_PASSWORD_QUEUE=6", "LATCHKEY_PASSWORD_WAIT=100ms", "LATCHKEY_MAX_CONNECTIONS=1000", "LATCHKEY_MAX_IN_FLIGHT=100", "LATCHKEY_LOG_LEVEL=debug", "LATCHKEY_LOG_FORMAT=text",
+		"LATCHKEY_PASSWORD_MEMORY=65536", "LATCHKEY_PASSWORD_ITERATIONS=3", "LATCHKEY_PASSWORD_WORKERS=5",
+		"LATCHKEY_PASSWORD_WAIT=100ms", "LATCHKEY_MAX_CONNECTIONS=1000", "LATCHKEY_LOG_LEVEL=debug", "LATCHKEY_LOG_FORMAT=text",
 		"LATCHKEY_SHUTDOWN_DELAY=5s", "LATCHKEY_SHUTDOWN_TIMEOUT=1s", "LATCHKEY_PPROF=true",
 		"LATCHKEY_VERIFY=strict", "LATCHKEY_EDGE_LEASE=500ms", "LATCHKEY_EDGE_OUTAGE=serve-stale:30s", "LATCHKEY_EDGE_MAX_DENIED=1000",
 		"LATCHKEY_EDGE_CACHE=16", "LATCHKEY_REVOKE_WAIT_REPLICAS=2", "LATCHKEY_ACCESS_COOKIE=access_token", "LATCHKEY_EXTAUTHZ_ADDR=:9191",
 		"LATCHKEY_REVOCATIONS_TOKEN="+goodSecret, "LATCHKEY_KEY_ROTATION=24h", "LATCHKEY_JWKS_MAX_AGE=1m", "LATCHKEY_KEYS_DIR=/etc/latchkey/keys", "LATCHKEY_DOCS=true",
-		"LATCHKEY_REDIS_MODE=sentinel", "LATCHKEY_REDIS_USERNAME=app", "LATCHKEY_REDIS_PASSWORD=p", "LATCHKEY_REDIS_TLS_CA_FILE=/ca",
-		"LATCHKEY_REDIS_TLS_CERT_FILE=/cert", "LATCHKEY_REDIS_TLS_KEY_FILE=/key", "LATCHKEY_REDIS_TLS_SERVER_NAME=redis.example",
-		"LATCHKEY_REDIS_ALLOW_EVICTION=true",
-		"LATCHKEY_TRACES=otlp", "LATCHKEY_TRACES_RATIO=0.25", "LATCHKEY_AUDIT_STREAM=100000",
+		"LATCHKEY_REDIS_TLS_CA_FILE=/ca",
+		"LATCHKEY_REDIS_TLS_CERT_FILE=/cert", "LATCHKEY_REDIS_TLS_KEY_FILE=/key",
+		"LATCHKEY_TRACES=otlp", "LATCHKEY_AUDIT_STREAM=100000",
 		"LATCHKEY_CLAIMS_URL=https://claims.example.com/latchkey", "LATCHKEY_CLAIMS_SECRET="+claimsSecret,
-		"LATCHKEY_CLAIMS_TIMEOUT=250ms", "LATCHKEY_CLAIMS_FAILURE=omit", "LATCHKEY_DPOP_NONCE=true", `LATCHKEY_SCOPE_CLAIMS={"read":{"a":1}}`,
+		"LATCHKEY_CLAIMS_FAILURE=omit", "LATCHKEY_DPOP_NONCE=true", `LATCHKEY_SCOPE_CLAIMS={"read":{"a":1}}`,
 		"LATCHKEY_STATUS_LIST=true", "LATCHKEY_STATUS_LIST_TTL=1s",
 	)
 	want := &config.Config{
 		Addr: "127.0.0.1:0", AdminAddr: "127.0.0.1:0",
-		RedisURL: "rediss://u:p%40ss@r.example:6380/3?master_name=m", RedisTimeout: 50 * time.Millisecond, RedisPoolSize: 7,
-		Secret: goodSecret, Issuer: "https://auth.example/a", Audience: "api", ClientID: "web", Algorithm: "ES256",
+		RedisURL: "rediss://u:p%40ss@r.example:6380/3?master_name=m", RedisTimeout: 50 * time.Millisecond,
+		Secret: goodSecret, Issuer: "https://auth.example/a", Audience: "api", Algorithm: "ES256",
 		AccessTTL: 2 * time.Second, RefreshTTL: 5 * time.Second, SessionMax: 8760 * time.Hour, RefreshGrace: 2 * time.Second, SessionsPerUser: 1000,
 		CookieName: "session", CookieDomain: "example.com", CookiePath: "/api/auth",
 		AllowedOrigins: []string{"https://a.example", "https://b.example:8443"},
 		TrustedProxies: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("192.0.2.7/32"), netip.MustParsePrefix("2001:db8::/32")},
 		Shards:         256, LoginLimitClient: config.Rate{Burst: 1, Period: time.Second},
 		LoginLimitAccount: config.Rate{Burst: 2, Period: 90 * time.Second}, LoginLimitAddress: config.Rate{Burst: 1000000, Period: 24 * time.Hour},
-		PasswordMemory: 65536, PasswordIterations: 3, PasswordParallelism: 4, PasswordWorkers: 5, PasswordQueue: 6, PasswordWait: 100 * time.Millisecond, MaxConnections: 1000, MaxInFlight: 100,
+		PasswordMemory: 65536, PasswordIterations: 3, PasswordWorkers: 5, PasswordWait: 100 * time.Millisecond, MaxConnections: 1000,
 		LogLevel: "debug", LogFormat: "text", ShutdownDelay: 5 * time.Second, ShutdownTimeout: time.Second, PProf: true,
 		Verify: "strict", EdgeLease: 500 * time.Millisecond, EdgeOutage: config.Outage{ServeStale: 30 * time.Second}, EdgeMaxDenied: 1000, EdgeCache: 16,
 		RevokeWaitReplicas: 2, AccessCookie: "access_token", ExtAuthzAddr: ":9191", RevocationsToken: goodSecret,
-		RedisMode: "sentinel", RedisUsername: "app", RedisPassword: "p", RedisTLSCAFile: "/ca", RedisTLSCertFile: "/cert",
-		RedisTLSKeyFile: "/key", RedisTLSServerName: "redis.example", RedisAllowEviction: true,
-		KeyRotation: 24 * time.Hour, JWKSMaxAge: time.Minute, KeysDir: "/etc/latchkey/keys", Docs: true,
-		Traces: "otlp", TracesRatio: 0.25, AuditStream: 100_000,
-		ClaimsURL: "https://claims.example.com/latchkey", ClaimsSecret: claimsSecret, ClaimsTimeout: 250 * time.Millisecond,
+		RedisTLSCAFile: "/ca", RedisTLSCertFile: "/cert",
+		RedisTLSKeyFile: "/key",
+		KeyRotation:     24 * time.Hour, JWKSMaxAge: time.Minute, KeysDir: "/etc/latchkey/keys", Docs: true,
+		Traces: "otlp", AuditStream: 100_000,
+		ClaimsURL: "https://claims.example.com/latchkey", ClaimsSecret: claimsSecret,
 		ClaimsFailure: "omit", DPoPNonce: true, ScopeClaims: `{"read":{"a":1}}`,
 		StatusList: true, StatusListTTL: time.Second,
 	}
@@ -132,7 +131,7 @@ func TestFaults(t *testing.T) {
 		{"number text", "LATCHKEY_SHARDS=many", `LATCHKEY_SHARDS: "many" is not allowed; write a whole number from 1 to 256`},
 		{"number low", "LATCHKEY_SHARDS=0", `LATCHKEY_SHARDS: "0" is not allowed; write a whole number from 1 to 256`},
 		{"number high", "LATCHKEY_SHARDS=257", `LATCHKEY_SHARDS: "257" is not allowed; write a whole number from 1 to 256`},
-		{"number overflow", "LATCHKEY_PASSWORD_PARALLELISM=257", `LATCHKEY_PASSWORD_PARALLELISM: "257" is not allowed; write a whole number from 1 to 16`},
+		{"number overflow", "LATCHKEY_PASSWORD_ITERATIONS=4294967296", `LATCHKEY_PASSWORD_ITERATIONS: "4294967296" is not allowed; write a whole number from 1 to 32`},
 		{"number negative unsigned", "LATCHKEY_PASSWORD_MEMORY=-1", `LATCHKEY_PASSWORD_MEMORY: "-1" is not allowed; write a whole number from 7168 to 1048576`},
 		{"number below", "LATCHKEY_PASSWORD_MEMORY=7167", `LATCHKEY_PASSWORD_MEMORY: "7167" is not allowed; write a whole number from 7168 to 1048576`},
 		{"duration without unit", "LATCHKEY_ACCESS_TTL=900", `LATCHKEY_ACCESS_TTL: "900" is not allowed; write a duration such as 15m, from 1s to 24h, in whole seconds`},
@@ -144,19 +143,16 @@ func TestFaults(t *testing.T) {
 		{"session too long", "LATCHKEY_SESSION_MAX=8761h", `LATCHKEY_SESSION_MAX: "8761h" is not allowed; write a duration such as 720h, from 2s to 8760h, in whole seconds`},
 		{"no sessions", "LATCHKEY_SESSIONS_PER_USER=0", `LATCHKEY_SESSIONS_PER_USER: "0" is not allowed; write a whole number from 1 to 1000`},
 		{"timeout", "LATCHKEY_REDIS_TIMEOUT=49ms", `LATCHKEY_REDIS_TIMEOUT: "49ms" is not allowed; write a duration such as 250ms, from 50ms to 5s`},
-		{"one connection", "LATCHKEY_REDIS_POOL_SIZE=1", `LATCHKEY_REDIS_POOL_SIZE: 1, and a replica that follows holds one connection to wait for revocations; write 2 or more, or 0 for ten per CPU`},
+		{"one connection", "LATCHKEY_REDIS_URL=redis://r?pool_size=1", `LATCHKEY_REDIS_URL: its pool_size is not a whole number from 2 to 10000; a replica that follows holds one connection to wait for revocations; correct it, or leave it out for ten per CPU`},
 		{"algorithm", "LATCHKEY_ALG=none", `LATCHKEY_ALG: "none" is not allowed; write EdDSA, ES256, RS256 or HS256`},
 		{"algorithm case", "LATCHKEY_ALG=eddsa", `LATCHKEY_ALG: "eddsa" is not allowed; write EdDSA, ES256, RS256 or HS256`},
 		{"level", "LATCHKEY_LOG_LEVEL=verbose", `LATCHKEY_LOG_LEVEL: "verbose" is not allowed; write debug, info, warn or error`},
-		{"fraction", "LATCHKEY_TRACES_RATIO=1.5", `LATCHKEY_TRACES_RATIO: "1.5" is not allowed; write a number from 0 to 1`},
-		{"no number", "LATCHKEY_TRACES_RATIO=NaN", `LATCHKEY_TRACES_RATIO: "NaN" is not allowed; write a number from 0 to 1`},
 		{"format", "LATCHKEY_LOG_FORMAT=xml", `LATCHKEY_LOG_FORMAT: "xml" is not allowed; write json or text`},
 		{"verify", "LATCHKEY_VERIFY=lax", `LATCHKEY_VERIFY: "lax" is not allowed; write follow or strict`},
 		{"outage", "LATCHKEY_EDGE_OUTAGE=serve-stale:2h", `LATCHKEY_EDGE_OUTAGE: "serve-stale:2h" is not allowed; write deny, or serve-stale: and a duration from 1s to 1h`},
 		{"claims without a secret", "LATCHKEY_CLAIMS_URL=https://claims.example.com", `LATCHKEY_CLAIMS_SECRET: not set; make one with: openssl rand -base64 48, and give it to the webhook`},
 		{"claims of scopes that are no objects", `LATCHKEY_SCOPE_CLAIMS={"read":1}`, `LATCHKEY_SCOPE_CLAIMS: not an object of objects; write JSON such as {"reports:read":{"department":"finance"}}`},
 		{"claims failure", "LATCHKEY_CLAIMS_FAILURE=allow", `LATCHKEY_CLAIMS_FAILURE: "allow" is not allowed; write deny or omit`},
-		{"a client id of registered clients", "LATCHKEY_CLIENT_ID=lkc_app", `LATCHKEY_CLIENT_ID: "lkc_app" begins with lkc_, as the ids of registered clients do; write another`},
 		{"short revocations token", "LATCHKEY_REVOCATIONS_TOKEN=hunter2", `LATCHKEY_REVOCATIONS_TOKEN: 7 bytes, too short to be safe; make one with: openssl rand -base64 48`},
 		{"ext_authz address", "LATCHKEY_EXTAUTHZ_ADDR=9191", `LATCHKEY_EXTAUTHZ_ADDR: "9191" is not an address; write host:port or :port, with a port from 0 (any free one) to 65535`},
 		{"access cookie's name", "LATCHKEY_ACCESS_COOKIE=a b", `LATCHKEY_ACCESS_COOKIE: "a b" cannot name this cookie; write letters, digits, - and _, such as __Host-session`},
@@ -205,7 +201,6 @@ func TestFaults(t *testing.T) {
 		{"issuer credentials", "LATCHKEY_ISSUER=https://u:hunter2@auth.example", `LATCHKEY_ISSUER: holds a user name or password; leave them out: the issuer is in every token`},
 		{"issuer broken credentials", "LATCHKEY_ISSUER=https://u:hunter2 @auth.example", `LATCHKEY_ISSUER: the value is not an issuer; write https://host[:port][/path], without query and fragment`},
 		{"audience", "LATCHKEY_AUDIENCE=a b", `LATCHKEY_AUDIENCE: "a b" is not allowed; write 1 to 255 printable ASCII characters without spaces`},
-		{"client", "LATCHKEY_CLIENT_ID=caf\u00e9", `LATCHKEY_CLIENT_ID: "café" is not allowed; write 1 to 255 printable ASCII characters without spaces`},
 
 		{"domain URL", "LATCHKEY_COOKIE_DOMAIN=https://example.com", `LATCHKEY_COOKIE_DOMAIN: "https://example.com" is not a domain; write a name such as example.com, without scheme, port or leading dot`},
 		{"domain dot", "LATCHKEY_COOKIE_DOMAIN=.example.com", `LATCHKEY_COOKIE_DOMAIN: ".example.com" is not a domain; write a name such as example.com, without scheme, port or leading dot`},
@@ -232,13 +227,13 @@ func TestFaults(t *testing.T) {
 		{"proxy mapped", "LATCHKEY_TRUSTED_PROXIES=::ffff:10.0.0.1", `LATCHKEY_TRUSTED_PROXIES: "::ffff:10.0.0.1/128" is an IPv4 network in IPv6 form, which matches nothing; write it as IPv4`},
 
 		{"unknown near", "LATCHKEY_ACCES_TTL=15m", `LATCHKEY_ACCES_TTL: no such setting; did you mean LATCHKEY_ACCESS_TTL?`},
-		{"unknown far", "LATCHKEY_FLUX_CAPACITOR=1", `LATCHKEY_FLUX_CAPACITOR: no such setting; unset it, or look its name up in the README`},
+		{"unknown far", "LATCHKEY_FLUX_CAPACITOR=1", `LATCHKEY_FLUX_CAPACITOR: no such setting; unset it, or look its name up in docs/settings.md`},
 		{"unknown case", "latchkey_addr=:1", `latchkey_addr: no such setting; did you mean LATCHKEY_ADDR?`},
 		{"unknown file", "LATCHKEY_SECRETS_FILE=/x", `LATCHKEY_SECRETS_FILE: no such setting; did you mean LATCHKEY_SECRET_FILE?`},
-		{"prefix alone", "LATCHKEY_=1", `LATCHKEY_: no such setting; unset it, or look its name up in the README`},
+		{"prefix alone", "LATCHKEY_=1", `LATCHKEY_: no such setting; unset it, or look its name up in docs/settings.md`},
 		{"unknown with line break", "LATCHKEY_A\nB=1", `"LATCHKEY_A\nB": no such setting; did you mean LATCHKEY_ALG?`},
 		{"file for what is no secret", "LATCHKEY_ADDR_FILE=/x", `LATCHKEY_ADDR_FILE: only a secret can be read from a file; set LATCHKEY_ADDR`},
-		{"port is no service link", "LATCHKEY_PORT=8080", `LATCHKEY_PORT: no such setting; unset it, or look its name up in the README`},
+		{"port is no service link", "LATCHKEY_PORT=8080", `LATCHKEY_PORT: no such setting; unset it, or look its name up in docs/settings.md`},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			cfg, err := config.Load(withSecret(tt.env))
@@ -617,7 +612,7 @@ func TestDocument(t *testing.T) {
 		if r.Type == "" || !strings.HasSuffix(r.Doc, ".") && !strings.HasSuffix(r.Doc, config.SecretHint) {
 			t.Errorf("%s: type %q and text %q: want both, the text in sentences", r.Name, r.Type, r.Doc)
 		}
-		if want := slices.Contains([]string{"LATCHKEY_SECRET", "LATCHKEY_REDIS_URL", "LATCHKEY_REVOCATIONS_TOKEN", "LATCHKEY_REDIS_PASSWORD", "LATCHKEY_CLAIMS_SECRET"}, r.Name); r.Secret != want {
+		if want := slices.Contains([]string{"LATCHKEY_SECRET", "LATCHKEY_REDIS_URL", "LATCHKEY_REVOCATIONS_TOKEN", "LATCHKEY_CLAIMS_SECRET"}, r.Name); r.Secret != want {
 			t.Errorf("%s: Secret = %t", r.Name, r.Secret)
 		}
 		if r.Secret && r.Type == "secret" && r.Default != "" {
@@ -692,19 +687,11 @@ func TestRedisSettingsGoTogether(t *testing.T) {
 		want string // the fault, "" for none
 	}{
 		{"standalone", []string{"LATCHKEY_REDIS_URL=redis://r/3"}, ""},
-		{"Sentinels", []string{"LATCHKEY_REDIS_URL=redis://:of-sentinels@r/3?master_name=m&addr=s:1", "LATCHKEY_REDIS_PASSWORD=p"}, ""},
+		{"Sentinels", []string{"LATCHKEY_REDIS_URL=redis://:of-sentinels@r/3?master_name=m&addr=s:1&username=app&password=p"}, ""},
 		{"a Cluster", []string{"LATCHKEY_REDIS_URL=redis://r?addr=s:1"}, ""},
-		{"a Cluster by one name", []string{"LATCHKEY_REDIS_URL=redis://r/0", "LATCHKEY_REDIS_MODE=cluster"}, ""},
-		{"one server with addr", []string{"LATCHKEY_REDIS_URL=redis://r?addr=s:1", "LATCHKEY_REDIS_MODE=standalone"}, "LATCHKEY_REDIS_MODE: standalone, and LATCHKEY_REDIS_URL has addr or master_name; "},
-		{"Sentinels without a name", []string{"LATCHKEY_REDIS_URL=redis://r", "LATCHKEY_REDIS_MODE=sentinel"}, "LATCHKEY_REDIS_MODE: sentinel, and LATCHKEY_REDIS_URL has no master_name; "},
-		{"a Cluster with a name", []string{"LATCHKEY_REDIS_URL=redis://r?master_name=m", "LATCHKEY_REDIS_MODE=cluster"}, "LATCHKEY_REDIS_MODE: cluster, and LATCHKEY_REDIS_URL has master_name"},
 		{"a Cluster's database", []string{"LATCHKEY_REDIS_URL=redis://r/1?addr=s:1"}, "LATCHKEY_REDIS_URL: names a database, and a Cluster has only 0; "},
 		{"a socket of a Cluster", []string{"LATCHKEY_REDIS_URL=unix:///s?addr=s:1"}, "LATCHKEY_REDIS_URL: names a socket"},
-		{"password twice", []string{"LATCHKEY_REDIS_URL=redis://:hunter2@r", "LATCHKEY_REDIS_PASSWORD=hunter2"}, "LATCHKEY_REDIS_PASSWORD: given twice"},
-		{"password twice, Sentinels", []string{"LATCHKEY_REDIS_URL=redis://r?master_name=m&password=hunter2", "LATCHKEY_REDIS_PASSWORD=hunter2"}, "LATCHKEY_REDIS_PASSWORD: given twice"},
-		{"a user without password", []string{"LATCHKEY_REDIS_USERNAME=app"}, "LATCHKEY_REDIS_USERNAME: set without LATCHKEY_REDIS_PASSWORD; "},
 		{"a CA without TLS", []string{"LATCHKEY_REDIS_TLS_CA_FILE=/ca"}, "LATCHKEY_REDIS_TLS_CA_FILE: set, and LATCHKEY_REDIS_URL is not rediss://"},
-		{"a name without TLS", []string{"LATCHKEY_REDIS_TLS_SERVER_NAME=r"}, "LATCHKEY_REDIS_TLS_SERVER_NAME: set, and LATCHKEY_REDIS_URL is not rediss://"},
 		{"a certificate without key", []string{"LATCHKEY_REDIS_URL=rediss://r", "LATCHKEY_REDIS_TLS_CERT_FILE=/c"}, "LATCHKEY_REDIS_TLS_CERT_FILE: set without LATCHKEY_REDIS_TLS_KEY_FILE; "},
 		{"a key without certificate", []string{"LATCHKEY_REDIS_URL=rediss://r", "LATCHKEY_REDIS_TLS_KEY_FILE=/k"}, "LATCHKEY_REDIS_TLS_KEY_FILE: set without LATCHKEY_REDIS_TLS_CERT_FILE; "},
 	} {

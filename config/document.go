@@ -47,7 +47,7 @@ func (c *Config) Effective() []Value {
 	return rows
 }
 
-// Markdown is the table of settings in the README.
+// Markdown is the table of settings in docs/settings.md.
 func Markdown() string {
 	var b strings.Builder
 	b.WriteString("| Setting | Default | Meaning |\n| --- | --- | --- |\n")

@@ -23,13 +23,13 @@ const (
 	end   = "<!-- config:end -->"
 )
 
-// The table in the README and the example environment file say what the code does.
+// The table in docs/settings.md and the example environment file say what the code does.
 func TestGeneratedFiles(t *testing.T) {
 	for _, tt := range []struct {
 		path string
 		want func(t *testing.T, old string) string
 	}{
-		{"../README.md", readme},
+		{"../docs/settings.md", page},
 		{"../deploy/latchkey.env.example", func(*testing.T, string) string { return config.EnvFile() }},
 	} {
 		t.Run(tt.path, func(t *testing.T) {
@@ -51,13 +51,13 @@ func TestGeneratedFiles(t *testing.T) {
 	}
 }
 
-// readme puts the table between its markers.
-func readme(t *testing.T, old string) string {
+// page puts the table between its markers.
+func page(t *testing.T, old string) string {
 	t.Helper()
 	head, rest, ok := strings.Cut(old, begin)
 	_, tail, ok2 := strings.Cut(rest, end)
 	if !ok || !ok2 {
-		t.Fatalf("README.md lacks the lines %s and %s, between which the table of settings goes", begin, end)
+		t.Fatalf("docs/settings.md lacks the lines %s and %s, between which the table of settings goes", begin, end)
 	}
 	return head + begin + "\n" + config.Markdown() + end + tail
 }

@@ -175,7 +175,7 @@ func refuseUnknown(c *collector, name, v string) {
 		c.add(shown, "no such setting", "did you mean "+n+"?")
 		return
 	}
-	c.add(shown, "no such setting", "unset it, or look its name up in the README")
+	c.add(shown, "no such setting", "unset it, or look its name up in docs/settings.md")
 }
 
 // nearest returns the known name with the fewest edits from name, or "" when

@@ -5,6 +5,7 @@ import (
 	"io"
 	"log/slog"
 	"net/url"
+	"strconv"
 	"strings"
 )
 
@@ -58,6 +59,16 @@ type RedisURL string
 
 // Reveal returns the URL with its password, for the code that connects.
 func (u RedisURL) Reveal() string { return string(u) }
+
+// PoolSize is the pool_size of the URL, or 0 if it has none.
+func (u RedisURL) PoolSize() int {
+	p, err := url.Parse(string(u))
+	if err != nil {
+		return 0
+	}
+	n, _ := strconv.Atoi(p.Query().Get("pool_size")) // Validate refuses what is no number
+	return n
+}
 
 // String returns the URL without user name and password.
 func (u RedisURL) String() string {

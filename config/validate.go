@@ -212,49 +212,28 @@ func databaseNumber(s string) bool {
 
 // checkRedis holds the settings of Redis against its URL, unless that one is at fault.
 func (c *Config) checkRedis(f *collector) {
-	if c.RedisPoolSize == 1 {
-		f.add("LATCHKEY_REDIS_POOL_SIZE", "1, and a replica that follows holds one connection to wait for revocations", "write 2 or more, or 0 for ten per CPU")
-	}
-	const address, mode, username, password = "LATCHKEY_REDIS_URL", "LATCHKEY_REDIS_MODE", "LATCHKEY_REDIS_USERNAME", "LATCHKEY_REDIS_PASSWORD"
+	const address = "LATCHKEY_REDIS_URL"
 	u, err := url.Parse(c.RedisURL.Reveal())
 	if err != nil || f.has(address) {
 		return
 	}
 	q := u.Query()
 	sentinel := q.Has("master_name")
-	switch c.RedisMode {
-	case "standalone":
-		if sentinel || q.Has("addr") {
-			f.add(mode, "standalone, and "+address+" has addr or master_name", "leave those out, or write sentinel or cluster")
-		}
-	case "sentinel":
-		if !sentinel {
-			f.add(mode, "sentinel, and "+address+" has no master_name", "add ?master_name= and the name by which the Sentinels know the primary")
-		}
-		sentinel = true
-	case "cluster":
-		if sentinel {
-			f.add(mode, "cluster, and "+address+" has master_name, which only Sentinels know", "leave it out, or write sentinel")
-		}
-	}
-	cluster := c.RedisMode == "cluster" || c.RedisMode == "auto" && !sentinel && q.Has("addr")
+	cluster := !sentinel && q.Has("addr")
 	if u.Scheme == "unix" && (sentinel || cluster) {
 		f.add(address, "names a socket, which is neither a Sentinel nor a Cluster", "write redis:// or rediss://")
 	}
 	if db := strings.Trim(u.Path, "/"); cluster && db != "" && db != "0" {
 		f.add(address, "names a database, and a Cluster has only 0", "leave it out")
 	}
-	// A URL of Sentinels has the Sentinels' own user and password there.
-	twice := u.User != nil && !sentinel || q.Has("username") || q.Has("password")
-	if c.RedisPassword != "" && twice {
-		f.add(password, "given twice, here and in "+address, "leave it out of the URL")
-	}
-	if c.RedisUsername != "" && c.RedisPassword == "" {
-		f.add(username, "set without "+password, "set both: the URL's password belongs to the URL's user")
+	if pool := q.Get("pool_size"); q.Has("pool_size") {
+		if n, err := strconv.Atoi(pool); err != nil || n < 2 || n > 10_000 {
+			f.add(address, "its pool_size is not a whole number from 2 to 10000; a replica that follows holds one connection to wait for revocations", "correct it, or leave it out for ten per CPU")
+		}
 	}
 	for name, v := range map[string]string{
 		"LATCHKEY_REDIS_TLS_CA_FILE": c.RedisTLSCAFile, "LATCHKEY_REDIS_TLS_CERT_FILE": c.RedisTLSCertFile,
-		"LATCHKEY_REDIS_TLS_KEY_FILE": c.RedisTLSKeyFile, "LATCHKEY_REDIS_TLS_SERVER_NAME": c.RedisTLSServerName,
+		"LATCHKEY_REDIS_TLS_KEY_FILE": c.RedisTLSKeyFile,
 	} {
 		if v != "" && u.Scheme != "rediss" {
 			f.add(name, "set, and "+address+" is not rediss://, so nothing would be encrypted", "write rediss://, or unset it")
@@ -327,12 +306,6 @@ func (c *Config) checkTokens(f *collector) {
 	}
 	if c.Audience != c.Issuer && !plainText(c.Audience) {
 		f.add("LATCHKEY_AUDIENCE", quote(c.Audience)+" is not allowed", "write 1 to 255 printable ASCII characters without spaces")
-	}
-	if strings.HasPrefix(c.ClientID, "lkc_") {
-		f.add("LATCHKEY_CLIENT_ID", quote(c.ClientID)+" begins with lkc_, as the ids of registered clients do", "write another")
-	}
-	if !plainText(c.ClientID) {
-		f.add("LATCHKEY_CLIENT_ID", quote(c.ClientID)+" is not allowed", "write 1 to 255 printable ASCII characters without spaces")
 	}
 }
 

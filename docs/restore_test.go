@@ -3,6 +3,7 @@
 package docs_test
 
 import (
+	"io"
 	"net/http"
 	"net/url"
 	"strings"
@@ -104,3 +105,44 @@ func restore(t *testing.T, rdb *redis.Client, all map[string]saved) {
 		}
 	}
 }
+
+// session is what a client holds.
+type session struct{ access, refresh string }
+
+// ask sends a request: a POST with a form, or about an access token.
+func ask(b testing.TB, r *stacktest.Replica, path, access string, form url.Values) (status int, s session) {
+	method := http.MethodPost
+	if path == "/auth/verify" {
+		method = http.MethodGet
+	}
+	q, err := http.NewRequestWithContext(b.Context(), method, "http://"+r.Addr+path, strings.NewReader(form.Encode()))
+	if err != nil {
+		b.Error(err)
+		return 0, s
+	}
+	if form != nil {
+		q.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	}
+	if access != "" {
+		q.Header.Set("Authorization", "Bearer "+access)
+	}
+	a, err := keptAlive.RoundTrip(q)
+	if err != nil {
+		b.Error(err)
+		return 0, s
+	}
+	body, err := io.ReadAll(a.Body)
+	_ = a.Body.Close()
+	if err != nil {
+		b.Error(err)
+	}
+	for part, to := range map[string]*string{"access_token": &s.access, "refresh_token": &s.refresh} {
+		if _, after, ok := strings.Cut(string(body), `"`+part+`":"`); ok {
+			*to, _, _ = strings.Cut(after, `"`)
+		}
+	}
+	return a.StatusCode, s
+}
+
+// keptAlive keeps connections open, as a proxy does.
+var keptAlive = &http.Transport{MaxIdleConnsPerHost: 16}

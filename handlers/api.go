@@ -25,6 +25,7 @@ import (
 	"github.com/latchkey-auth/latchkey/internal/credential"
 	"github.com/latchkey-auth/latchkey/internal/dpop"
 	"github.com/latchkey-auth/latchkey/internal/refreshtoken"
+	"github.com/latchkey-auth/latchkey/internal/session"
 	"github.com/latchkey-auth/latchkey/tokenstore"
 )
 
@@ -115,8 +116,9 @@ type api struct {
 	began       time.Time    // any moment before the first request
 	lists       *statusLists // nil for none
 	issuerHost  string       // the name of the host that clients know; "" if it is an address
-	room        tokenRoom    // how long tokens may be
-	noStore     []string     // a value of Cache-Control; all responses share it
+	sessions    *session.Service
+	noStore     []string // a value of Cache-Control; all responses share it
+	cookieForms map[[2]string]cookieForm
 	shedTold    atomic.Int64 // when the log was told last of requests turned away, in Unix nanoseconds
 	// Of the second that outageSecond is, in Unix seconds: lines about an outage.
 	outageSecond, outageCount atomic.Int64
@@ -126,11 +128,11 @@ type api struct {
 // password change: twice 1 KiB, percent-encoded.
 const maxBody = 16 << 10
 
-// newAPI returns what the HTTP API and [ExtAuthz] have in common. The error names settings
-// it cannot work with.
+// newAPI returns an api without routes. The error names settings it cannot work with.
 func newAPI(d Dependencies) (*api, error) {
 	a := &api{Dependencies: d, crossOrigin: http.NewCrossOriginProtection(), began: time.Now(), noStore: []string{"no-store"}}
 	a.Settings.CookieName = cmp.Or(a.Settings.CookieName, defaultCookieName)
+	a.cookieForms = newCookieForms(a.Settings)
 	if issuer, err := url.Parse(a.Settings.Issuer); err == nil {
 		a.issuerHost = hostname(issuer.Host)
 	}
@@ -138,11 +140,46 @@ func newAPI(d Dependencies) (*api, error) {
 	for _, origin := range d.Settings.AllowedOrigins {
 		faults = append(faults, a.crossOrigin.AddTrustedOrigin(origin))
 	}
-	return a, errors.Join(faults...)
+	options := sessionOptions(d)
+	if d.Settings.StatusListTTL > 0 {
+		a.lists = newStatusLists(d, a.inFlight())
+		options.StatusReference = a.lists.reference
+	}
+	var err error
+	a.sessions, err = session.New(options)
+	return a, errors.Join(append(faults, err)...)
 }
 
+// inFlight is how many requests of a class may be under way at once.
+func (a *api) inFlight() int64 { return int64(cmp.Or(a.Settings.MaxInFlight, defaultInFlight)) }
+
+// sessionOptions is what the operations on sessions need.
+func sessionOptions(d Dependencies) session.Options {
+	return session.Options{
+		Store: d.Store, Verifier: d.Verifier, Confirmer: d.Confirmer, Signer: d.Signer, RefreshTokens: d.Refresh, Passwords: d.Passwords,
+		Issued: d.Issued, Claims: d.Claims, Rand: d.Rand, Log: d.Log, Audit: d.Audit, Stalled: d.Stalled,
+		Observe: session.Observer{Event: d.Metrics.event, Confirmed: d.Metrics.confirmed, Asked: d.Metrics.asked},
+		Issuer:  d.Settings.Issuer, Audience: d.Settings.Audience, ClientID: d.Settings.ClientID, Limits: d.Settings.Limits,
+		DeviceKeys:  append([][]byte{d.Settings.DeviceKey}, d.Settings.OlderDeviceKeys...),
+		ScopeClaims: d.Settings.ScopeClaims, ClaimsOmit: d.Settings.ClaimsOmit,
+		// RFC 6265bis section 5.6: browsers drop a cookie whose name and value take more
+		// than 4096 bytes.
+		MaxToken:      accesstoken.MaxLength - len(d.Settings.AccessCookie),
+		SignatureSize: d.Settings.SignatureSize, Nonces: d.Settings.Nonces,
+	}
+}
+
+// API answers requests over HTTP, and Envoy's over gRPC ([API.ExtAuthz]).
+type API struct {
+	*api
+	routes http.Handler
+}
+
+// ServeHTTP answers one request.
+func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) { a.routes.ServeHTTP(w, r) }
+
 // New returns the API. The error names settings it cannot work with.
-func New(d Dependencies) (http.Handler, error) {
+func New(d Dependencies) (*API, error) {
 	gin.SetMode(gin.ReleaseMode)
 	a, fault := newAPI(d)
 	engine := gin.New()
@@ -158,25 +195,11 @@ func New(d Dependencies) (http.Handler, error) {
 	faults = append(faults, engine.SetTrustedProxies(proxies))
 	// X-Real-Ip is not among them: a proxy that does not know it passes on the client's.
 	engine.RemoteIPHeaders = []string{"X-Forwarded-For"}
-	for scope, claims := range d.Settings.ScopeClaims {
-		for name := range claims {
-			if accesstoken.Reserved(name) {
-				faults = append(faults, fmt.Errorf("the claims of the scope %q: Latchkey sets %s itself", scope, name))
-			}
-		}
-	}
 	shared, err := share(d.Settings.AllowedOrigins)
 	if err := errors.Join(append(faults, err)...); err != nil {
 		return nil, fmt.Errorf("the API's settings: %w", err)
 	}
-	inFlight := int64(cmp.Or(d.Settings.MaxInFlight, defaultInFlight))
-	if d.Settings.StatusListTTL > 0 {
-		a.lists = newStatusLists(d, inFlight)
-	}
-	if a.room, err = newTokenRoom(d.Settings, a.tokenClaims(minted{grant: longestGrant(tokenstore.Grant{JKT: longestJKT}, time.Now())}, tokenstore.ID{})); err != nil {
-		return nil, fmt.Errorf("the API's settings: %w", err)
-	}
-
+	inFlight := a.inFlight()
 	if d.Tracer != nil {
 		engine.Use(a.trace)
 	}
@@ -227,7 +250,7 @@ func New(d Dependencies) (http.Handler, error) {
 	if a.followable() {
 		engine.GET("/revocations", a.serve(a.revocations))
 	}
-	return engine, nil
+	return &API{a, engine}, nil
 }
 
 // followable reports whether there is GET /revocations.

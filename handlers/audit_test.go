@@ -41,7 +41,7 @@ func TestAuditSchema(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	source, err := os.ReadFile("events.go")
+	source, err := os.ReadFile("../internal/session/event.go")
 	if err != nil {
 		t.Fatal(err)
 	}

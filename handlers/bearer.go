@@ -8,7 +8,7 @@ import (
 	"github.com/gin-gonic/gin"
 
 	"github.com/latchkey-auth/latchkey/edge"
-	"github.com/latchkey-auth/latchkey/tokenstore"
+	"github.com/latchkey-auth/latchkey/internal/session"
 )
 
 // bearer returns the token of the Authorization header, or "" if there is none.
@@ -24,83 +24,47 @@ func bearer(r *http.Request) (string, error) {
 	}
 }
 
-// shownToken is an access token as a request shows it.
-type shownToken struct {
-	token    string
-	byCookie bool
-	bound    bool // shown as Authorization: DPoP
-}
-
 // shownToken finds the request's access token: in the Authorization header, or
 // else, where the setting allows it, in a cookie. Errors: errNoToken; a
-// [requestError]; those of accessByCookie.
-func (a *api) shownToken(ctx context.Context, r *http.Request) (shownToken, error) {
+// [session.RequestError]; those of accessByCookie.
+func (a *api) shownToken(ctx context.Context, r *http.Request) (session.Shown, error) {
 	switch token, bound, err := edge.AuthorizationToken(r); {
 	case errors.Is(err, edge.ErrNoToken):
 	case err != nil:
-		return shownToken{}, badRequest("%v", err)
+		return session.Shown{}, badRequest("%v", err)
 	default:
-		return shownToken{token: token, bound: bound}, nil
+		return session.Shown{Token: token, Bound: bound}, nil
 	}
 	cookies := a.accessCookies(r)
 	switch len(cookies) {
 	case 0:
-		return shownToken{}, errNoToken
+		return session.Shown{}, errNoToken
 	case 1:
-		return shownToken{token: cookies[0], byCookie: true}, nil
+		return session.Shown{Token: cookies[0], ByCookie: true}, nil
 	}
 	token, err := a.accessByCookie(ctx, cookies)
-	return shownToken{token: token, byCookie: true}, err
+	return session.Shown{Token: token, ByCookie: true}, err
 }
 
-// caller is who an accepted access token speaks for, with the ids that the store
-// knows them by.
-type caller struct {
-	edge.Claims
-	sid tokenstore.ID
-	uid tokenstore.ID
-}
-
-// scopeAccount is the scope with which a registered client may manage the account of
-// its user: read it, list and end its sessions, change its password.
-const scopeAccount = "latchkey:account"
-
-// caller accepts the request's access token, for an endpoint that manages the user's
-// account: one that the service's own login issued, or one with scopeAccount. Errors:
-// those of shownToken and admitBound, errCrossSite, errNotUser and a [scopeError].
-func (a *api) caller(c *gin.Context) (caller, error) {
+// caller accepts the request's access token, for an endpoint that manages the user's account.
+// Errors: those of shownToken and [session.Service.AdmitOwner]; errCrossSite.
+func (a *api) caller(c *gin.Context) (session.Caller, error) {
 	shown, err := a.shownToken(c.Request.Context(), c.Request)
 	if err != nil {
-		return caller{}, err
+		return session.Caller{}, err
 	}
-	if shown.byCookie {
-		// A cookie comes along with what another site's page had the browser
-		// send. Whoever uses this gets that checked, also on a route that forgot
-		// sameOrigin; requests that change nothing pass.
+	if shown.ByCookie {
+		// A cookie comes along with what another site's page had the browser send. Whoever
+		// uses this gets that checked, also on a route that forgot sameOrigin; requests that
+		// change nothing pass.
 		if err := a.ownRequest(c.Request.Method, c.Request.Host, c.Request.Header); err != nil {
-			a.note(c, EventCrossSite)
-			return caller{}, err
+			a.note(c, session.EventCrossSite)
+			return session.Caller{}, err
 		}
 	}
-	var claims edge.Claims
-	if shown.bound {
-		claims, err = a.admitBound(c.Request.Context(), c.Writer.Header(), c.Request.Header, a.itself(c.Request), shown.token)
-		a.noteProof(c, err)
-	} else {
-		claims, err = a.Verifier.Verify(c.Request.Context(), shown.token)
+	var proof session.Proof
+	if shown.Bound {
+		proof = a.proof(c)
 	}
-	if err != nil {
-		return caller{}, err
-	}
-	if tokenstore.IsClient(claims.Subject) {
-		return caller{}, errNotUser
-	}
-	if tokenstore.IsClient(claims.ClientID) && !claims.HasScope(scopeAccount) {
-		return caller{}, &scopeError{[]string{scopeAccount}}
-	}
-	sid, err := tokenstore.ParseID(claims.SessionID)
-	if err != nil {
-		return caller{}, edge.ErrInvalid
-	}
-	return caller{Claims: claims, sid: sid, uid: a.Store.UserID(claims.Subject)}, nil
+	return a.sessions.AdmitOwner(c.Request.Context(), originOf(c), shown, proof)
 }

@@ -1,15 +1,11 @@
 package handlers
 
 import (
-	"crypto/hmac"
-	"crypto/sha256"
-	"encoding/base64"
-	"fmt"
-	"io"
 	"net/http"
 	"net/netip"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -147,11 +143,31 @@ func hostname(host string) string {
 	return name
 }
 
+// setCookie sets a cookie for maxAge seconds, or deletes it if maxAge is negative. The value
+// must need no escape: all are base64url, with dots.
 func (a *api) setCookie(c *gin.Context, name, value, path string, maxAge int) {
-	http.SetCookie(c.Writer, &http.Cookie{
-		Name: name, Value: value, Path: path, Domain: a.Settings.CookieDomain, MaxAge: maxAge,
-		HttpOnly: true, Secure: a.Settings.CookieSecure, SameSite: http.SameSiteLaxMode,
-	})
+	form := a.cookieForms[[2]string{name, path}]
+	c.Writer.Header().Add("Set-Cookie", form.start+value+form.middle+strconv.Itoa(max(maxAge, 0))+form.end)
+}
+
+// cookieForm is what surrounds a cookie's value and its Max-Age.
+type cookieForm struct{ start, middle, end string }
+
+// newCookieForms returns the forms of all cookies that setCookie sets, by name and path.
+func newCookieForms(s Settings) map[[2]string]cookieForm {
+	forms := map[[2]string]cookieForm{}
+	for _, key := range [][2]string{{s.CookieName, s.CookiePath}, {s.AccessCookie, "/"}, {deviceCookie, "/"}} {
+		text := (&http.Cookie{
+			Name: key[0], Value: "value", Path: key[1], Domain: s.CookieDomain, MaxAge: 1,
+			HttpOnly: true, Secure: s.CookieSecure, SameSite: http.SameSiteLaxMode,
+		}).String()
+		var f cookieForm
+		f.start, text, _ = strings.Cut(text, "=value")
+		f.middle, f.end, _ = strings.Cut(text, "; Max-Age=1")
+		f.start, f.middle = f.start+"=", f.middle+"; Max-Age="
+		forms[key] = f
+	}
+	return forms
 }
 
 // refreshCookies are the distinct values of the refresh cookie that came along.
@@ -177,9 +193,13 @@ func (a *api) endingCookies(r *http.Request) []string {
 
 // cookieValues are the distinct values of a cookie that came along.
 func cookieValues(r *http.Request, name string) []string {
+	cookies := r.CookiesNamed(name)
+	if len(cookies) == 1 && cookies[0].Value != "" {
+		return []string{cookies[0].Value}
+	}
 	var values []string
 	seen := map[string]bool{}
-	for _, cookie := range r.CookiesNamed(name) {
+	for _, cookie := range cookies {
 		if cookie.Value != "" && !seen[cookie.Value] {
 			seen[cookie.Value] = true
 			values = append(values, cookie.Value)
@@ -188,57 +208,8 @@ func cookieValues(r *http.Request, name string) []string {
 	return values
 }
 
-// A known device is a browser or another program in which the user has logged in before.
-// It has a budget of failed logins of its own, so that strangers who use up the
-// account's budget do not keep its owner out. Its token, in a cookie or where refresh
-// tokens come in the body in device_token, proves nothing else:
-// base64url( id 16 B | HMAC(key, id | username)[:16] ).
-const deviceID = 16
-
-// knownDevice returns the id of the device that the request comes from, or ""
-// if it is not one that knows this username. inBody is the parameter device_token.
-func (a *api) knownDevice(r *http.Request, username, inBody string) string {
-	tokens := []string{inBody}
-	for _, cookie := range r.CookiesNamed(deviceCookie) {
-		tokens = append(tokens, cookie.Value)
-	}
-	for _, token := range tokens {
-		raw, err := base64.RawURLEncoding.Strict().DecodeString(token)
-		if err == nil && len(raw) == 2*deviceID && a.madeDevice(raw, username) {
-			return base64.RawURLEncoding.EncodeToString(raw[:deviceID])
-		}
-	}
-	return ""
-}
-
-// newDevice makes the token of a new device of a user.
-func (a *api) newDevice(username string) (string, error) {
-	id := make([]byte, deviceID)
-	if _, err := io.ReadFull(a.Rand, id); err != nil {
-		return "", fmt.Errorf("read randomness: %w", err)
-	}
-	return base64.RawURLEncoding.EncodeToString(append(id, deviceMAC(a.Settings.DeviceKey, id, username)...)), nil
-}
-
-// setDeviceCookie makes the browser a known device of a user.
+// setDeviceCookie makes the browser a known device of a user. Its path is /, whatever
+// LATCHKEY_COOKIE_PATH is.
 func (a *api) setDeviceCookie(c *gin.Context, token string) {
-	// Its path is /, whatever LATCHKEY_COOKIE_PATH is.
 	a.setCookie(c, deviceCookie, token, "/", int(deviceCookieAge/time.Second))
-}
-
-// madeDevice reports whether a device's cookie was made here for a user.
-func (a *api) madeDevice(raw []byte, username string) bool {
-	for _, key := range append([][]byte{a.Settings.DeviceKey}, a.Settings.OlderDeviceKeys...) {
-		if hmac.Equal(raw[deviceID:], deviceMAC(key, raw[:deviceID], username)) {
-			return true
-		}
-	}
-	return false
-}
-
-func deviceMAC(key, id []byte, username string) []byte {
-	mac := hmac.New(sha256.New, key)
-	mac.Write(id)
-	mac.Write([]byte(username))
-	return mac.Sum(nil)[:deviceID]
 }

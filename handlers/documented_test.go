@@ -21,7 +21,6 @@ import (
 	"github.com/getkin/kin-openapi/openapi3"
 	"github.com/getkin/kin-openapi/openapi3filter"
 	"github.com/getkin/kin-openapi/routers"
-	"github.com/gin-gonic/gin"
 
 	"github.com/latchkey-auth/latchkey/edge"
 	"github.com/latchkey-auth/latchkey/handlers"
@@ -321,7 +320,7 @@ func TestEveryRouteIsDocumented(t *testing.T) {
 				t.Error(err)
 			}
 			var routes, paths []string
-			for _, r := range f.replicas[0].handler.(*gin.Engine).Routes() {
+			for _, r := range f.replicas[0].handler.(*handlers.API).Routes() {
 				routes = append(routes, r.Method+" "+regexp.MustCompile("[:*]([a-z]+)").ReplaceAllString(r.Path, "{$1}"))
 			}
 			for path, item := range document.Paths.Map() {

@@ -9,7 +9,7 @@ import (
 	"math"
 	"net/http"
 	"strconv"
-	"time"
+	"strings"
 
 	"github.com/gin-gonic/gin"
 
@@ -18,6 +18,7 @@ import (
 	"github.com/latchkey-auth/latchkey/internal/claimhook"
 	"github.com/latchkey-auth/latchkey/internal/credential"
 	"github.com/latchkey-auth/latchkey/internal/dpop"
+	"github.com/latchkey-auth/latchkey/internal/session"
 	"github.com/latchkey-auth/latchkey/tokenstore"
 )
 
@@ -35,33 +36,12 @@ var (
 	errMethod         = errors.New("no such method on this path")
 	errCrossSite      = errors.New("a request from another site")
 	errNoToken        = errors.New("no access token was sent")
-	errCredentials    = errors.New("incorrect username or password")
-	errPassword       = errors.New("incorrect password")
 	errNoRefreshToken = errors.New("no refresh token was sent")
-	errRefreshToken   = errors.New("the refresh token is not valid")
-	errAmbiguous      = errors.New("the refresh tokens of several sessions were sent")
-	errStalled        = errors.New("the replica has not run for a while")
-	errNoSession      = errors.New("the user has no such session")
-	errNotUser        = errors.New("the access token is a client's own")
 	errMedia          = errors.New("the body is of another type")
-	// errUnchecked says that a token claims to be ours, and its key or root secret is not
-	// known any more.
-	errUnchecked = errors.New("the token cannot be checked")
 )
 
-// requestError is a fault of the request that the client can mend.
-type requestError struct{ code, description string }
-
-func (e *requestError) Error() string { return e.description }
-
-func badRequest(format string, args ...any) error {
-	return &requestError{code: "invalid_request", description: fmt.Sprintf(format, args...)}
-}
-
-// throttledError asks the client to wait.
-type throttledError struct{ wait time.Duration }
-
-func (e *throttledError) Error() string { return "too many failed attempts" }
+// badRequest is a fault of the request that the client can mend.
+func badRequest(format string, args ...any) error { return session.BadRequest(format, args...) }
 
 // problems is the one table of errors and their responses: the first row that
 // matches counts. What no row matches is a 500.
@@ -76,13 +56,13 @@ var problems = []struct {
 	{tokenstore.ErrUnavailable, problem{http.StatusServiceUnavailable, "temporarily_unavailable", "Service temporarily unavailable", "The token store did not answer. Whether the request took effect is not known; send the same request again.", ""}},
 	{accesstoken.ErrNoKey, problem{http.StatusServiceUnavailable, "temporarily_unavailable", "Service temporarily unavailable", "The replica has no signing key yet; retry in a moment.", ""}},
 	{credential.ErrBusy, problem{http.StatusServiceUnavailable, "temporarily_unavailable", "Service temporarily unavailable", "Too many logins are under way; retry in a moment.", ""}},
-	{errStalled, problem{http.StatusServiceUnavailable, "temporarily_unavailable", "Service temporarily unavailable", "The replica did not run for a while; send the same request again.", ""}},
+	{session.ErrStalled, problem{http.StatusServiceUnavailable, "temporarily_unavailable", "Service temporarily unavailable", "The replica did not run for a while; send the same request again.", ""}},
 
 	{claimhook.ErrFailed, problem{http.StatusServiceUnavailable, "temporarily_unavailable", "Service temporarily unavailable", "The claims of the token could not be had; retry in a moment.", ""}},
 
-	{errClient, problem{http.StatusUnauthorized, "invalid_client", "Client authentication failed", "", ""}},
-	{errClientMayNot, problem{http.StatusForbidden, "unauthorized_client", "The client may not introspect", "", ""}},
-	{errNotUser, problem{http.StatusForbidden, "access_denied", "Not a user", "The access token is a client's own; this is for users.", ""}},
+	{session.ErrClient, problem{http.StatusUnauthorized, "invalid_client", "Client authentication failed", "", ""}},
+	{session.ErrClientMayNot, problem{http.StatusForbidden, "unauthorized_client", "The client may not introspect", "", ""}},
+	{session.ErrNotUser, problem{http.StatusForbidden, "access_denied", "Not a user", "The access token is a client's own; this is for users.", ""}},
 
 	{errNoToken, problem{http.StatusUnauthorized, "unauthorized", "Not authenticated", "Send the access token as Authorization: Bearer.", ""}},
 	{edge.ErrExpired, problem{http.StatusUnauthorized, "invalid_token", "Could not validate credentials", "The access token has expired", `error="invalid_token", error_description="The access token has expired"`}},
@@ -91,16 +71,16 @@ var problems = []struct {
 	{tokenstore.ErrNoAccount, problem{http.StatusUnauthorized, "invalid_token", "Could not validate credentials", "The access token was revoked", `error="invalid_token", error_description="The access token was revoked"`}},
 	{edge.ErrInvalid, problem{http.StatusUnauthorized, "invalid_token", "Could not validate credentials", "The access token is not valid", `error="invalid_token", error_description="The access token is not valid"`}},
 
-	{errUnchecked, problem{http.StatusUnauthorized, "invalid_token", "Not everything has ended", "A token that was shown cannot be checked any more, so its session may live on; everything else that was shown has ended. Send the session's refresh token or a fresh access token, or log in and send POST /auth/logout-all.", `error="invalid_token", error_description="A token that was shown cannot be checked any more"`}},
+	{session.ErrUnchecked, problem{http.StatusUnauthorized, "invalid_token", "Not everything has ended", "A token that was shown cannot be checked any more, so its session may live on; everything else that was shown has ended. Send the session's refresh token or a fresh access token, or log in and send POST /auth/logout-all.", `error="invalid_token", error_description="A token that was shown cannot be checked any more"`}},
 
-	{errCredentials, problem{http.StatusUnauthorized, "invalid_grant", "Incorrect username or password", "", ""}},
+	{session.ErrCredentials, problem{http.StatusUnauthorized, "invalid_grant", "Incorrect username or password", "", ""}},
 	{errNoRefreshToken, problem{http.StatusUnauthorized, "invalid_grant", "Refresh token missing", "Send the refresh token as a cookie, or as refresh_token in the body.", ""}},
-	{errRefreshToken, problem{http.StatusUnauthorized, "invalid_grant", "Invalid refresh token", "", ""}},
-	{errAmbiguous, problem{http.StatusUnauthorized, "invalid_grant", "Invalid refresh token", "The refresh cookies of several sessions were sent, and nobody can tell which one is meant. The browser was told to delete them; log in again.", ""}},
-	{errPassword, problem{http.StatusForbidden, "access_denied", "Incorrect password", "", ""}},
+	{session.ErrRefreshToken, problem{http.StatusUnauthorized, "invalid_grant", "Invalid refresh token", "", ""}},
+	{session.ErrAmbiguous, problem{http.StatusUnauthorized, "invalid_grant", "Invalid refresh token", "The refresh cookies of several sessions were sent, and nobody can tell which one is meant. The browser was told to delete them; log in again.", ""}},
+	{session.ErrPassword, problem{http.StatusForbidden, "access_denied", "Incorrect password", "", ""}},
 	{errCrossSite, problem{http.StatusForbidden, "access_denied", "Cross-site request refused", "The request comes from a page of another origin. List the origin in LATCHKEY_ALLOWED_ORIGINS if it is yours.", ""}},
 
-	{errNoSession, problem{http.StatusNotFound, "not_found", "No such session", "", ""}},
+	{session.ErrNoSession, problem{http.StatusNotFound, "not_found", "No such session", "", ""}},
 	{errNotFound, problem{http.StatusNotFound, "not_found", "Not found", "", ""}},
 	{errHistory, problem{http.StatusNotImplemented, "not_implemented", "Not implemented", "Lists of the past are not kept: leave time out.", ""}},
 	{errMethod, problem{http.StatusMethodNotAllowed, "method_not_allowed", "Method not allowed", "", ""}},
@@ -148,13 +128,13 @@ func (a *api) fail(c *gin.Context, err error) {
 // explain sets the headers that go with the problem that err is, in the answer to a
 // request.
 func (p problem) explain(err error, request, header http.Header) {
-	var throttled *throttledError
+	var throttled *session.ThrottledError
 	switch {
 	case errors.As(err, &throttled):
-		header.Set("Retry-After", strconv.Itoa(int(math.Ceil(throttled.wait.Seconds()))))
+		header.Set("Retry-After", strconv.Itoa(int(math.Ceil(throttled.Wait.Seconds()))))
 	case p.status == http.StatusServiceUnavailable:
 		header.Set("Retry-After", strconv.Itoa(retryAfter))
-	case errors.Is(err, errClient):
+	case errors.Is(err, session.ErrClient):
 		// RFC 6749 section 5.2, also for a client that did not try it (RFC 9110
 		// section 15.5.2).
 		header.Set("WWW-Authenticate", `Basic realm="latchkey"`)
@@ -170,11 +150,11 @@ func (p problem) body() gin.H {
 }
 
 func problemOf(err error) (p problem, known bool) {
-	var request *requestError
-	var throttled *throttledError
+	var request *session.RequestError
+	var throttled *session.ThrottledError
 	var large *http.MaxBytesError
-	var scope *scopeError
-	var proof *proofError
+	var scope *session.ScopeError
+	var proof *session.ProofError
 	for _, row := range problems {
 		if errors.Is(err, row.is) {
 			return row.problem, true
@@ -182,11 +162,11 @@ func problemOf(err error) (p problem, known bool) {
 	}
 	switch {
 	case errors.As(err, &request):
-		return problem{http.StatusBadRequest, request.code, request.description, "", ""}, true
+		return problem{http.StatusBadRequest, request.Code, request.Description, "", ""}, true
 	case errors.As(err, &scope):
-		return problem{http.StatusForbidden, "insufficient_scope", "Insufficient scope", "The access token lacks a scope", scope.challenge()}, true
+		return problem{http.StatusForbidden, "insufficient_scope", "Insufficient scope", "The access token lacks a scope", scopeChallenge(scope)}, true
 	case errors.As(err, &proof):
-		return proof.problem(), true
+		return proofProblem(proof), true
 	case errors.As(err, &throttled):
 		return problem{http.StatusTooManyRequests, "too_many_requests", "Too many failed attempts", "Wait as long as Retry-After says.", ""}, true
 	case errors.As(err, &large):
@@ -206,4 +186,23 @@ func challenge(params string, request http.Header) string {
 		return `DPoP realm="latchkey"` + params + ", " + dpop.Challenge()
 	}
 	return `Bearer realm="latchkey"` + params
+}
+
+// scopeChallenge is the rest of WWW-Authenticate (RFC 6750 section 3.1). The names are
+// scope-tokens, which need no escape in a quoted string.
+func scopeChallenge(e *session.ScopeError) string {
+	return fmt.Sprintf(`error="insufficient_scope", error_description="The access token lacks a scope", scope=%q`, strings.Join(e.Required, " "))
+}
+
+// proofProblem is what the client is told of a refused proof. The causes are fixed texts.
+func proofProblem(e *session.ProofError) problem {
+	p := problem{status: http.StatusBadRequest, code: "invalid_dpop_proof", detail: "DPoP proof refused", description: e.Error()}
+	if errors.Is(e, dpop.ErrNonce) {
+		p.code = "use_dpop_nonce"
+	}
+	if e.WithToken {
+		p.status = http.StatusUnauthorized
+		p.challenge = fmt.Sprintf("error=%q, error_description=%q", p.code, p.description)
+	}
+	return p
 }

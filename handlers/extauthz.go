@@ -26,7 +26,7 @@ import (
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 
-	"github.com/latchkey-auth/latchkey/edge"
+	"github.com/latchkey-auth/latchkey/internal/session"
 )
 
 const (
@@ -58,15 +58,9 @@ type ExtAuthz struct {
 	health *health.Server
 }
 
-// NewExtAuthz returns the service; of the dependencies it uses Verifier, Store,
-// Metrics, Log, Audit and Settings. It is not ready yet, see SetReady. The error names
-// settings it cannot work with.
-func NewExtAuthz(d Dependencies) (*ExtAuthz, error) {
-	a, err := newAPI(d)
-	if err != nil {
-		return nil, fmt.Errorf("the API's settings: %w", err)
-	}
-	e := &ExtAuthz{api: a, checks: class{name: ShedExtAuthz, limit: maxChecks}, health: health.NewServer()}
+// ExtAuthz returns the service. It is not ready yet, see SetReady.
+func (a *API) ExtAuthz() *ExtAuthz {
+	e := &ExtAuthz{api: a.api, checks: class{name: ShedExtAuthz, limit: maxChecks}, health: health.NewServer()}
 	e.server = grpc.NewServer(
 		grpc.MaxRecvMsgSize(maxCheck),
 		grpc.MaxHeaderListSize(16<<10),
@@ -84,7 +78,7 @@ func NewExtAuthz(d Dependencies) (*ExtAuthz, error) {
 	authv3.RegisterAuthorizationServer(e.server, e)
 	healthv1.RegisterHealthServer(e.server, e.health)
 	e.SetReady(false)
-	return e, nil
+	return e
 }
 
 // SetReady sets what the health service answers.
@@ -200,10 +194,10 @@ func (e *ExtAuthz) check(ctx context.Context, attributes *authv3.AttributeContex
 // too.
 func (e *ExtAuthz) decide(ctx context.Context, attributes *authv3.AttributeContext, h, answer http.Header) (*identity, error) {
 	asked := attributes.GetRequest().GetHttp()
-	var demanded []string
+	var required []string
 	if scope, ok := attributes.GetContextExtensions()["scope"]; ok {
 		var err error
-		if demanded, err = scopeNames(scope); err != nil {
+		if required, err = session.ScopeNames(scope); err != nil {
 			return nil, err
 		}
 	}
@@ -211,25 +205,29 @@ func (e *ExtAuthz) decide(ctx context.Context, attributes *authv3.AttributeConte
 	if err != nil {
 		return nil, err
 	}
-	if shown.byCookie {
+	if shown.ByCookie {
 		if err := e.api.ownRequest(asked.GetMethod(), asked.GetHost(), h); err != nil {
-			e.api.record(ctx, e.originOf(ctx, attributes, h), EventCrossSite)
+			e.api.sessions.Record(ctx, e.originOf(ctx, attributes, h), session.EventCrossSite)
 			return nil, err
 		}
 	}
-	return e.api.whose(ctx, shown, demanded, func() (edge.Claims, error) {
-		claims, err := e.api.admitBound(ctx, answer, h, described(asked), shown.token)
-		if reason := proofRefusal(err); reason != "" {
-			e.api.record(ctx, e.originOf(ctx, attributes, h), EventProofRefused, slog.String("reason", reason))
-		}
-		return claims, err
-	})
+	if !shown.Bound {
+		return e.api.authorize(ctx, shown.Token, required)
+	}
+	// Envoy describes the request as it has received it: it speaks for itself here, and not
+	// for a client.
+	proof := e.api.proofFor(answer, h, asked.GetMethod(), asked.GetScheme()+"://"+asked.GetHost()+asked.GetPath())
+	claims, err := e.api.sessions.AuthorizeBound(ctx, e.originOf(ctx, attributes, h), shown.Token, proof, required)
+	if err != nil {
+		return nil, err
+	}
+	return identityOf(&claims), nil
 }
 
 // originOf is where the request comes from that Envoy describes. Its source is who
 // connected to Envoy: if that is a trusted proxy, the client is in X-Forwarded-For, as
 // for the HTTP API. A description without a source counts as from Envoy itself.
-func (e *ExtAuthz) originOf(ctx context.Context, attributes *authv3.AttributeContext, h http.Header) origin {
+func (e *ExtAuthz) originOf(ctx context.Context, attributes *authv3.AttributeContext, h http.Header) session.Origin {
 	id := h.Get(headerRequestID)
 	if !harmless(id) {
 		id = newRequestID()
@@ -240,7 +238,7 @@ func (e *ExtAuthz) originOf(ctx context.Context, attributes *authv3.AttributeCon
 			address = tcp.IP.String()
 		}
 	}
-	return origin{requestID: id, address: e.api.clientAddress(address, strings.Join(h.Values("X-Forwarded-For"), ","))}
+	return session.Origin{RequestID: id, Address: e.api.clientAddress(address, strings.Join(h.Values("X-Forwarded-For"), ","))}
 }
 
 // clientAddress is the address of the client behind a peer: that of the peer, or if it is
@@ -265,12 +263,6 @@ func (a *api) clientAddress(peer, forwardedFor string) string {
 		}
 	}
 	return peer
-}
-
-// described is the request as Envoy has received it: it speaks for itself here, and
-// not for a client.
-func described(r *authv3.AttributeContext_HttpRequest) asked {
-	return asked{r.GetMethod(), r.GetScheme() + "://" + r.GetHost() + r.GetPath()}
 }
 
 // refuse is what the HTTP API answers to an error of a request, besides what is in header,

@@ -25,6 +25,7 @@ import (
 
 	"github.com/latchkey-auth/latchkey/edge"
 	"github.com/latchkey-auth/latchkey/handlers"
+	"github.com/latchkey-auth/latchkey/internal/accesstoken"
 	"github.com/latchkey-auth/latchkey/internal/dpop/dpoptest"
 )
 
@@ -45,20 +46,21 @@ func extAuthz(t *testing.T, s setup) *envoy {
 	metrics := handlers.NewMetrics("test", "go", f.hasher.Depth)
 	verifier, err := edge.New(edge.Options{Store: f.replicas[0].store, Ring: f.ring, Issuer: issuer, Audience: audience})
 	f.check(err)
-	settings := handlers.Settings{AllowedOrigins: []string{"https://app.example.com"}}
+	settings := handlers.Settings{Issuer: issuer, Audience: audience, ClientID: clientID, AllowedOrigins: []string{"https://app.example.com"}}
 	if s.settings != nil {
 		s.settings(&settings)
 	}
 	e := &envoy{fleet: f, metrics: metrics, served: make(chan error, 1)}
 	dependencies := handlers.Dependencies{
-		Verifier: verifier, Metrics: metrics, Settings: settings, Store: f.replicas[0].store,
+		Verifier: verifier, Metrics: metrics, Settings: settings, Store: f.replicas[0].store, Signer: accesstoken.NewSigner(f.ring), Passwords: f.hasher,
 		Log: slog.New(slog.NewJSONHandler(f.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	}
 	if s.dependencies != nil {
 		s.dependencies(&dependencies)
 	}
-	e.service, err = handlers.NewExtAuthz(dependencies)
+	api, err := handlers.New(dependencies)
 	f.check(err)
+	e.service = api.ExtAuthz()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	f.check(err)
 	go func() { e.served <- e.service.Serve(l) }()

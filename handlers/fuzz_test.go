@@ -5,11 +5,8 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
-	"unicode/utf8"
 
 	"github.com/gin-gonic/gin"
-
-	"github.com/latchkey-auth/latchkey/internal/refreshtoken"
 )
 
 // Whatever a body holds, bind reads it or refuses it: and what it reads of a form
@@ -69,8 +66,8 @@ func FuzzBearer(f *testing.F) {
 	})
 }
 
-// Whatever cookies a browser sends, a refresh token, an access token and a known device
-// are found in what it said, each value once, and none of them is believed.
+// Whatever cookies a browser sends, a refresh token and an access token are found in what it
+// said, each value once.
 func FuzzCookies(f *testing.F) {
 	for _, s := range []string{
 		"refresh_token=lkr1_x", "refresh_token=a; refresh_token=b; refresh_token=a", "refresh_token=", "refresh_token",
@@ -80,11 +77,7 @@ func FuzzCookies(f *testing.F) {
 		f.Add(s, "")
 	}
 	f.Add("refresh_token=a", "refresh_token=b")
-	codec, err := refreshtoken.New([]byte("0123456789abcdef0123456789abcdef"))
-	if err != nil {
-		f.Fatal(err)
-	}
-	a := &api{Dependencies: Dependencies{Refresh: codec, Settings: Settings{CookieName: defaultCookieName, AccessCookie: "access_token", DeviceKey: []byte("key")}}}
+	a := &api{Dependencies: Dependencies{Settings: Settings{CookieName: defaultCookieName, AccessCookie: "access_token"}}}
 	f.Fuzz(func(t *testing.T, first, second string) {
 		r := httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/auth/refresh", http.NoBody)
 		r.Header["Cookie"] = []string{first, second}
@@ -97,46 +90,5 @@ func FuzzCookies(f *testing.F) {
 				seen[v] = true
 			}
 		}
-		if id := a.knownDevice(r, "alice", first); id != "" {
-			t.Fatalf("the device %q is known", id)
-		}
-		if list := a.families(a.refreshCookies(r)); len(list) > 0 {
-			t.Fatalf("%d families", len(list))
-		}
 	})
-}
-
-// Whatever a client calls itself, its description is short and printable.
-func FuzzDevice(f *testing.F) {
-	for _, s := range []string{
-		"", "curl/8.5.0", "Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0", "Mozilla/",
-		"Mozilla/5.0 (iPhone; CPU iPhone OS 17_5 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/17.5 Mobile/15E148 Safari/604.1",
-		"Mozilla/5.0 (", "Mozilla/5.0 )(;;/", "\x00\xff\u202e", strings.Repeat("ä", 100), "Mozilla/5.0 " + strings.Repeat("(", 1000),
-	} {
-		f.Add(s)
-	}
-	f.Fuzz(func(t *testing.T, userAgent string) {
-		text := device(userAgent)
-		if len(text) > maxDevice || !utf8.ValidString(text) || strings.ContainsAny(text, "\x00\r\n\u202e") {
-			t.Fatalf("%q became %q", userAgent, text)
-		}
-	})
-}
-
-// A long header is cut in one step, not character by character.
-func TestDeviceOfALongHeader(t *testing.T) {
-	long := strings.Repeat("ä", 8<<10)
-	if n := testing.AllocsPerRun(1, func() { device(long) }); n > 100 {
-		t.Errorf("%v allocations", n)
-	}
-}
-
-// The longest header that the server lets through is described in no time: each
-// login would pay for it.
-func BenchmarkDeviceOfALongHeader(b *testing.B) {
-	long := strings.Repeat("ä", 8<<10)
-	b.ReportAllocs()
-	for b.Loop() {
-		device(long)
-	}
 }

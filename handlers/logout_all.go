@@ -1,15 +1,9 @@
 package handlers
 
 import (
-	"context"
-	"errors"
-	"log/slog"
 	"net/http"
 
 	"github.com/gin-gonic/gin"
-
-	"github.com/latchkey-auth/latchkey/edge"
-	"github.com/latchkey-auth/latchkey/tokenstore"
 )
 
 // logoutAll is POST /auth/logout-all: ends all sessions of the caller, or all
@@ -32,17 +26,7 @@ func (a *api) logoutAll(c *gin.Context) error {
 	if err != nil {
 		return err
 	}
-	end := tokenstore.UserEnd{UID: caller.uid}
-	if exceptCurrent {
-		end.Except = &caller.sid
-	}
-	err = a.end(c, EventLogoutAll, func(ctx context.Context) (tokenstore.Revocation, error) {
-		return a.Store.RevokeUser(ctx, end)
-	}, slog.String("sub", caller.Subject), slog.Bool("except_current", exceptCurrent))
-	if errors.Is(err, tokenstore.ErrNoSession) {
-		return edge.ErrRevoked // this very session ended meanwhile
-	}
-	if err != nil {
+	if err := a.sessions.LogoutAll(c.Request.Context(), originOf(c), caller, exceptCurrent); err != nil {
 		return err
 	}
 	if !exceptCurrent {

@@ -1,14 +1,10 @@
 package handlers
 
 import (
-	"errors"
 	"net/http"
 	"strings"
 
 	"github.com/gin-gonic/gin"
-
-	"github.com/latchkey-auth/latchkey/edge"
-	"github.com/latchkey-auth/latchkey/tokenstore"
 )
 
 // meResponse is the caller's account.
@@ -25,11 +21,7 @@ func (a *api) me(c *gin.Context) error {
 	if err != nil {
 		return err
 	}
-	username, err := a.username(c, caller)
-	if err != nil {
-		return err
-	}
-	account, _, err := a.Store.Account(c.Request.Context(), username)
+	account, err := a.sessions.Account(c.Request.Context(), caller)
 	if err != nil {
 		return err
 	}
@@ -38,14 +30,4 @@ func (a *api) me(c *gin.Context) error {
 		Scopes: append([]string{}, strings.Fields(account.Scopes)...), Disabled: account.Disabled,
 	})
 	return nil
-}
-
-// username is the name that the caller's session was opened with. The access
-// token names the subject alone, which may be another.
-func (a *api) username(c *gin.Context, caller caller) (string, error) {
-	s, err := a.Store.Session(c.Request.Context(), caller.sid)
-	if errors.Is(err, tokenstore.ErrNoSession) {
-		return "", edge.ErrRevoked
-	}
-	return s.Username, err
 }

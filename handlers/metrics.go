@@ -16,6 +16,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"github.com/latchkey-auth/latchkey/edge"
+	"github.com/latchkey-auth/latchkey/internal/session"
 	"github.com/latchkey-auth/latchkey/tokenstore"
 )
 
@@ -310,32 +311,32 @@ func (c *edgeCollector) Collect(ch chan<- prometheus.Metric) {
 
 // event counts a security event, and where it is the outcome of a login, a
 // refresh or a logout, that too.
-func (m *Metrics) event(e Event, reason string) {
+func (m *Metrics) event(e session.Event, reason string) {
 	m.events.WithLabelValues(string(e)).Inc()
 	switch e {
-	case EventLogin:
+	case session.EventLogin:
 		m.logins.WithLabelValues("ok").Inc()
-	case EventLoginFailed:
+	case session.EventLoginFailed:
 		m.logins.WithLabelValues("failed").Inc()
-	case EventLoginThrottled:
+	case session.EventLoginThrottled:
 		m.logins.WithLabelValues("throttled").Inc()
-	case EventRefresh:
+	case session.EventRefresh:
 		m.refreshes.WithLabelValues("rotated").Inc()
-	case EventRefreshSame:
+	case session.EventRefreshSame:
 		m.refreshes.WithLabelValues("same").Inc()
-	case EventRefreshReuse:
+	case session.EventRefreshReuse:
 		m.refreshes.WithLabelValues("reuse").Inc()
-	case EventRefreshRollback:
+	case session.EventRefreshRollback:
 		m.refreshes.WithLabelValues("rollback").Inc()
-	case EventRefreshAmbiguous:
+	case session.EventRefreshAmbiguous:
 		m.refreshes.WithLabelValues("ambiguous").Inc()
-	case EventRefreshRefused:
+	case session.EventRefreshRefused:
 		m.refreshes.WithLabelValues(reason).Inc()
-	case EventLogout:
+	case session.EventLogout:
 		m.logouts.WithLabelValues("session").Inc()
-	case EventLogoutAll:
+	case session.EventLogoutAll:
 		m.logouts.WithLabelValues("all").Inc()
-	case EventSessionEnded:
+	case session.EventSessionEnded:
 		m.logouts.WithLabelValues(cmp.Or(reason, "other")).Inc()
 	}
 }

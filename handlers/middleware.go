@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/gin-gonic/gin"
+
+	"github.com/latchkey-auth/latchkey/internal/session"
 )
 
 const headerRequestID = "X-Request-Id" // in its canonical form, as all header names here
@@ -126,7 +128,7 @@ func harden(c *gin.Context) { c.Writer.Header()["X-Content-Type-Options"] = []st
 // origin, by Fetch metadata or else the Origin header. Other clients send neither.
 func (a *api) sameOrigin(c *gin.Context) {
 	if err := a.crossOrigin.Check(c.Request); err != nil {
-		a.note(c, EventCrossSite)
+		a.note(c, session.EventCrossSite)
 		a.fail(c, errCrossSite)
 	}
 }

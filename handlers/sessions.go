@@ -1,15 +1,13 @@
 package handlers
 
 import (
-	"context"
-	"errors"
-	"log/slog"
 	"net/http"
 	"strconv"
 	"time"
 
 	"github.com/gin-gonic/gin"
 
+	"github.com/latchkey-auth/latchkey/internal/session"
 	"github.com/latchkey-auth/latchkey/tokenstore"
 )
 
@@ -45,10 +43,7 @@ func (a *api) listSessions(c *gin.Context) error {
 	if err != nil {
 		return err
 	}
-	list, next, err := a.Store.Sessions(c.Request.Context(), caller.uid, after, limit)
-	if errors.Is(err, tokenstore.ErrCursor) {
-		return badRequest("after must be the value of next in an earlier answer")
-	}
+	list, next, err := a.sessions.Sessions(c.Request.Context(), caller, after, limit)
 	if err != nil {
 		return err
 	}
@@ -56,7 +51,7 @@ func (a *api) listSessions(c *gin.Context) error {
 	for i, s := range list {
 		answer[i] = sessionResponse{
 			ID: s.SID.String(), CreatedAt: s.Created.UTC(), LastUsed: s.LastUsed.UTC(), ExpiresAt: s.Expires.UTC().Truncate(time.Millisecond),
-			Device: s.Device, Address: s.Address, ClientID: s.ClientID, Current: s.SID == caller.sid,
+			Device: s.Device, Address: s.Address, ClientID: s.ClientID, Current: s.SID == caller.SID,
 		}
 	}
 	c.JSON(http.StatusOK, sessionsResponse{Sessions: answer, Next: next})
@@ -85,19 +80,12 @@ func (a *api) endSession(c *gin.Context) error {
 	}
 	sid, err := tokenstore.ParseID(c.Param("sid"))
 	if err != nil {
-		return errNoSession
+		return session.ErrNoSession
 	}
-	end := tokenstore.SessionEnd{SID: sid, UID: caller.uid, Owner: caller.Subject}
-	err = a.end(c, EventSessionEnded, func(ctx context.Context) (tokenstore.Revocation, error) {
-		return a.Store.Revoke(ctx, end)
-	}, slog.String("sub", caller.Subject), slog.String("sid", sid.String()))
-	if errors.Is(err, tokenstore.ErrNoSession) {
-		return errNoSession
-	}
-	if err != nil {
+	if err := a.sessions.EndSession(c.Request.Context(), originOf(c), caller, sid); err != nil {
 		return err
 	}
-	if sid == caller.sid {
+	if sid == caller.SID {
 		a.clearRefreshCookie(c)
 		a.clearAccessCookie(c)
 	}

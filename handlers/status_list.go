@@ -13,7 +13,6 @@ import (
 	"github.com/gin-gonic/gin"
 	"golang.org/x/sync/singleflight"
 
-	"github.com/latchkey-auth/latchkey/edge"
 	"github.com/latchkey-auth/latchkey/internal/accesstoken"
 	"github.com/latchkey-auth/latchkey/internal/statuslist"
 	"github.com/latchkey-auth/latchkey/tokenstore"
@@ -71,15 +70,6 @@ func newStatusLists(d Dependencies, inFlight int64) *statusLists {
 func (s *statusLists) reference(shard int, p tokenstore.Place) (uri string, index uint64) {
 	block, idx := statuslist.Locate(p.N)
 	return s.base + statuslist.ID{Shard: shard, History: p.History, Block: block}.String(), uint64(idx) //nolint:gosec // not negative
-}
-
-// placeOf is the place that an access token names, zero if it names none.
-func placeOf(claims edge.Claims) tokenstore.Place {
-	id, err := statuslist.ParseID(claims.StatusURI[strings.LastIndexByte(claims.StatusURI, '/')+1:])
-	if err != nil {
-		return tokenstore.Place{}
-	}
-	return tokenstore.Place{History: id.History, N: statuslist.Place(id.Block, int(claims.StatusIndex))} //nolint:gosec // it was written by reference
 }
 
 // statusList is GET /status-lists/{id}: a list as it was at most a second ago, or a 503.

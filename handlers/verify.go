@@ -2,16 +2,15 @@ package handlers
 
 import (
 	"context"
-	"fmt"
 	"net/http"
 	"net/url"
-	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/gin-gonic/gin"
 
 	"github.com/latchkey-auth/latchkey/edge"
+	"github.com/latchkey-auth/latchkey/internal/session"
 )
 
 const (
@@ -29,7 +28,7 @@ const (
 // The query's scope, "a b" or given repeatedly, names what the token must have
 // been granted. What a proxy appends to the path is the client's, query and all,
 // and demands nothing. /auth/verify/ with nothing behind it may be either, the setting of a
-// proxy or a question about the client's path /; its scope is demanded, since a demand that
+// proxy or a question about the client's path /; its scope is required, since a demand that
 // got lost would let everybody through.
 //
 // The request's body is never read: a proxy may announce one that it keeps to
@@ -41,10 +40,10 @@ func (a *api) verify(c *gin.Context) error {
 		// answer, and then take the connection's next request for it.
 		h.Set("Connection", "close")
 	}
-	var demanded []string
+	var required []string
 	if q := c.Request.URL.RawQuery; q != "" && (c.Request.URL.Path == verifyPath || c.Request.URL.Path == verifyPath+"/") {
 		var err error
-		if demanded, err = demandedScope(q); err != nil {
+		if required, err = requiredScope(q); err != nil {
 			return err
 		}
 	}
@@ -52,13 +51,13 @@ func (a *api) verify(c *gin.Context) error {
 	if err != nil {
 		return err
 	}
-	if shown.byCookie {
+	if shown.ByCookie {
 		if err := a.ownForwarded(c.Request); err != nil {
-			a.note(c, EventCrossSite)
+			a.note(c, session.EventCrossSite)
 			return err
 		}
 	}
-	v, err := a.whose(c.Request.Context(), shown, demanded, func() (edge.Claims, error) { return a.verifyBound(c, shown.token) })
+	v, err := a.identify(c, shown, required)
 	if err != nil {
 		return err
 	}
@@ -71,40 +70,37 @@ func (a *api) verify(c *gin.Context) error {
 	return nil
 }
 
-// whose accepts a token to which the demanded scopes were granted; bound accepts one that
-// is bound to a key. It returns what the service behind a proxy is told.
-func (a *api) whose(ctx context.Context, shown shownToken, demanded []string, bound func() (edge.Claims, error)) (*identity, error) {
-	if shown.bound {
-		claims, err := bound()
-		if err != nil {
-			return nil, err
-		}
-		if !claims.HasScope(demanded...) {
-			return nil, &scopeError{demanded}
-		}
-		return identityOf(&claims), nil
+// identify accepts a token that grants every scope in required, and returns what the service
+// behind the proxy is told. A bound token needs the proof of the request that a trusted proxy
+// asks about (RFC 9449 section 7.1): one round trip. Errors: those of
+// [session.Service.Authorize] and AuthorizeBound.
+func (a *api) identify(c *gin.Context, shown session.Shown, required []string) (*identity, error) {
+	ctx := c.Request.Context()
+	if !shown.Bound {
+		return a.authorize(ctx, shown.Token, required)
 	}
-	known, err := a.Verifier.VerifyKnown(ctx, shown.token)
+	from := originOf(c)
+	method, address, err := a.forwarded(c)
+	if err != nil {
+		a.sessions.RecordProof(ctx, from, err)
+		return nil, &session.ProofError{Cause: err, WithToken: true}
+	}
+	proof := a.proofFor(c.Writer.Header(), c.Request.Header, method, address)
+	claims, err := a.sessions.AuthorizeBound(ctx, from, shown.Token, proof, required)
 	if err != nil {
 		return nil, err
 	}
-	if !known.HasScope(demanded...) {
-		return nil, &scopeError{demanded}
-	}
-	return known.Memo(func(claims *edge.Claims) any { return identityOf(claims) }).(*identity), nil
+	return identityOf(&claims), nil
 }
 
-// verifyBound accepts a token that is bound to a key, with the proof of the request
-// that a trusted proxy asks about (RFC 9449 section 7.1): one round trip.
-func (a *api) verifyBound(c *gin.Context, token string) (edge.Claims, error) {
-	q, err := a.forwarded(c)
+// authorize accepts a token that is bound to no key. What it returns is made once for a
+// token, and kept with it.
+func (a *api) authorize(ctx context.Context, token string, required []string) (*identity, error) {
+	known, err := a.sessions.Authorize(ctx, token, required)
 	if err != nil {
-		a.noteProof(c, err)
-		return edge.Claims{}, &proofError{err, true}
+		return nil, err
 	}
-	claims, err := a.admitBound(c.Request.Context(), c.Writer.Header(), c.Request.Header, q, token)
-	a.noteProof(c, err)
-	return claims, err
+	return known.Memo(func(claims *edge.Claims) any { return identityOf(claims) }).(*identity), nil
 }
 
 // otherMethod answers methods that no endpoint has: verify has them all.
@@ -133,21 +129,10 @@ func identityOf(claims *edge.Claims) *identity {
 	return &identity{claims.Subject, claims.SessionID, claims.Scope, strconv.FormatInt(claims.ExpiresAt, 10)}
 }
 
-// scopeError says that the token is good but lacks a scope.
-type scopeError struct{ demanded []string }
-
-func (e *scopeError) Error() string { return "the access token lacks a scope" }
-
-// challenge is the rest of WWW-Authenticate (RFC 6750 section 3.1). The names
-// are scope-tokens, which need no escape in a quoted string.
-func (e *scopeError) challenge() string {
-	return fmt.Sprintf(`error="insufficient_scope", error_description="The access token lacks a scope", scope=%q`, strings.Join(e.demanded, " "))
-}
-
-// demandedScope reads the scope parameters of a query. Others are of no
+// requiredScope reads the scope parameters of a query. Others are of no
 // interest, and may be the client's; but one that cannot be read, or is empty, is
 // an error: a demand that got lost must not let anybody through.
-func demandedScope(query string) ([]string, error) {
+func requiredScope(query string) ([]string, error) {
 	var list []string
 	for pair := range strings.SplitSeq(query, "&") {
 		name, value, _ := strings.Cut(pair, "=")
@@ -158,22 +143,11 @@ func demandedScope(query string) ([]string, error) {
 		if err != nil {
 			return nil, badRequest("scope is malformed")
 		}
-		names, err := scopeNames(value)
+		names, err := session.ScopeNames(value)
 		if err != nil {
 			return nil, err
 		}
 		list = append(list, names...)
 	}
 	return list, nil
-}
-
-// scopeNames splits a scope, which must not be empty (RFC 6749 section 3.3).
-func scopeNames(scope string) ([]string, error) {
-	names := strings.Split(scope, " ")
-	for _, name := range names {
-		if name == "" || slices.ContainsFunc([]byte(name), func(b byte) bool { return b <= ' ' || b >= 0x7f || b == '"' || b == '\\' }) {
-			return nil, badRequest("scope is one or more names with one space between them")
-		}
-	}
-	return names, nil
 }

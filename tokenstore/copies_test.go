@@ -320,7 +320,7 @@ func mutations() []mutation {
 			return w.Restore(w.t.Context(), tokenstore.Entry{Kind: tokenstore.KindUser, ID: w.s.uid, Epoch: 1000 * w.next()})
 		}},
 		{script: "probe", do: func(w *world) error {
-			_, err := w.Preflight(w.t.Context(), true)
+			_, err := w.Preflight(w.t.Context())
 			return err
 		}},
 		{script: "first_use", do: func(w *world) error {

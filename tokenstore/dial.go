@@ -49,7 +49,7 @@ type DialOptions struct {
 	// to write, to read. 0 means 250 ms.
 	Timeout time.Duration
 	// PoolSize is the most connections a replica opens to a server, for single
-	// commands and for pipelines each; 0 means ten a CPU.
+	// commands and for pipelines each; 0 means the pool_size of the URL, or ten a CPU.
 	PoolSize int
 	// OnConnect, if set, is told of every new connection, Sentinels' included. It
 	// must not block.
@@ -121,7 +121,7 @@ func (o DialOptions) dialStandalone(opt *redis.Options) (redis.UniversalClient, 
 	// A dial that fails is reported at once: go-redis would otherwise try five
 	// times, 100 ms apart, inside one attempt.
 	opt.DialerRetries = 1
-	opt.PoolSize, opt.MinIdleConns = o.PoolSize, 2
+	opt.PoolSize, opt.MinIdleConns = cmp.Or(o.PoolSize, opt.PoolSize), 2
 	opt.Protocol, opt.DisableIdentity = 2, true
 	opt.MaintNotificationsConfig = noNotifications()
 	return redis.NewClient(opt), nil
@@ -147,7 +147,7 @@ func (o DialOptions) dialSentinel(opt *redis.FailoverOptions) (redis.UniversalCl
 	opt.ContextTimeoutEnabled = true
 	opt.MaxRetries, opt.MinRetryBackoff, opt.MaxRetryBackoff = retries, minBackoff, maxBackoff
 	opt.DialerRetries = 1
-	opt.PoolSize, opt.MinIdleConns = o.PoolSize, 2
+	opt.PoolSize, opt.MinIdleConns = cmp.Or(o.PoolSize, opt.PoolSize), 2
 	opt.Protocol, opt.DisableIdentity = 2, true
 	return redis.NewFailoverClient(opt), nil
 }
@@ -172,7 +172,7 @@ func (o DialOptions) dialCluster(opt *redis.ClusterOptions) (redis.UniversalClie
 	opt.DisableRoutingPolicies = true
 	opt.ClusterStateReloadInterval = reload
 	opt.DialerRetries = 1
-	opt.PoolSize, opt.MinIdleConns = o.PoolSize, 1
+	opt.PoolSize, opt.MinIdleConns = cmp.Or(o.PoolSize, opt.PoolSize), 1
 	opt.Protocol, opt.DisableIdentity = 2, true
 	opt.MaintNotificationsConfig = noNotifications()
 	return redis.NewClusterClient(opt), nil

@@ -59,12 +59,11 @@ const (
 
 // Preflight looks at everything that Redis must be for a logout to hold, on every
 // primary. It changes nothing but a key that expires within a second.
-// allowEviction makes a maxmemory-policy that evicts worrying only.
 //
 // What Redis forbids to look at is [Unknown], not an error. An error means that
 // Redis did not answer: [ErrUnavailable].
-func (s *Store) Preflight(ctx context.Context, allowEviction bool) ([]Finding, error) {
-	p := preflight{store: s, allowEviction: allowEviction}
+func (s *Store) Preflight(ctx context.Context) ([]Finding, error) {
+	p := preflight{store: s}
 	if err := p.write(ctx); err != nil {
 		return p.findings, err
 	}
@@ -98,9 +97,8 @@ func (s *Store) Preflight(ctx context.Context, allowEviction bool) ([]Finding, e
 }
 
 type preflight struct {
-	store         *Store
-	allowEviction bool
-	findings      []Finding
+	store    *Store
+	findings []Finding
 }
 
 func (p *preflight) add(check, server string, severity Severity, format string, args ...any) {
@@ -178,15 +176,15 @@ func refusal(err error) (Severity, string) {
 		remedy   string
 	}{
 		{"NOPERM", Forbidden, "the ACL user may not do what scripts do: give it ~lk:* &* +@all -@admin -@dangerous +info, as in deploy/redis.conf"},
-		{"WRONGPASS", Forbidden, "Redis refuses the user or password: see LATCHKEY_REDIS_USERNAME, LATCHKEY_REDIS_PASSWORD and LATCHKEY_REDIS_URL"},
-		{"NOAUTH", Forbidden, "Redis wants a user or password: set LATCHKEY_REDIS_PASSWORD"},
-		{"cluster support disabled", Forbidden, "this Redis is no Cluster: set LATCHKEY_REDIS_MODE=standalone, or name the Cluster's nodes"},
-		{"MOVED", Forbidden, "this Redis is a node of a Cluster: set LATCHKEY_REDIS_MODE=cluster"},
-		{"CROSSSLOT", Forbidden, "this Redis is a node of a Cluster: set LATCHKEY_REDIS_MODE=cluster"},
+		{"WRONGPASS", Forbidden, "Redis refuses the user or password: see LATCHKEY_REDIS_URL"},
+		{"NOAUTH", Forbidden, "Redis wants a user or password: write them into LATCHKEY_REDIS_URL"},
+		{"cluster support disabled", Forbidden, "this Redis is no Cluster: leave addr out of LATCHKEY_REDIS_URL, or name the Cluster's nodes"},
+		{"MOVED", Forbidden, "this Redis is a node of a Cluster: add addr=host:port to LATCHKEY_REDIS_URL"},
+		{"CROSSSLOT", Forbidden, "this Redis is a node of a Cluster: add addr=host:port to LATCHKEY_REDIS_URL"},
 		{"unknown command 'evalsha", Forbidden, "this Redis has no scripts: is it a Sentinel? Then add master_name to the URL"},
 		{"unknown command 'sentinel", Forbidden, "the URL names a Redis where it should name Sentinels: leave master_name out, or name the Sentinels"},
 		{"sentinels specified in configuration are unreachable: redis: nil", Forbidden, "no Sentinel knows the primary by this name: see master_name in LATCHKEY_REDIS_URL"},
-		{"x509:", Forbidden, "TLS: Redis's certificate is not trusted: see LATCHKEY_REDIS_TLS_CA_FILE and LATCHKEY_REDIS_TLS_SERVER_NAME"},
+		{"x509:", Forbidden, "TLS: Redis's certificate is not trusted: see LATCHKEY_REDIS_TLS_CA_FILE"},
 		{"OOM ", Worrying, "Redis is full: logins and refreshes are answered 503 until it has memory; raise maxmemory"},
 		{"NOREPLICAS", Worrying, "Redis takes no writes for want of replicas (min-replicas-to-write): see to the replicas"},
 		{"MISCONF", Worrying, "Redis takes no writes, since it cannot save to disk: see its log"},
@@ -265,10 +263,8 @@ func (p *preflight) eviction(ctx context.Context, c *redis.Client, server string
 		p.add(checkEviction, server, Fine, "noeviction")
 	case policy == "":
 		p.add(checkEviction, server, Unknown, "neither INFO nor CONFIG tells the maxmemory-policy: make sure that it is noeviction")
-	case p.allowEviction:
-		p.add(checkEviction, server, Worrying, "maxmemory-policy is %s, and LATCHKEY_REDIS_ALLOW_EVICTION is true: an evicted denylist entry is a logout undone", policy)
 	default:
-		p.add(checkEviction, server, Forbidden, "maxmemory-policy is %s: an evicted denylist entry is a logout undone. Set it to noeviction, or LATCHKEY_REDIS_ALLOW_EVICTION=true to accept that", policy)
+		p.add(checkEviction, server, Forbidden, "maxmemory-policy is %s: an evicted denylist entry is a logout undone. Set it to noeviction", policy)
 	}
 }
 

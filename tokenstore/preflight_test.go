@@ -12,7 +12,7 @@ import (
 )
 
 // look runs the preflight and returns the findings by check.
-func look(t *testing.T, o tokenstore.DialOptions, so tokenstore.Options, allowEviction bool) (map[string]tokenstore.Finding, error) {
+func look(t *testing.T, o tokenstore.DialOptions, so tokenstore.Options) (map[string]tokenstore.Finding, error) {
 	t.Helper()
 	o.Timeout = 5 * time.Second
 	c, err := tokenstore.Dial(o)
@@ -28,7 +28,7 @@ func look(t *testing.T, o tokenstore.DialOptions, so tokenstore.Options, allowEv
 	if err != nil {
 		t.Fatal(err)
 	}
-	list, err := s.Preflight(t.Context(), allowEviction)
+	list, err := s.Preflight(t.Context())
 	if err != nil {
 		t.Logf("preflight: %v", err)
 	}
@@ -53,7 +53,7 @@ func finds(t *testing.T, found map[string]tokenstore.Finding, check string, seve
 func TestPreflightOfAGoodRedis(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t, "--appendonly", "yes")
-	found, err := look(t, tokenstore.DialOptions{URL: server.URL()}, tokenstore.Options{}, false)
+	found, err := look(t, tokenstore.DialOptions{URL: server.URL()}, tokenstore.Options{})
 	is(t, "preflight", err, nil)
 	for _, check := range []string{"version", "write-permission", "shards", "eviction", "persistence", "replicas", "wait", "clock", "primary-id"} {
 		finds(t, found, check, tokenstore.Fine, "")
@@ -66,26 +66,24 @@ func TestPreflightRefusesAndWarns(t *testing.T) {
 		name     string
 		args     []string
 		o        tokenstore.Options
-		allow    bool
 		check    string
 		severity tokenstore.Severity
 		text     string
 	}{
-		{"eviction", []string{"--maxmemory-policy", "allkeys-lru"}, tokenstore.Options{}, false, "eviction", tokenstore.Forbidden, "allkeys-lru"},
-		{"eviction of what expires", []string{"--maxmemory-policy", "volatile-ttl"}, tokenstore.Options{}, false, "eviction", tokenstore.Forbidden, "LATCHKEY_REDIS_ALLOW_EVICTION"},
-		{"eviction allowed", []string{"--maxmemory-policy", "allkeys-lru"}, tokenstore.Options{}, true, "eviction", tokenstore.Worrying, "logout undone"},
-		{"no persistence", nil, tokenstore.Options{}, false, "persistence", tokenstore.Worrying, "appendonly yes"},
-		{"snapshots", []string{"--save", "60 1000"}, tokenstore.Options{}, false, "persistence", tokenstore.Worrying, "snapshots only (save 60 1000)"},
-		{"replicas to wait for", nil, tokenstore.Options{WaitReplicas: 1}, false, "replicas", tokenstore.Worrying, "0 replicas are in step"},
-		{"WAIT renamed", []string{"--rename-command", "WAIT", ""}, tokenstore.Options{WaitReplicas: 1}, false, "wait", tokenstore.Forbidden, "WAIT is refused"},
-		{"WAIT renamed, not used", []string{"--rename-command", "WAIT", ""}, tokenstore.Options{}, false, "wait", tokenstore.Fine, "not used"},
-		{"full", []string{"--maxmemory", "1"}, tokenstore.Options{}, false, "write-permission", tokenstore.Worrying, "full"},
-		{"no replicas to write", []string{"--min-replicas-to-write", "1"}, tokenstore.Options{}, false, "write-permission", tokenstore.Worrying, "min-replicas-to-write"},
+		{"eviction", []string{"--maxmemory-policy", "allkeys-lru"}, tokenstore.Options{}, "eviction", tokenstore.Forbidden, "allkeys-lru"},
+		{"eviction of what expires", []string{"--maxmemory-policy", "volatile-ttl"}, tokenstore.Options{}, "eviction", tokenstore.Forbidden, "Set it to noeviction"},
+		{"no persistence", nil, tokenstore.Options{}, "persistence", tokenstore.Worrying, "appendonly yes"},
+		{"snapshots", []string{"--save", "60 1000"}, tokenstore.Options{}, "persistence", tokenstore.Worrying, "snapshots only (save 60 1000)"},
+		{"replicas to wait for", nil, tokenstore.Options{WaitReplicas: 1}, "replicas", tokenstore.Worrying, "0 replicas are in step"},
+		{"WAIT renamed", []string{"--rename-command", "WAIT", ""}, tokenstore.Options{WaitReplicas: 1}, "wait", tokenstore.Forbidden, "WAIT is refused"},
+		{"WAIT renamed, not used", []string{"--rename-command", "WAIT", ""}, tokenstore.Options{}, "wait", tokenstore.Fine, "not used"},
+		{"full", []string{"--maxmemory", "1"}, tokenstore.Options{}, "write-permission", tokenstore.Worrying, "full"},
+		{"no replicas to write", []string{"--min-replicas-to-write", "1"}, tokenstore.Options{}, "write-permission", tokenstore.Worrying, "min-replicas-to-write"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			server := redistest.Start(t, tt.args...)
-			found, _ := look(t, tokenstore.DialOptions{URL: server.URL()}, tt.o, tt.allow)
+			found, _ := look(t, tokenstore.DialOptions{URL: server.URL()}, tt.o)
 			finds(t, found, tt.check, tt.severity, tt.text)
 		})
 	}
@@ -96,36 +94,36 @@ func TestPreflightNamesTheWrongTopology(t *testing.T) {
 	t.Run("a Cluster's node as standalone", func(t *testing.T) {
 		t.Parallel()
 		c := redistest.StartCluster(t, 3, 0, redistest.Options{})
-		found, _ := look(t, tokenstore.DialOptions{URL: c.Nodes[0].URL()}, tokenstore.Options{}, false)
-		finds(t, found, "write-permission", tokenstore.Forbidden, "LATCHKEY_REDIS_MODE=cluster")
-		found, err := look(t, tokenstore.DialOptions{URL: c.Nodes[0].URL(), Mode: tokenstore.ModeCluster}, tokenstore.Options{}, false)
+		found, _ := look(t, tokenstore.DialOptions{URL: c.Nodes[0].URL()}, tokenstore.Options{})
+		finds(t, found, "write-permission", tokenstore.Forbidden, "add addr=host:port to LATCHKEY_REDIS_URL")
+		found, err := look(t, tokenstore.DialOptions{URL: c.Nodes[0].URL(), Mode: tokenstore.ModeCluster}, tokenstore.Options{})
 		is(t, "by one node", err, nil)
 		finds(t, found, "topology", tokenstore.Fine, "3 primaries for 16 shards")
-		found, _ = look(t, tokenstore.DialOptions{URL: c.URL()}, tokenstore.Options{Shards: 2}, false)
+		found, _ = look(t, tokenstore.DialOptions{URL: c.URL()}, tokenstore.Options{Shards: 2})
 		finds(t, found, "shards", tokenstore.Forbidden, "this Redis has 16")
 	})
 	t.Run("standalone as a Cluster", func(t *testing.T) {
 		t.Parallel()
-		found, _ := look(t, tokenstore.DialOptions{URL: redistest.Start(t).URL(), Mode: tokenstore.ModeCluster}, tokenstore.Options{}, false)
+		found, _ := look(t, tokenstore.DialOptions{URL: redistest.Start(t).URL(), Mode: tokenstore.ModeCluster}, tokenstore.Options{})
 		finds(t, found, "write-permission", tokenstore.Forbidden, "is no Cluster")
 	})
 	t.Run("standalone as Sentinels", func(t *testing.T) {
 		t.Parallel()
-		found, _ := look(t, tokenstore.DialOptions{URL: redistest.Start(t).URL() + "?master_name=m"}, tokenstore.Options{}, false)
+		found, _ := look(t, tokenstore.DialOptions{URL: redistest.Start(t).URL() + "?master_name=m"}, tokenstore.Options{})
 		finds(t, found, "write-permission", tokenstore.Forbidden, "should name Sentinels")
 	})
 	t.Run("Sentinels", func(t *testing.T) {
 		t.Parallel()
 		s := redistest.StartSentinel(t, redistest.Options{})
-		found, _ := look(t, tokenstore.DialOptions{URL: "redis://" + s.Sentinels[0].Addr()}, tokenstore.Options{}, false)
+		found, _ := look(t, tokenstore.DialOptions{URL: "redis://" + s.Sentinels[0].Addr()}, tokenstore.Options{})
 		finds(t, found, "write-permission", tokenstore.Forbidden, "is it a Sentinel?")
-		found, _ = look(t, tokenstore.DialOptions{URL: "redis://" + s.Sentinels[0].Addr() + "?master_name=other"}, tokenstore.Options{}, false)
+		found, _ = look(t, tokenstore.DialOptions{URL: "redis://" + s.Sentinels[0].Addr() + "?master_name=other"}, tokenstore.Options{})
 		finds(t, found, "write-permission", tokenstore.Forbidden, "by this name")
-		_, err := look(t, tokenstore.DialOptions{URL: s.Nodes[1].URL()}, tokenstore.Options{}, false)
+		_, err := look(t, tokenstore.DialOptions{URL: s.Nodes[1].URL()}, tokenstore.Options{})
 		if !errors.Is(err, tokenstore.ErrUnavailable) || !strings.Contains(err.Error(), "read only replica") {
 			t.Errorf("a replica: %v", err)
 		}
-		found, err = look(t, tokenstore.DialOptions{URL: s.URL()}, tokenstore.Options{WaitReplicas: 2}, false)
+		found, err = look(t, tokenstore.DialOptions{URL: s.URL()}, tokenstore.Options{WaitReplicas: 2})
 		is(t, "by Sentinels", err, nil)
 		finds(t, found, "replicas", tokenstore.Fine, "2 in step, and a logout waits for 2")
 	})
@@ -140,7 +138,7 @@ func TestPreflightOfARestrictedUser(t *testing.T) {
 		"~lk:* &* +@all -@scripting":         {"write-permission": "refused"},
 	} {
 		server := redistest.StartWith(t, redistest.Options{ACL: rules})
-		found, err := look(t, tokenstore.DialOptions{URL: server.URL()}, tokenstore.Options{}, false)
+		found, err := look(t, tokenstore.DialOptions{URL: server.URL()}, tokenstore.Options{})
 		is(t, rules, err, nil)
 		for check, severity := range want {
 			if got := found[check].Severity.String(); got != severity {
@@ -151,7 +149,7 @@ func TestPreflightOfARestrictedUser(t *testing.T) {
 			"no password":    {URL: "redis://" + server.Addr()},
 			"wrong password": {URL: "redis://" + server.Addr(), Username: redistest.User, Password: "wrong"},
 		} {
-			found, _ := look(t, o, tokenstore.Options{}, false)
+			found, _ := look(t, o, tokenstore.Options{})
 			finds(t, found, "write-permission", tokenstore.Forbidden, "password")
 			if f := fmt.Sprint(found); strings.Contains(f, redistest.Password) {
 				t.Errorf("%s: a secret in %s", name, f)
@@ -162,7 +160,7 @@ func TestPreflightOfARestrictedUser(t *testing.T) {
 
 func TestPreflightOfNothing(t *testing.T) {
 	t.Parallel()
-	found, err := look(t, tokenstore.DialOptions{URL: "redis://" + deafAddr(t)}, tokenstore.Options{}, false)
+	found, err := look(t, tokenstore.DialOptions{URL: "redis://" + deafAddr(t)}, tokenstore.Options{})
 	if !errors.Is(err, tokenstore.ErrUnavailable) || len(found) != 0 {
 		t.Errorf("got %v, %v", found, err)
 	}

@@ -390,7 +390,7 @@ func operationsByMethod() map[string]replied {
 			w.login(subject).logout(false)
 			return func() error { _, err := w.StatusView(ctx, w.shard()); return err }
 		},
-		"Preflight": always(func(w *world) error { _, err := w.Preflight(ctx, true); return err }),
+		"Preflight": always(func(w *world) error { _, err := w.Preflight(ctx); return err }),
 	}
 }
 

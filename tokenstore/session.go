@@ -223,7 +223,7 @@ func (s *Store) Rotate(ctx context.Context, t Rotation) (Grant, Revocation, erro
 	// or is sent, later than half a grace from now. A store without a grace, as some tests
 	// make, has no such bound.
 	limited, cancel := ctx, context.CancelFunc(func() {})
-	if s.life.Grace > 0 {
+	if s.life.Grace > 0 && 2*s.timeout > s.life.Grace/2 { // else the timeout of each of two calls is the bound
 		limited, cancel = context.WithTimeout(ctx, s.life.Grace/2)
 	}
 	defer cancel()

@@ -5,10 +5,8 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/url"
 	"slices"
 	"strings"
@@ -138,83 +136,6 @@ func clientID(name string) (string, error) {
 	return tokenstore.ClientPrefix + plain, nil
 }
 
-func newClientList() *cobra.Command {
-	var asJSON bool
-	cmd := &cobra.Command{
-		Use:   "list",
-		Short: "List the clients, sorted by id",
-		Args:  cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			return operate(cmd, func(ctx context.Context, op operator) error {
-				clients, err := op.clients(ctx)
-				if err != nil {
-					return err
-				}
-				if asJSON {
-					return printJSON(cmd.OutOrStdout(), clientViews(clients))
-				}
-				return printClients(cmd.OutOrStdout(), clients)
-			})
-		},
-	}
-	cmd.Flags().BoolVar(&asJSON, "json", false, "write a JSON array")
-	return cmd
-}
-
-// clients reads every client, sorted by id.
-func (op operator) clients(ctx context.Context) ([]tokenstore.Client, error) {
-	ids, err := op.ClientIDs(ctx)
-	if err != nil {
-		return nil, err
-	}
-	var list []tokenstore.Client
-	for _, id := range ids {
-		c, err := op.Client(ctx, id)
-		if errors.Is(err, tokenstore.ErrNoClient) {
-			continue // deleted since
-		}
-		if err != nil {
-			return nil, err
-		}
-		list = append(list, c)
-	}
-	return list, nil
-}
-
-// clientView is a client as lists show it.
-type clientView struct {
-	ID         string          `json:"client_id"`
-	Grants     []string        `json:"grants"`
-	Scopes     []string        `json:"scopes"`
-	Audiences  []string        `json:"audiences"`
-	Claims     json.RawMessage `json:"claims,omitempty"`
-	Introspect bool            `json:"introspect"`
-	CreatedAt  time.Time       `json:"created_at"`
-}
-
-func clientViews(clients []tokenstore.Client) []clientView {
-	list := make([]clientView, len(clients))
-	words := func(s string) []string { return append([]string{}, strings.Fields(s)...) }
-	for i, c := range clients {
-		list[i] = clientView{
-			ID: c.ID, Grants: words(c.Grants), Scopes: words(c.Scopes), Audiences: words(c.Audiences),
-			Introspect: c.Introspect, CreatedAt: c.Created.UTC(),
-		}
-		if json.Valid([]byte(c.Claims)) {
-			list[i].Claims = json.RawMessage(c.Claims)
-		}
-	}
-	return list
-}
-
-func printClients(w io.Writer, clients []tokenstore.Client) error {
-	t := table(w, "CLIENT", "GRANTS", "SCOPES", "AUDIENCES", "INTROSPECTS")
-	for _, c := range clients {
-		t.row(c.ID, c.Grants, c.Scopes, c.Audiences, map[bool]string{true: "yes"}[c.Introspect])
-	}
-	return t.Flush()
-}
-
 func newClientRotate() *cobra.Command {
 	var keep time.Duration
 	var revoke bool
@@ -314,16 +235,6 @@ func (op operator) endTokens(ctx context.Context, id string) error {
 		return fmt.Errorf("end the sessions of %s: %w", id, err)
 	}
 	return nil
-}
-
-// confirmed returns what waits until every replica knows a revocation.
-func (op operator) confirmed(ctx context.Context) func(tokenstore.Revocation, error) error {
-	return func(r tokenstore.Revocation, err error) error {
-		if err != nil {
-			return err
-		}
-		return op.confirmer.Confirm(ctx, r)
-	}
 }
 
 // oneClient checks the arguments of a command on one client.

@@ -38,12 +38,12 @@ this machine can read, is logged to standard error.`,
 					replica.LogWarnings(cmd.Context(), logger, keys.Exposed)
 				}
 			}
-			rdb, store, err := replica.OpenStore(cfg)
+			rdb, store, err := replica.OpenStore(cfg, 0)
 			if err != nil {
 				return err
 			}
 			defer func() { err = errors.Join(err, rdb.Close()) }()
-			findings, err := store.Preflight(cmd.Context(), cfg.RedisAllowEviction)
+			findings, err := store.Preflight(cmd.Context())
 			if errors.Is(err, tokenstore.ErrUnavailable) {
 				err = fmt.Errorf("no answer from Redis (%s): %w", replica.DialOptions(cfg).Describe(), err)
 			}

@@ -184,7 +184,7 @@ func account(t *testing.T, redisURL string, others ...string) {
 	cfg := config.Dev()
 	cfg.RedisURL = config.RedisURL(redisURL)
 	cfg.RedisTimeout = 5 * time.Second // a busy machine is not an outage
-	rdb, store, err := replica.OpenStore(cfg)
+	rdb, store, err := replica.OpenStore(cfg, 0)
 	if err != nil {
 		t.Fatal(err)
 	}

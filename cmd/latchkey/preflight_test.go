@@ -43,10 +43,6 @@ func TestDoctorPrintsWhatItFinds(t *testing.T) {
 	if refused != 1 {
 		t.Errorf("%d checks refuse: %s", refused, o.stdout)
 	}
-	t.Setenv("LATCHKEY_REDIS_ALLOW_EVICTION", "true")
-	if out := c.works("", "doctor"); !strings.Contains(out, "logout undone") {
-		t.Errorf("the override is not told:\n%s", out)
-	}
 	c.redis.Kill(t)
 	fails(t, "", []string{"doctor"}, "no answer from Redis", c.redis.Addr())
 }
@@ -102,12 +98,6 @@ func TestServeRefusesARedisThatEvicts(t *testing.T) {
 	case <-time.After(2 * time.Minute):
 		t.Fatalf("it serves:\n%s", p.logged())
 	}
-	allowed := launch(t, bin, server.URL(), "LATCHKEY_REDIS_ALLOW_EVICTION=true")
-	allowed.becomes(200)
-	if !strings.Contains(allowed.logged(), "LATCHKEY_REDIS_ALLOW_EVICTION is true") {
-		t.Errorf("the override is not logged:\n%s", allowed.logged())
-	}
-
 	if err := server.Client().ConfigSet(t.Context(), "maxmemory-policy", "noeviction").Err(); err != nil {
 		t.Fatal(err)
 	}

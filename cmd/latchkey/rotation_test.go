@@ -209,7 +209,7 @@ func stolen(t *testing.T, redisURL, secret string) *accesstoken.Ring {
 	t.Helper()
 	cfg := config.Dev()
 	cfg.RedisURL = config.RedisURL(redisURL)
-	rdb, store, err := replica.OpenStore(cfg)
+	rdb, store, err := replica.OpenStore(cfg, 0)
 	if err != nil {
 		t.Fatal(err)
 	}

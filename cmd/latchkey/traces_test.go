@@ -124,7 +124,7 @@ func TestTraces(t *testing.T) {
 	t.Parallel()
 	bin, server, c := program(t), redistest.Start(t), newReceiver(t)
 	account(t, server.URL())
-	p := launch(t, bin, server.URL(), "LATCHKEY_TRACES=otlp", "LATCHKEY_TRACES_RATIO=0",
+	p := launch(t, bin, server.URL(), "LATCHKEY_TRACES=otlp", "OTEL_TRACES_SAMPLER=parentbased_always_off",
 		"OTEL_EXPORTER_OTLP_ENDPOINT="+c.URL, "OTEL_EXPORTER_OTLP_HEADERS=x-api-key=canary-collector-key",
 		"OTEL_RESOURCE_ATTRIBUTES=deployment.environment.name=test", "OTEL_BSP_SCHEDULE_DELAY=100")
 
@@ -226,7 +226,7 @@ func TestTracesWithoutACollector(t *testing.T) {
 	t.Parallel()
 	bin, server := program(t), redistest.Start(t)
 	account(t, server.URL())
-	p := launch(t, bin, server.URL(), "LATCHKEY_TRACES=otlp", "LATCHKEY_TRACES_RATIO=1",
+	p := launch(t, bin, server.URL(), "LATCHKEY_TRACES=otlp", "OTEL_TRACES_SAMPLER=parentbased_always_on",
 		"OTEL_EXPORTER_OTLP_ENDPOINT=http://127.0.0.1:1", "OTEL_BSP_SCHEDULE_DELAY=50")
 	want(t, "login", ask(t, "POST", p.api+"/auth/token", login(), "", ""), 200)
 	began := time.Now()

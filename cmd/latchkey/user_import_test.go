@@ -238,7 +238,7 @@ func TestImportEndsWhenRedisDoes(t *testing.T) {
 
 func TestImportWithFewConnections(t *testing.T) {
 	c := newConsole(t)
-	t.Setenv("LATCHKEY_REDIS_POOL_SIZE", "2")
+	t.Setenv("LATCHKEY_REDIS_URL", c.redis.URL()+"?pool_size=2")
 	var text strings.Builder
 	for i := range 500 {
 		text.WriteString(userLine(fmt.Sprintf("user%d", i)))

@@ -6,7 +6,10 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"strconv"
 	"unicode/utf8"
+
+	"github.com/latchkey-auth/latchkey/internal/jsontext"
 )
 
 const (
@@ -48,32 +51,6 @@ type Claims struct {
 	// Extra is the claims of the operator's own, none of them [Reserved]; nil if
 	// there are none. Whoever is given it does not change it.
 	Extra map[string]json.RawMessage
-}
-
-// wireClaims gives the order and the names of the claims in a token.
-type wireClaims struct {
-	Issuer    string `json:"iss"`
-	Subject   string `json:"sub"`
-	Audience  any    `json:"aud"`
-	ExpiresAt int64  `json:"exp"`
-	NotBefore int64  `json:"nbf,omitempty"`
-	IssuedAt  int64  `json:"iat"`
-	AuthTime  int64  `json:"auth_time,omitempty"`
-	ID        string `json:"jti"`
-	SessionID string `json:"sid"`
-	ClientID  string `json:"client_id"`
-	Scope     string `json:"scope,omitempty"`
-	UserEpoch uint64 `json:"ue"`
-	LogEpoch  string `json:"le,omitempty"`
-	// Confirmation is left out of bearer tokens.
-	Confirmation *confirmation `json:"cnf,omitempty"`
-	// Status is left out of tokens that no list names.
-	Status *status `json:"status,omitempty"`
-}
-
-// confirmation is the claim cnf (RFC 7800 section 3.1, RFC 9449 section 6.1).
-type confirmation struct {
-	JKT string `json:"jkt"`
 }
 
 // encode returns the JSON of c, or [ErrClaims] if c is not what parseClaims would
@@ -122,28 +99,61 @@ func (c *Claims) encode() ([]byte, error) {
 		return nil, fmt.Errorf("%w: cnf is no thumbprint", ErrClaims)
 	}
 
-	w := wireClaims{
-		Issuer: c.Issuer, Subject: c.Subject, Audience: c.Audience,
-		ExpiresAt: c.ExpiresAt, NotBefore: c.NotBefore, IssuedAt: c.IssuedAt, AuthTime: c.AuthTime,
-		ID: c.ID, SessionID: c.SessionID, ClientID: c.ClientID,
-		Scope: c.Scope, UserEpoch: c.UserEpoch, LogEpoch: c.LogEpoch,
+	return withExtra(c.appendJSON(make([]byte, 0, 512)), c.Extra)
+}
+
+// appendJSON appends the JSON of all claims but Extra, in the order in which tokens have
+// them. It is written by hand because it is in the path of every refresh, where
+// encoding/json takes three times as long; a test holds it to what encoding/json writes.
+func (c *Claims) appendJSON(b []byte) []byte {
+	text := func(name, value string) {
+		b = jsontext.AppendString(append(b, name...), value)
 	}
+	number := func(name string, value int64) {
+		b = strconv.AppendInt(append(b, name...), value, 10)
+	}
+	text(`{"iss":`, c.Issuer)
+	text(`,"sub":`, c.Subject)
 	if len(c.Audience) == 1 {
 		// RFC 7519 section 4.1.3: one audience may be a plain string, which
 		// every library reads.
-		w.Audience = c.Audience[0]
+		text(`,"aud":`, c.Audience[0])
+	} else {
+		name := `,"aud":[`
+		for _, audience := range c.Audience {
+			text(name, audience)
+			name = ","
+		}
+		b = append(b, ']')
 	}
-	if c.JKT != "" {
-		w.Confirmation = &confirmation{JKT: c.JKT}
+	number(`,"exp":`, c.ExpiresAt)
+	if c.NotBefore != 0 {
+		number(`,"nbf":`, c.NotBefore)
 	}
-	if c.StatusURI != "" {
-		w.Status = &status{List: statusReference{Index: c.StatusIndex, URI: c.StatusURI}}
+	number(`,"iat":`, c.IssuedAt)
+	if c.AuthTime != 0 {
+		number(`,"auth_time":`, c.AuthTime)
 	}
-	payload, err := marshal(w)
-	if err != nil {
-		return nil, fmt.Errorf("accesstoken: encode claims: %w", err)
+	text(`,"jti":`, c.ID)
+	text(`,"sid":`, c.SessionID)
+	text(`,"client_id":`, c.ClientID)
+	if c.Scope != "" {
+		text(`,"scope":`, c.Scope)
 	}
-	return withExtra(payload, c.Extra)
+	b = strconv.AppendUint(append(b, `,"ue":`...), c.UserEpoch, 10)
+	if c.LogEpoch != "" {
+		text(`,"le":`, c.LogEpoch)
+	}
+	if c.JKT != "" { // RFC 7800 section 3.1, RFC 9449 section 6.1
+		text(`,"cnf":{"jkt":`, c.JKT)
+		b = append(b, '}')
+	}
+	if c.StatusURI != "" { // draft-ietf-oauth-status-list-21 section 6.2
+		b = strconv.AppendUint(append(b, `,"status":{"status_list":{"idx":`...), c.StatusIndex, 10)
+		text(`,"uri":`, c.StatusURI)
+		b = append(b, "}}"...)
+	}
+	return append(b, '}')
 }
 
 // marshal is [json.Marshal] without the escapes for HTML, which would make six bytes

@@ -9,16 +9,6 @@ import (
 // (draft-ietf-oauth-status-list-21 section 5.1).
 const typeStatusList = "statuslist+jwt"
 
-// status is the claim status (draft-ietf-oauth-status-list-21 section 6.2).
-type status struct {
-	List statusReference `json:"status_list"`
-}
-
-type statusReference struct {
-	Index uint64 `json:"idx"`
-	URI   string `json:"uri"`
-}
-
 // statusValue reads the claim status. Mechanisms other than the status list are passed
 // over.
 func statusValue(value string) (uri string, index uint64, ok bool) {

@@ -176,6 +176,7 @@ type Report struct {
 	Logout     map[string]int   `json:"after_logout"`            // shown, accepted, unanswered
 }
 
+// Operation is one kind of request in a Report.
 type Operation struct {
 	Name     string             `json:"name"`
 	Requests int64              `json:"requests"` // answered as they should be

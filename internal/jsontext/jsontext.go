@@ -1,4 +1,5 @@
-// Package jsontext tells whether every decoder reads the same strings out of a JSON text.
+// Package jsontext tells whether every decoder reads the same strings out of a JSON text, and
+// writes strings.
 //
 // encoding/json puts U+FFFD in place of bytes that are no UTF-8 and of surrogates without a
 // partner. Different texts then become one string: of two passwords, either would open
@@ -6,7 +7,9 @@
 package jsontext
 
 import (
+	"bytes"
 	"encoding/hex"
+	"encoding/json"
 	"unicode/utf16"
 	"unicode/utf8"
 )
@@ -57,4 +60,24 @@ func unit(digits []byte) (rune, bool) {
 		return 0, false
 	}
 	return rune(b[0])<<8 | rune(b[1]), true
+}
+
+// AppendString appends text as a JSON string to b, with escapes where JSON demands them and
+// for U+2028 and U+2029, as encoding/json does without its escapes for HTML. Plain ASCII, as
+// nearly all texts are, is copied as it is.
+func AppendString(b []byte, text string) []byte {
+	for i := range len(text) {
+		if c := text[i]; c < ' ' || c > '~' || c == '"' || c == '\\' {
+			return appendEscaped(b, text)
+		}
+	}
+	return append(append(append(b, '"'), text...), '"')
+}
+
+func appendEscaped(b []byte, text string) []byte {
+	var buf bytes.Buffer
+	e := json.NewEncoder(&buf)
+	e.SetEscapeHTML(false)
+	_ = e.Encode(text) // neither a string nor a buffer fails
+	return append(b, bytes.TrimSuffix(buf.Bytes(), []byte("\n"))...)
 }

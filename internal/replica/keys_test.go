@@ -23,7 +23,7 @@ func keeperOn(t *testing.T, m *miniredis.Miniredis) *keyKeeper {
 	t.Helper()
 	cfg := config.Dev()
 	cfg.RedisURL = config.RedisURL("redis://" + m.Addr())
-	rdb, store, err := OpenStore(cfg)
+	rdb, store, err := OpenStore(cfg, 0)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -50,19 +50,42 @@ const (
 	maxKeyFiles = 100
 )
 
+// keyFile is one file of the folder.
+type keyFile struct {
+	name string
+	text []byte
+}
+
 // read returns the keys of the folder if its content has changed since the last read that succeeded, else nil. It
 // compares content, not times, because Kubernetes swaps a symlink.
 func (f *keysDir) read() (*KeySet, error) {
+	files, err := f.files()
+	if err != nil {
+		return nil, err
+	}
+	sum := sha256.New()
+	for _, file := range files {
+		fmt.Fprintf(sum, "%q%q", file.name, file.text)
+	}
+	digest := [sha256.Size]byte(sum.Sum(nil))
+	if digest == f.seen {
+		return nil, nil
+	}
+	set, err := f.parse(files)
+	if err != nil {
+		return nil, err
+	}
+	f.seen = digest
+	return set, nil
+}
+
+// files returns the files of the folder in the order of their names.
+func (f *keysDir) files() ([]keyFile, error) {
 	entries, err := os.ReadDir(f.path)
 	if err != nil {
 		return nil, fmt.Errorf("LATCHKEY_KEYS_DIR cannot be read: %w", err)
 	}
-	type file struct {
-		name string
-		text []byte
-	}
-	var files []file
-	sum := sha256.New()
+	var files []keyFile
 	for _, e := range entries {
 		// Kubernetes keeps its own files under names that begin with a dot.
 		if strings.HasPrefix(e.Name(), ".") {
@@ -75,27 +98,22 @@ func (f *keysDir) read() (*KeySet, error) {
 		if err != nil {
 			return nil, fmt.Errorf("LATCHKEY_KEYS_DIR: %s: %w", e.Name(), err)
 		}
-		fmt.Fprintf(sum, "%q%q", e.Name(), text)
-		files = append(files, file{e.Name(), text})
+		files = append(files, keyFile{e.Name(), text})
 	}
-	digest := [sha256.Size]byte(sum.Sum(nil))
-	if digest == f.seen {
-		return nil, nil
-	}
+	return files, nil
+}
+
+// parse returns the keys in the files and which of them signs.
+func (f *keysDir) parse(files []keyFile) (*KeySet, error) {
 	set := &KeySet{}
-	byName := map[string]*accesstoken.Key{}
-	named, last := "", ""
-	for _, file := range files { // in order of name
+	byName := map[string]*accesstoken.Key{} // by file name and by kid
+	named, last := "", ""                   // in the file "active"; the last that can sign
+	for _, file := range files {
 		if file.name == activeFile {
 			named = strings.TrimSpace(string(file.text))
 			continue
 		}
-		switch filepath.Ext(file.name) {
-		case ".pem", ".jwk", ".json":
-		default:
-			return nil, fmt.Errorf("LATCHKEY_KEYS_DIR: %s: not a key; name keys .pem, .jwk or .json, and put nothing else there", file.name)
-		}
-		key, err := accesstoken.ParseKeyFile(file.text)
+		key, err := parseKeyFile(file)
 		if err != nil {
 			return nil, fmt.Errorf("LATCHKEY_KEYS_DIR: %s: %w", file.name, err)
 		}
@@ -117,20 +135,35 @@ func (f *keysDir) read() (*KeySet, error) {
 	if named == "" {
 		named = last
 	}
-	switch active := byName[named]; {
-	case named == "":
-		return nil, errors.New("LATCHKEY_KEYS_DIR has no key to sign with; put a private key there")
-	case active == nil:
-		return nil, errors.New("LATCHKEY_KEYS_DIR: the file active names no file and no kid that is there")
-	case active.VerifiesOnly():
-		return nil, errors.New("LATCHKEY_KEYS_DIR: the file active names a public key, which cannot sign")
-	case f.public && active.Algorithm() == accesstoken.HS256:
-		return nil, errors.New("LATCHKEY_KEYS_DIR: with LATCHKEY_STATUS_LIST=true, what signs must have a public key, or nobody could check a list")
-	default:
-		set.Active = active.ID()
+	if err := f.checkActive(named, byName[named]); err != nil {
+		return nil, err
 	}
-	f.seen = digest
+	set.Active = byName[named].ID()
 	return set, nil
+}
+
+func parseKeyFile(file keyFile) (*accesstoken.Key, error) {
+	switch filepath.Ext(file.name) {
+	case ".pem", ".jwk", ".json":
+		return accesstoken.ParseKeyFile(file.text)
+	default:
+		return nil, errors.New("not a key; name keys .pem, .jwk or .json, and put nothing else there")
+	}
+}
+
+// checkActive returns why the key of that name cannot sign, or nil. A nil key is one that is not there.
+func (f *keysDir) checkActive(name string, key *accesstoken.Key) error {
+	switch {
+	case name == "":
+		return errors.New("LATCHKEY_KEYS_DIR has no key to sign with; put a private key there")
+	case key == nil:
+		return errors.New("LATCHKEY_KEYS_DIR: the file active names no file and no kid that is there")
+	case key.VerifiesOnly():
+		return errors.New("LATCHKEY_KEYS_DIR: the file active names a public key, which cannot sign")
+	case f.public && key.Algorithm() == accesstoken.HS256:
+		return errors.New("LATCHKEY_KEYS_DIR: with LATCHKEY_STATUS_LIST=true, what signs must have a public key, or nobody could check a list")
+	}
+	return nil
 }
 
 func readKeyFile(path string) ([]byte, error) {

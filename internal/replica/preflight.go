@@ -22,10 +22,9 @@ var ErrPreflight = errors.New("this Redis must not hold tokens as it is")
 // preflight checks that Redis is fit to hold tokens, when the replica starts and whenever the Redis behind its
 // connections may have changed.
 type preflight struct {
-	store         *tokenstore.Store
-	log           *slog.Logger
-	allowEviction bool
-	off           bool // for the embedded Redis of `latchkey dev`
+	store *tokenstore.Store
+	log   *slog.Logger
+	off   bool // for the embedded Redis of `latchkey dev`
 
 	connected atomic.Bool // a connection was made since the last preflight
 	passed    bool        // a preflight has passed
@@ -35,7 +34,7 @@ type preflight struct {
 
 // newPreflight returns a preflight whose store the caller sets before the first look.
 func newPreflight(cfg *config.Config, log *slog.Logger) *preflight {
-	return &preflight{log: log, allowEviction: cfg.RedisAllowEviction, off: cfg.Secret == config.DevSecret}
+	return &preflight{log: log, off: cfg.Secret == config.DevSecret}
 }
 
 // due reports whether to look: after an outage, and after new connections, which a failover makes, but at most once in
@@ -53,7 +52,7 @@ func (p *preflight) look(ctx context.Context) error {
 	}
 	p.connected.Store(false)
 	p.at = time.Now()
-	findings, err := p.store.Preflight(ctx, p.allowEviction)
+	findings, err := p.store.Preflight(ctx)
 	if err != nil {
 		p.connected.Store(true) // unfinished
 	}

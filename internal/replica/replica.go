@@ -85,7 +85,7 @@ func (r *Replica) wire(ctx context.Context) (err error) {
 	}
 	tracer := tracerOf(r.traces)
 	r.preflight = newPreflight(cfg, r.log)
-	if r.rdb, r.store, err = openStore(cfg, observeStore(metrics, tracer, r.preflight)); err != nil {
+	if r.rdb, r.store, err = openStore(cfg, DialOptions(cfg), observeStore(metrics, tracer, r.preflight)); err != nil {
 		return err
 	}
 	r.preflight.store = r.store
@@ -115,9 +115,7 @@ func (r *Replica) wire(ctx context.Context) (err error) {
 		return err
 	}
 	if cfg.ExtAuthzAddr != "" {
-		if r.extAuthz, err = handlers.NewExtAuthz(d); err != nil {
-			return err
-		}
+		r.extAuthz = api.ExtAuthz()
 	}
 	r.watch(metrics, verifier)
 	r.api = r.newAPIServer(api, webhook)
@@ -131,7 +129,7 @@ func (r *Replica) watch(metrics *handlers.Metrics, verifier *edge.Verifier) {
 	metrics.WatchEdge(verifier, r.follower)
 	state := handlers.ReplicaState{
 		Ready: r.Ready, Pool: r.store.PoolStats,
-		PasswordWorkers: r.passwords.Workers(), PasswordQueue: r.cfg.PasswordQueue,
+		PasswordWorkers: r.passwords.Workers(), PasswordQueue: credential.DefaultQueue,
 	}
 	if r.follower != nil {
 		state.MaxDenied = r.cfg.EdgeMaxDenied

@@ -29,13 +29,17 @@ func observeStore(metrics *handlers.Metrics, tracer trace.Tracer, p *preflight) 
 	return o
 }
 
-// OpenStore connects a token store as the settings say. The caller closes the client.
-func OpenStore(cfg *config.Config) (redis.UniversalClient, *tokenstore.Store, error) {
-	return openStore(cfg, storeObserver{})
+// OpenStore connects a token store as the settings say, with a pool of so many connections unless the URL has a
+// pool_size. The caller closes the client.
+func OpenStore(cfg *config.Config, pool int) (redis.UniversalClient, *tokenstore.Store, error) {
+	dial := DialOptions(cfg)
+	if cfg.RedisURL.PoolSize() == 0 {
+		dial.PoolSize = pool
+	}
+	return openStore(cfg, dial, storeObserver{})
 }
 
-func openStore(cfg *config.Config, observe storeObserver) (redis.UniversalClient, *tokenstore.Store, error) {
-	dial := DialOptions(cfg)
+func openStore(cfg *config.Config, dial tokenstore.DialOptions, observe storeObserver) (redis.UniversalClient, *tokenstore.Store, error) {
 	dial.OnConnect = observe.connected
 	rdb, err := tokenstore.Dial(dial)
 	if err != nil {
@@ -62,11 +66,10 @@ func openStore(cfg *config.Config, observe storeObserver) (redis.UniversalClient
 // DialOptions are the settings of the connection to Redis.
 func DialOptions(cfg *config.Config) tokenstore.DialOptions {
 	return tokenstore.DialOptions{
-		URL: cfg.RedisURL.Reveal(), Mode: tokenstore.Mode(cfg.RedisMode),
-		Username: cfg.RedisUsername, Password: string(cfg.RedisPassword.Reveal()),
+		URL: cfg.RedisURL.Reveal(),
 		TLS: tokenstore.TLSOptions{
-			CAFile: cfg.RedisTLSCAFile, CertFile: cfg.RedisTLSCertFile, KeyFile: cfg.RedisTLSKeyFile, ServerName: cfg.RedisTLSServerName,
+			CAFile: cfg.RedisTLSCAFile, CertFile: cfg.RedisTLSCertFile, KeyFile: cfg.RedisTLSKeyFile,
 		},
-		Timeout: cfg.RedisTimeout, PoolSize: cfg.RedisPoolSize,
+		Timeout: cfg.RedisTimeout,
 	}
 }

@@ -9,7 +9,7 @@ import (
 // GOMAXPROCS have the last word.
 func (r *Replica) TuneRuntime() {
 	tuneCollector()
-	addHashingThreads(r.passwords.Workers() * int(r.cfg.PasswordParallelism))
+	addHashingThreads(r.passwords.Workers())
 }
 
 // addHashingThreads gives Go one more thread for each password hash that runs at the same time, at most one per CPU.

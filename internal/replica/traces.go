@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"time"
 
 	"go.opentelemetry.io/otel"
@@ -17,6 +18,9 @@ import (
 
 	"github.com/latchkey-auth/latchkey/config"
 )
+
+// defaultTracesRatio is the share of requests that are traced when neither the caller nor OTEL_TRACES_SAMPLER decides.
+const defaultTracesRatio = 0.1
 
 // TracesFlush is how long sending the last spans may take when a replica ends.
 const TracesFlush = 3 * time.Second
@@ -40,9 +44,11 @@ func newTraces(ctx context.Context, cfg *config.Config, version string, logger *
 	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) {
 		logger.LogAttrs(context.Background(), slog.LevelWarn, "traces", slog.String("cause", err.Error()))
 	}))
-	return sdktrace.NewTracerProvider(
-		sdktrace.WithBatcher(exporter), sdktrace.WithResource(about),
-		sdktrace.WithSampler(sdktrace.ParentBased(sdktrace.TraceIDRatioBased(cfg.TracesRatio)))), nil
+	o := []sdktrace.TracerProviderOption{sdktrace.WithBatcher(exporter), sdktrace.WithResource(about)}
+	if os.Getenv("OTEL_TRACES_SAMPLER") == "" { // else the SDK does as it says
+		o = append(o, sdktrace.WithSampler(sdktrace.ParentBased(sdktrace.TraceIDRatioBased(defaultTracesRatio))))
+	}
+	return sdktrace.NewTracerProvider(o...), nil
 }
 
 // tracerOf returns nil if there are no traces.

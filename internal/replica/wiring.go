@@ -20,13 +20,22 @@ import (
 	"github.com/latchkey-auth/latchkey/tokenstore"
 )
 
-// introspectionCache is how many tokens that were introspected a replica keeps in memory.
-const introspectionCache = 4096
+const (
+	// introspectionCache is how many tokens that were introspected a replica keeps in memory.
+	introspectionCache = 4096
+	// maxInFlight is how many refreshes, how many requests about sessions, and how many requests for unknown status lists
+	// are served at the same time. One more is answered 503.
+	maxInFlight = 512
+	// claimsTimeout is how long the claims webhook may take.
+	claimsTimeout = time.Second
+	// publicClient is the client_id of tokens that a password login issues.
+	publicClient = "latchkey"
+)
 
 func newHasher(cfg *config.Config) (*credential.Hasher, error) {
 	return credential.NewHasher(credential.Options{
-		MemoryKiB: cfg.PasswordMemory, Iterations: cfg.PasswordIterations, Parallelism: cfg.PasswordParallelism,
-		Workers: cfg.PasswordWorkers, Queue: cfg.PasswordQueue, MaxWait: cfg.PasswordWait,
+		MemoryKiB: cfg.PasswordMemory, Iterations: cfg.PasswordIterations,
+		Workers: cfg.PasswordWorkers, MaxWait: cfg.PasswordWait,
 	})
 }
 
@@ -142,7 +151,7 @@ func newClaimsWebhook(cfg *config.Config) *claimhook.Webhook {
 	if cfg.ClaimsURL == "" {
 		return nil
 	}
-	return claimhook.New(claimhook.Options{URL: cfg.ClaimsURL, Key: cfg.ClaimsSecret.Reveal(), Timeout: cfg.ClaimsTimeout})
+	return claimhook.New(claimhook.Options{URL: cfg.ClaimsURL, Key: cfg.ClaimsSecret.Reveal(), Timeout: claimsTimeout})
 }
 
 // dependencies are what the handlers call.
@@ -172,7 +181,7 @@ func (r *Replica) dependencies(s secrets, metrics *handlers.Metrics, verifier, i
 func (r *Replica) settings(s secrets) handlers.Settings {
 	cfg := r.cfg
 	h := handlers.Settings{
-		Issuer: cfg.Issuer, Audience: cfg.Audience, ClientID: cfg.ClientID,
+		Issuer: cfg.Issuer, Audience: cfg.Audience, ClientID: publicClient,
 		CookieName: cfg.CookieName, CookieSecure: cfg.CookieSecure, CookieDomain: cfg.CookieDomain, CookiePath: cfg.CookiePath, AccessCookie: cfg.AccessCookie,
 		AllowedOrigins: cfg.AllowedOrigins, TrustedProxies: cfg.TrustedProxies,
 		Limits: tokenstore.AttemptLimits{
@@ -180,7 +189,7 @@ func (r *Replica) settings(s secrets) handlers.Settings {
 			Address: tokenstore.Limit(cfg.LoginLimitAddress),
 		},
 		DeviceKey: s.deviceKeys[0], OlderDeviceKeys: s.deviceKeys[1:], JWKSMaxAge: cfg.JWKSMaxAge, RevocationsToken: cfg.RevocationsToken.Reveal(),
-		MaxInFlight: cfg.MaxInFlight,
+		MaxInFlight: maxInFlight,
 		ScopeClaims: cfg.ClaimsOfScopes(), ClaimsOmit: cfg.ClaimsFailure == "omit",
 		Version: r.version, Docs: cfg.Docs, Nonces: s.nonces,
 	}

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/url"
 	"os"
 	"strconv"
 	"strings"
@@ -53,8 +54,20 @@ func loadSessions(ctx context.Context, o options, path string) error {
 		return err
 	}
 	return load(o, int64(len(cookies)), func(worker int, i int64) error {
-		return clients[worker].post(path, cookies[i])
+		return clients[worker].post(path, "refresh_token="+cookies[i], "")
 	})
+}
+
+// loadLogins logs one user in, whose name and password are in the environment, over two connections: more would only
+// wait for a CPU to hash on.
+func loadLogins(ctx context.Context, o options) error {
+	o.connections = 2
+	clients, err := dialAll(ctx, o)
+	if err != nil {
+		return err
+	}
+	form := url.Values{"username": {os.Getenv("LOGIN_USERNAME")}, "password": {os.Getenv("LOGIN_PASSWORD")}, "refresh_delivery": {"body"}}.Encode()
+	return load(o, endless, func(worker int, _ int64) error { return clients[worker].post("/auth/token", "", form) })
 }
 
 // writeTokens makes sessions and writes an access token of each into a file.
@@ -69,7 +82,7 @@ func writeTokens(ctx context.Context, o options) error {
 	}
 	var text bytes.Buffer
 	for _, cookie := range cookies {
-		if err := clients[0].post("/auth/refresh", cookie); err != nil {
+		if err := clients[0].post("/auth/refresh", "refresh_token="+cookie, ""); err != nil {
 			return err
 		}
 		_, after, _ := bytes.Cut(clients[0].body, []byte(`"access_token":"`))
@@ -123,6 +136,9 @@ func makeSessions(ctx context.Context, o options) ([]string, error) {
 	})
 	return cookies, err
 }
+
+// endless is more requests than are ever sent.
+const endless = 1 << 62
 
 // each calls do for 0 to n-1, on so many goroutines, until one fails.
 func each(workers int, n int64, do func(worker int, i int64) error) error {
@@ -257,9 +273,16 @@ func dialAll(ctx context.Context, o options) ([]*client, error) {
 	return clients, nil
 }
 
-// post sends a POST without a body, with that refresh cookie, and returns an error if the answer is no 200.
-func (c *client) post(path, cookie string) error {
-	request := "POST " + path + " HTTP/1.1\r\nHost: " + c.host + "\r\nContent-Length: 0\r\nCookie: refresh_token=" + cookie + "\r\n\r\n"
+// post sends a POST with that cookie and that form, and returns an error if the answer is no 200.
+func (c *client) post(path, cookie, form string) error {
+	request := "POST " + path + " HTTP/1.1\r\nHost: " + c.host + "\r\nContent-Length: " + strconv.Itoa(len(form)) + "\r\n"
+	if cookie != "" {
+		request += "Cookie: " + cookie + "\r\n"
+	}
+	if form != "" {
+		request += "Content-Type: application/x-www-form-urlencoded\r\n"
+	}
+	request += "\r\n" + form
 	if _, err := io.WriteString(c.conn, request); err != nil {
 		return err
 	}
@@ -339,5 +362,5 @@ func loadExtAuthz(ctx context.Context, o options) error {
 			return err
 		}
 	}
-	return load(o, 1<<62, check)
+	return load(o, endless, check)
 }

@@ -42,6 +42,7 @@ var servers = map[string]func(context.Context, options) error{
 }
 
 var loads = map[string]func(context.Context, options) error{
+	"login":     loadLogins,
 	"refresh":   loadRefreshes,
 	"logout":    loadLogouts,
 	"ext_authz": loadExtAuthz,

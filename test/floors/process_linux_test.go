@@ -182,6 +182,9 @@ func readWrk(out string) (measured, error) {
 // secret is the root secret of the replicas and of the sessions that the client makes.
 const secret = "the root secret of the benchmarks that has 32 bytes and more"
 
+// Whose logins are measured.
+const username, password = "alice", "correct horse"
+
 // floorsCommand is the command of this folder.
 type floorsCommand struct{ bin string }
 
@@ -212,7 +215,7 @@ func (f floorsCommand) serve(t testing.TB, kind string, args ...string) (addr st
 // load runs a client, and counts the CPU of p while it loads.
 func (f floorsCommand) load(ctx context.Context, p pids, l load, kind string, args ...string) (measured, error) {
 	cmd := exec.CommandContext(ctx, f.bin, append([]string{"load", kind, "-connections", strconv.Itoa(l.connections)}, args...)...)
-	cmd.Env = []string{"LATCHKEY_SECRET=" + secret, "GOMAXPROCS=" + strconv.Itoa(l.threads)}
+	cmd.Env = []string{"LATCHKEY_SECRET=" + secret, "LOGIN_USERNAME=" + username, "LOGIN_PASSWORD=" + password, "GOMAXPROCS=" + strconv.Itoa(l.threads)}
 	cmd.WaitDelay = 5 * time.Second
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr

@@ -13,8 +13,8 @@ func median(list []float64) float64 {
 	return slices.Sorted(slices.Values(list))[len(list)/2]
 }
 
-// each is a figure of every round.
-func each(list []measured, figure func(measured) float64) []float64 {
+// perRound is a figure of every round.
+func perRound(list []measured, figure func(measured) float64) []float64 {
 	all := make([]float64, len(list))
 	for i, m := range list {
 		all[i] = figure(m)
@@ -69,8 +69,8 @@ func row(letter string, list []contender, i int, results rounds) string {
 		floor = ratio(results[i], results[at]) + " of " + string(rune('A'+at))
 	}
 	r := results[i]
-	return fmt.Sprintf("| %s | %s | %.0f | %s | %s | %.2f / %.2f | %.2f | %.2f | %s |\n", letter, list[i].name, median(each(r, measured.rate)),
-		ratio(r, results[0]), floor, median(each(r, p50)), median(each(r, p99)), per100k(r, ofServer), per100k(r, ofRedis), others(r))
+	return fmt.Sprintf("| %s | %s | %.0f | %s | %s | %.2f / %.2f | %.2f | %.2f | %s |\n", letter, list[i].name, median(perRound(r, measured.rate)),
+		ratio(r, results[0]), floor, median(perRound(r, p50)), median(perRound(r, p99)), per100k(r, ofServer), per100k(r, ofRedis), others(r))
 }
 
 // others is the CPU of the other replicas together, if there are any.
@@ -87,8 +87,8 @@ const openHeading = "### 500 logouts a second, whether earlier ones were answere
 
 func openRow(n int, list []measured) string {
 	ms := func(of func(measured) float64) float64 { return per100k(list, of) / 100 }
-	return fmt.Sprintf("| %s | %.0f | %.2f / %.2f | %.3f | %.3f | %.3f |\n", count(n, "replica"), median(each(list, measured.rate)),
-		median(each(list, p50)), median(each(list, p99)), ms(ofServer), ms(ofRedis), ms(ofOthers))
+	return fmt.Sprintf("| %s | %.0f | %.2f / %.2f | %.3f | %.3f | %.3f |\n", count(n, "replica"), median(perRound(list, measured.rate)),
+		median(perRound(list, p50)), median(perRound(list, p99)), ms(ofServer), ms(ofRedis), ms(ofOthers))
 }
 
 func count(n int, noun string) string {

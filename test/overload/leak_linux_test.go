@@ -34,9 +34,9 @@ func TestNothingLeaks(t *testing.T) {
 		ttl, heap = 30, 256
 	}
 	// Whatever is kept for a time is kept for a short one, and so levels off.
-	r := start(t, server.URL(), "LATCHKEY_PASSWORD_MEMORY=7168", "LATCHKEY_PASSWORD_ITERATIONS=1",
+	r := start(t, fmt.Sprintf("%s?pool_size=%d", server.URL(), pool), "LATCHKEY_PASSWORD_MEMORY=7168", "LATCHKEY_PASSWORD_ITERATIONS=1",
 		fmt.Sprintf("LATCHKEY_ACCESS_TTL=%ds", ttl), fmt.Sprintf("LATCHKEY_REFRESH_TTL=%ds", 2*ttl), fmt.Sprintf("LATCHKEY_SESSION_MAX=%ds", 2*ttl),
-		"LATCHKEY_REFRESH_GRACE=2s", "LATCHKEY_EDGE_CACHE=256", fmt.Sprintf("LATCHKEY_REDIS_POOL_SIZE=%d", pool),
+		"LATCHKEY_REFRESH_GRACE=2s", "LATCHKEY_EDGE_CACHE=256",
 		"GODEBUG=memprofilerate=4096") // so that a profile tells of single KiB
 	ch := &churn{addr: r.Addr, rest: 50 * time.Millisecond, ttl: time.Duration(ttl) * time.Second}
 	if long {

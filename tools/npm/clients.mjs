@@ -192,7 +192,7 @@ for (const [keyAlg, name] of [["ES256", "ES256"], ["PS256", "PS256"], ["Ed25519"
 }
 
 test("oauth4webapi: DPoP, a public client's refresh token is bound (RFC 9449 section 5)", async (t) => {
-  const client = { client_id: "latchkey" }; // the service's own, LATCHKEY_CLIENT_ID
+  const client = { client_id: "latchkey" }; // the service's own
   const DPoP = await holder(client, "ES256");
   const login = { ...server, token_endpoint: `${base}/auth/token` };
   const session = await fresh(async () => oauth.processGenericTokenEndpointResponse(login, client,

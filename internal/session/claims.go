@@ -1,6 +1,7 @@
-package handlers
+package session
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -8,8 +9,6 @@ import (
 	"maps"
 	"strings"
 	"time"
-
-	"github.com/gin-gonic/gin"
 
 	"github.com/latchkey-auth/latchkey/internal/accesstoken"
 	"github.com/latchkey-auth/latchkey/internal/claimhook"
@@ -33,10 +32,10 @@ const (
 var errClaimsAnswer = errors.New("the webhook's claims cannot be used")
 
 // staticClaims are those that need nobody to be asked.
-func (a *api) staticClaims(scope, client, account string) extraClaims {
+func (s *Service) staticClaims(scope, client, account string) extraClaims {
 	all := extraClaims{}
 	for name := range strings.FieldsSeq(scope) {
-		maps.Copy(all, a.Settings.ScopeClaims[name])
+		maps.Copy(all, s.ScopeClaims[name])
 	}
 	for _, text := range []string{client, account} {
 		if text == "" {
@@ -56,31 +55,31 @@ func (a *api) staticClaims(scope, client, account string) extraClaims {
 // before whatever cannot be undone: an answer that does not come, or that no token
 // could hold, then costs a retry and no session. Errors: [claimhook.ErrFailed], unless
 // the setting says to do without.
-func (a *api) askClaims(c *gin.Context, event string, m minted) (extraClaims, error) {
-	if a.Claims == nil {
+func (s *Service) askClaims(ctx context.Context, from Origin, event string, d draft) (extraClaims, error) {
+	if s.Claims == nil {
 		return nil, nil
 	}
-	ctx, start := c.Request.Context(), time.Now()
-	asked, err := a.Claims.Claims(ctx, claimhook.Request{
-		Event: event, Subject: m.grant.Subject, Username: m.grant.Username, ClientID: m.grant.ClientID, Scope: m.grant.Scope,
+	start := time.Now()
+	asked, err := s.Claims.Claims(ctx, claimhook.Request{
+		Event: event, Subject: d.grant.Subject, Username: d.grant.Username, ClientID: d.grant.ClientID, Scope: d.grant.Scope,
 	})
 	if err == nil {
-		err = a.usable(m, asked)
+		err = s.usable(d, asked)
 	}
-	a.Metrics.asked(time.Since(start), err)
+	s.Observe.Asked(time.Since(start), err)
 	if err == nil {
 		return asked, nil
 	}
-	if !a.Settings.ClaimsOmit || clientGone(ctx, err) {
+	if !s.ClaimsOmit || errors.Is(err, context.Canceled) && errors.Is(ctx.Err(), context.Canceled) {
 		return nil, fmt.Errorf("%w: %w", claimhook.ErrFailed, err)
 	}
-	a.logger(c).LogAttrs(ctx, slog.LevelWarn, "a token is issued without the webhook's claims", slog.String("cause", err.Error()))
+	s.warn(ctx, from, "a token is issued without the webhook's claims", slog.String("cause", err.Error()))
 	return nil, nil
 }
 
 // usable refuses an answer that cannot go into the token. Which claim it is, is the
 // operator's to know; what it holds is not for the log.
-func (a *api) usable(m minted, asked extraClaims) error {
+func (s *Service) usable(d draft, asked extraClaims) error {
 	for name, value := range asked {
 		if accesstoken.Reserved(name) {
 			return fmt.Errorf("%w: %s is reserved", errClaimsAnswer, name)
@@ -92,14 +91,14 @@ func (a *api) usable(m minted, asked extraClaims) error {
 	if len(asked) == 0 {
 		return nil
 	}
-	m.asked = asked
-	return a.fits(m)
+	d.asked = asked
+	return s.fits(d)
 }
 
 // extra is all claims of the operator's own in a token; nil for none.
-func (a *api) extra(m minted) extraClaims {
-	all := a.staticClaims(m.grant.Scope, m.client.Claims, m.grant.Claims)
-	maps.Copy(all, m.asked)
+func (s *Service) extra(d draft) extraClaims {
+	all := s.staticClaims(d.grant.Scope, d.client.Claims, d.grant.Claims)
+	maps.Copy(all, d.asked)
 	if len(all) == 0 {
 		return nil
 	}

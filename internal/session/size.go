@@ -1,4 +1,4 @@
-package handlers
+package session
 
 import (
 	"encoding/json"
@@ -35,12 +35,10 @@ type tokenRoom struct {
 
 // newTokenRoom returns an error that names the settings to change if tokens could not
 // hold what they allow.
-func newTokenRoom(s Settings, frame accesstoken.Claims) (tokenRoom, error) {
-	// RFC 6265bis section 5.6: browsers drop a cookie whose name and value take more
-	// than 4096 bytes.
-	r := tokenRoom{limit: accesstoken.MaxLength - len(s.AccessCookie)}
+func newTokenRoom(o Options, frame accesstoken.Claims) (tokenRoom, error) {
+	r := tokenRoom{limit: o.MaxToken}
 	var err error
-	if r.scopes, r.names, err = scopeClaimsSize(s.ScopeClaims); err != nil {
+	if r.scopes, r.names, err = scopeClaimsSize(o.ScopeClaims); err != nil {
 		return r, err
 	}
 	if r.scopes > accesstoken.MaxScopes || r.names > accesstoken.MaxExtraPart {
@@ -53,14 +51,14 @@ func newTokenRoom(s Settings, frame accesstoken.Claims) (tokenRoom, error) {
 		return r, err
 	}
 	r.frame = size - 3
-	signature := s.SignatureSize
+	signature := o.SignatureSize
 	if signature == 0 {
 		signature = accesstoken.MaxSignature
 	}
-	own := len(s.ClientID)
+	own := len(o.ClientID)
 	need := r.frame + own + accesstoken.MaxAccount + accesstoken.MaxClient + accesstoken.MaxScopes
 	if over := need - accesstoken.Room(r.limit, signature); over > 0 {
-		return r, fmt.Errorf("LATCHKEY_ISSUER, LATCHKEY_AUDIENCE, LATCHKEY_CLIENT_ID and LATCHKEY_ACCESS_COOKIE are together %d bytes too long: "+
+		return r, fmt.Errorf("LATCHKEY_ISSUER, LATCHKEY_AUDIENCE and LATCHKEY_ACCESS_COOKIE are together %d bytes too long: "+
 			"access tokens of %d bytes would leave too little for accounts and clients; shorten them (with LATCHKEY_STATUS_LIST=true the issuer counts twice), or choose an algorithm with shorter signatures",
 			over, r.limit)
 	}
@@ -89,32 +87,32 @@ func scopeClaimsSize(all map[string]map[string]json.RawMessage) (size, names int
 // sessionRoom returns how many bytes, and how many claims, the stored session may add to an
 // access token that client asks for: [tokenstore.Rotation.Room] and Members. Errors:
 // [accesstoken.ErrNoKey].
-func (a *api) sessionRoom(client tokenstore.Client) (room, members int, err error) {
-	room, err = a.Signer.Room(a.room.limit)
+func (s *Service) sessionRoom(client tokenstore.Client) (room, members int, err error) {
+	room, err = s.Signer.Room(s.room.limit)
 	if err != nil {
 		return 0, 0, err
 	}
 	// The client's id is in the session's share (rotate.lua counts it), not in the client's.
-	room -= a.room.frame + a.room.scopes + client.Size() - len(client.ID)
-	return max(1, room), max(0, accesstoken.MaxExtra-a.room.names-strings.Count(client.Claims, `":`)), nil
+	room -= s.room.frame + s.room.scopes + client.Size() - len(client.ID)
+	return max(1, room), max(0, accesstoken.MaxExtra-s.room.names-strings.Count(client.Claims, `":`)), nil
 }
 
-// fits returns an error unless a token of m can be signed, whatever the store adds to
+// fits returns an error unless a token of d can be signed, whatever the store adds to
 // the grant. Errors: errTokenRoom, [accesstoken.ErrNoKey].
-func (a *api) fits(m minted) error {
-	room, err := a.Signer.Room(a.room.limit)
+func (s *Service) fits(d draft) error {
+	room, err := s.Signer.Room(s.room.limit)
 	if err != nil {
 		return err
 	}
-	m.grant = longestGrant(m.grant, a.Store.Now())
-	claims := a.tokenClaims(m, tokenstore.ID{})
+	d.grant = longestGrant(d.grant, s.Store.Now())
+	claims := s.tokenClaims(d, tokenstore.ID{})
 	size, err := claims.Size()
 	if err != nil {
 		return fmt.Errorf("%w: %w", errTokenRoom, err)
 	}
 	if size > room {
 		return fmt.Errorf("%w: the claims of %s take %d bytes, and %d are allowed; shorten those of the account, the client or LATCHKEY_SCOPE_CLAIMS",
-			errTokenRoom, m.grant.Subject, size, room)
+			errTokenRoom, d.grant.Subject, size, room)
 	}
 	return nil
 }
