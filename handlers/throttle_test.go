@@ -294,17 +294,21 @@ func (f *fleet) strangers(username string) {
 // more than a browser does when strangers spend the account's budget.
 func TestDeviceTokenKeepsTheOwnerIn(t *testing.T) {
 	t.Parallel()
-	f := limited(t, 1000, 12, 1000, "127.0.0.0/8")
-	f.account(tokenstore.Account{Username: "mallory"}, "mallory-password")
-	app := f.register(tokenstore.Client{ID: "lkc_app", Grants: "refresh_token", Scopes: scopes})
-	for name, login := range map[string]func(username, password string, pairs ...string) answer{
-		"in the body": func(username, password string, pairs ...string) answer {
+	for name, loginAt := range map[string]func(f *fleet, app registered, username, password string, pairs ...string) answer{
+		"in the body": func(f *fleet, _ registered, username, password string, pairs ...string) answer {
 			return f.post(0, "/auth/token", form(append(pairs, "username", username, "password", password, "refresh_delivery", "body")...))
 		},
-		"of a client": func(username, password string, pairs ...string) answer {
+		"of a client": func(f *fleet, app registered, username, password string, pairs ...string) answer {
 			return f.post(1, "/auth/token", app.post(append(pairs, "username", username, "password", password)...), from("192.0.2.1"))
 		},
 	} {
+		// A fleet each: strangers use up alice's budget in both.
+		f := limited(t, 1000, 12, 1000, "127.0.0.0/8")
+		f.account(tokenstore.Account{Username: "mallory"}, "mallory-password")
+		app := f.register(tokenstore.Client{ID: "lkc_app", Grants: "refresh_token", Scopes: scopes})
+		login := func(username, password string, pairs ...string) answer {
+			return loginAt(f, app, username, password, pairs...)
+		}
 		first := login(alice, password).is(http.StatusOK)
 		device := first.member("device_token")
 		if len(device) != 43 || len(first.header.Values("Set-Cookie")) != 0 {
