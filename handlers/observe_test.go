@@ -225,7 +225,7 @@ func TestMetricsHaveClosedLabels(t *testing.T) {
 		"code":    regexp.MustCompile(`^[1-5]\d\d$`),
 		"outcome": regexp.MustCompile(`^(ok|unavailable|canceled|failed|throttled|rotated|same|reuse|rollback|ambiguous|invalid|expired|revoked|superseded|foreign|key)$`),
 		"operation": regexp.MustCompile(
-			`^(login|rotate|revoke|revoke_user|verify|lookup|throttle_charge|throttle_refund|account_create|account_update|account_delete|client_create|client_check|client_rotate|client_delete|meta|keys|keys_sync|keys_put|keys_revoke|keys_reseal|revoke_key|renew|session|session_page|sessions|alive|ping)$`),
+			`^(login|rotate|revoke|revoke_user|verify|lookup|throttle_charge|throttle_refund|account_create|account_update|account_delete|client_create|client_check|client_rotate|client_delete|meta|keys|keys_sync|keys_put|keys_revoke|keys_reseal|revoke_key|renew|look|acknowledge|session|session_page|sessions|alive|ping)$`),
 		"kind":       regexp.MustCompile(`^(session|all|other)$`),
 		"class":      regexp.MustCompile(`^(login|refresh|session)$`),
 		"event":      regexp.MustCompile(`^[a-z_]+$`),
