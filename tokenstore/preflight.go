@@ -258,10 +258,10 @@ func (p *preflight) eviction(ctx context.Context, c *redis.Client, server string
 	if policy == "" {
 		policy = configured(ctx, c, "maxmemory-policy")
 	}
-	switch {
-	case policy == "noeviction":
+	switch policy {
+	case "noeviction":
 		p.add(checkEviction, server, Fine, "noeviction")
-	case policy == "":
+	case "":
 		p.add(checkEviction, server, Unknown, "neither INFO nor CONFIG tells the maxmemory-policy: make sure that it is noeviction")
 	default:
 		p.add(checkEviction, server, Forbidden, "maxmemory-policy is %s: an evicted denylist entry is a logout undone. Set it to noeviction", policy)
