@@ -210,7 +210,7 @@ func New(d Dependencies) (*API, error) {
 	engine.Any(verifyPath, verify...)
 	engine.Any(verifyUnder, verify...)
 
-	engine.Use(append([]gin.HandlerFunc{identify, harden}, shared...)...)
+	engine.Use(append([]gin.HandlerFunc{identify, noSniff}, shared...)...)
 	engine.NoRoute(a.serve(func(*gin.Context) error { return errNotFound }))
 	engine.NoMethod(a.serve(a.otherMethod))
 

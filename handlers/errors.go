@@ -110,7 +110,7 @@ func (a *api) fail(c *gin.Context, err error) {
 	}
 	p, known := problemOf(err)
 	identify(c)
-	harden(c)
+	noSniff(c)
 	p.explain(err, c.Request.Header, c.Writer.Header())
 	switch {
 	case errors.Is(err, errOverload): // counted where it arose

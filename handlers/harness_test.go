@@ -65,7 +65,7 @@ const (
 	pad    = 10 * time.Second // how much longer than its tokens a denial is kept
 	// Nobody follows. The lease is what the first logout of each shard takes, and the
 	// expiries of a Redis in memory stand still meanwhile.
-	lease = 250 * time.Millisecond
+	lease = time.Second
 )
 
 // setup says how a fleet differs from the usual one.

@@ -121,8 +121,8 @@ func (a *api) bound(c *gin.Context) {
 	}
 }
 
-// harden has browsers take the body of an answer for what it says it is.
-func harden(c *gin.Context) { c.Writer.Header()["X-Content-Type-Options"] = []string{"nosniff"} }
+// noSniff sets X-Content-Type-Options: nosniff.
+func noSniff(c *gin.Context) { c.Writer.Header()["X-Content-Type-Options"] = []string{"nosniff"} }
 
 // sameOrigin refuses a request that a browser made for a page of another
 // origin, by Fetch metadata or else the Origin header. Other clients send neither.

@@ -7,8 +7,8 @@
 //  1. Everything that can fail is checked: there is a key to sign with, the claims fit into a
 //     token, the scope is allowed, the DPoP proof is good.
 //  2. One script commits, on a context that does not end when the client goes away.
-//  3. The security event is recorded, and says whether the confirmation followed.
-//  4. A revocation is confirmed: no replica accepts what it ended any more.
+//  3. A revocation is confirmed: no replica accepts what it ended any more.
+//  4. The security event is recorded, whatever became of the confirmation, and says so.
 //  5. The answer is returned.
 //
 // So a request that fails has changed nothing, or its event says what it may have changed.
