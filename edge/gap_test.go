@@ -209,8 +209,8 @@ func TestAReplicaThatJoinsLaterKnowsEarlierLogouts(t *testing.T) {
 	if _, err := a.store.RevokeUser(t.Context(), tokenstore.UserEnd{UID: everywhere.uid}); err != nil {
 		t.Fatal(err)
 	}
-	late := newNode(t, server.URL(), ring, nodeOptions{clock: clock.read, timeout: quick}).ready().leased()
-	server.Pause(t) // nobody to ask: it is from memory
+	late := newNode(t, server.URL(), ring, nodeOptions{clock: clock.read}).ready().leased()
+	late.door.shut() // nobody to ask: it is from memory
 	late.wants("alive", alive, nil)
 	for _, s := range append(gone, everywhere) {
 		late.wants("logged out before", s, ErrRevoked)

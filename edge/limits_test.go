@@ -17,7 +17,7 @@ func TestAFullDenylistGoesStrictAndForgetsNothing(t *testing.T) {
 	t.Parallel()
 	server, ring, clock := startRedis(t), newRing(t), newHandClock()
 	const perShard = 2
-	n := newNode(t, server.URL(), ring, nodeOptions{maxDenied: perShard * 16, clock: clock.read, timeout: quick}).ready()
+	n := newNode(t, server.URL(), ring, nodeOptions{maxDenied: perShard * 16, clock: clock.read}).ready()
 	clock.settled(n)
 	alive := n.login("alice")
 	gone := make([]session, 5)
@@ -37,7 +37,7 @@ func TestAFullDenylistGoesStrictAndForgetsNothing(t *testing.T) {
 	}
 	n.wants("asked of Redis, alive", alive, nil)
 
-	server.Pause(t)
+	n.door.shut()
 	n.wants("Redis cannot be asked", alive, ErrUnavailable)
 	for i, s := range gone {
 		want := ErrUnavailable
@@ -46,7 +46,7 @@ func TestAFullDenylistGoesStrictAndForgetsNothing(t *testing.T) {
 		}
 		n.wants("Redis cannot be asked, logged out", s, want)
 	}
-	server.Resume(t)
+	n.door.open()
 
 	n.wants("Redis is back", alive, nil)
 }

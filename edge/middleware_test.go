@@ -5,7 +5,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"testing"
-	"time"
 
 	"github.com/latchkey-auth/latchkey/internal/accesstoken"
 )
@@ -13,7 +12,7 @@ import (
 func TestMiddleware(t *testing.T) {
 	t.Parallel()
 	server, ring := startRedis(t), newRing(t)
-	n := newNode(t, server.URL(), ring, nodeOptions{strict: true, timeout: 250 * time.Millisecond})
+	n := newNode(t, server.URL(), ring, nodeOptions{strict: true})
 	live, ended, scoped := n.login("alice"), n.login("bob"), n.login("carol")
 	if err := n.logout(ended); err != nil {
 		t.Fatal(err)

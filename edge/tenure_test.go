@@ -14,7 +14,7 @@ import (
 // newHandNode is a replica whose follower renews when the test says so, and never else.
 func newHandNode(t *testing.T, server *redistest.Server, ring *accesstoken.Ring, lease time.Duration) *node {
 	t.Helper()
-	base := newNode(t, server.URL(), ring, nodeOptions{strict: true, timeout: quick})
+	base := newNode(t, server.URL(), ring, nodeOptions{strict: true})
 	n := &node{t: t, rdb: base.rdb, store: base.store, follower: NewFollower(FollowerOptions{Store: base.store, Lease: lease})}
 	v, err := New(Options{Store: n.store, Ring: ring, Issuer: issuer, Audience: audience, Follower: n.follower})
 	if err != nil {
