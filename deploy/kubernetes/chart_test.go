@@ -140,12 +140,12 @@ func TestValuesRefused(t *testing.T) {
 
 // No secret can be put among the chart's settings, and every other setting can.
 func TestSchemaKnowsEverySecret(t *testing.T) {
-	readme, err := os.ReadFile("../../README.md")
+	page, err := os.ReadFile("../../docs/settings.md")
 	if err != nil {
 		t.Fatal(err)
 	}
 	var secrets, others []string
-	for _, m := range regexp.MustCompile("(?m)^\\| `(LATCHKEY_[A-Z_]+)`( \\(or `_FILE`\\))? ").FindAllStringSubmatch(string(readme), -1) {
+	for _, m := range regexp.MustCompile("(?m)^\\| `(LATCHKEY_[A-Z_]+)`( \\(or `_FILE`\\))? ").FindAllStringSubmatch(string(page), -1) {
 		switch {
 		case m[2] != "":
 			secrets = append(secrets, m[1])
@@ -154,7 +154,7 @@ func TestSchemaKnowsEverySecret(t *testing.T) {
 		}
 	}
 	if !slices.Contains(secrets, "LATCHKEY_SECRET") || !slices.Contains(others, "LATCHKEY_ISSUER") {
-		t.Fatalf("the README has the secrets %q and the settings %q", secrets, others)
+		t.Fatalf("the page of settings has the secrets %q and the settings %q", secrets, others)
 	}
 	for _, s := range secrets {
 		if _, err := try(t, nil, tool(t, "helm"), "template", "latchkey", chart, "--set", "config."+s+"=x"); err == nil {
