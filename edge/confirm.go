@@ -25,7 +25,7 @@ var errHistory = errors.New("a failover lost the revocation")
 // has applied its entry, or has been silent for so long that its lease is over.
 // One poller serves all who wait, and looks at all their shards at once.
 type Confirmer struct {
-	store *tokenstore.Store
+	store *tokenstore.Revocations
 	// silent is after how long without a beat a follower's lease is over: S x (1 + drift).
 	// Of a follower with a longer lease, see [waiting.silence].
 	silent time.Duration
@@ -42,7 +42,7 @@ type Confirmer struct {
 
 // NewConfirmer returns a Confirmer for followers with a lease of S. All replicas should be
 // given the same: where a follower has a longer lease, all logouts may wait for that.
-func NewConfirmer(store *tokenstore.Store, lease time.Duration) *Confirmer {
+func NewConfirmer(store *tokenstore.Revocations, lease time.Duration) *Confirmer {
 	c := &Confirmer{store: store, silent: silence(lease), clock: systemClock(), came: make(chan struct{}, 1)}
 	for i := range store.Shards() {
 		c.shards = append(c.shards, newWaiting(i, c.silent, &c.pace))

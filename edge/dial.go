@@ -23,12 +23,12 @@ type RedisOptions struct {
 
 const defaultShards = 16
 
-// Dial opens Latchkey's store for an API that verifies tokens with it, in strict
+// Dial opens the revocations in Latchkey's Redis for an API that verifies tokens with them, in strict
 // mode or through a [Follower]. done closes its connections.
 //
 // Errors: [ErrUnavailable] if Redis does not answer, [tokenstore.ErrShards] if it
 // was set up with another number of shards, or a URL that cannot be read.
-func Dial(ctx context.Context, o RedisOptions) (store *tokenstore.Store, done func() error, err error) {
+func Dial(ctx context.Context, o RedisOptions) (revocations *tokenstore.Revocations, done func() error, err error) {
 	if o.Shards == 0 {
 		o.Shards = defaultShards
 	}
@@ -41,7 +41,7 @@ func Dial(ctx context.Context, o RedisOptions) (store *tokenstore.Store, done fu
 	}
 	// No lifetimes: this process issues nothing, and learns from Redis how long a
 	// revocation has to be remembered.
-	store, err = tokenstore.New(rdb, tokenstore.Options{
+	store, err := tokenstore.New(rdb, tokenstore.Options{
 		Shards: o.Shards, Timeout: 3 * o.Timeout, WaitReplicas: o.WaitReplicas,
 	})
 	if err == nil {
@@ -50,5 +50,5 @@ func Dial(ctx context.Context, o RedisOptions) (store *tokenstore.Store, done fu
 	if err != nil {
 		return nil, nil, errors.Join(err, rdb.Close())
 	}
-	return store, rdb.Close, nil
+	return store.Revocations, rdb.Close, nil
 }

@@ -64,7 +64,7 @@ func TestABoundTokenIsNoBearerToken(t *testing.T) {
 	if _, err := n.verifier.VerifyBound(t.Context(), bound, k.JKT); !errors.Is(err, ErrRevoked) {
 		t.Errorf("after the logout: %v", err)
 	}
-	judge, err := New(Options{Store: n.store, Ring: ring, Issuer: issuer, AnyAudience: true})
+	judge, err := New(Options{Revocations: n.store.Revocations, Ring: ring, Issuer: issuer, AnyAudience: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -94,7 +94,7 @@ func TestMiddlewareDPoP(t *testing.T) {
 	broken := Middleware(n.verifier, DPoP(DPoPOptions{URL: public, Replay: func(context.Context, [sha256.Size]byte, time.Time) (bool, error) {
 		return false, errors.New("it does not answer")
 	}}))(next)
-	shared := Middleware(n.verifier, DPoP(DPoPOptions{URL: public, Replay: n.store.FirstUse}))(next)
+	shared := Middleware(n.verifier, DPoP(DPoPOptions{URL: public, Replay: n.store.Proofs.FirstUse}))(next)
 	proof := func(changes ...dpoptest.Change) string { return k.Proof("GET", public+"/orders", bound, changes...) }
 	used, usedShared := proof(), proof()
 	const algs = `algs="ES256 ES384 ES512 EdDSA PS256 RS256"`

@@ -111,7 +111,7 @@ type Claims struct {
 // of Store, Store with Follower, and Remote.
 type Options struct {
 	// Store is Latchkey's Redis: see [Dial].
-	Store *tokenstore.Store
+	Revocations *tokenstore.Revocations
 	// Keys are what tokens verify under: see [KeysFromURL].
 	Keys *Keys
 	// Ring is for Latchkey's own replicas, which hold the signing keys, in place
@@ -141,7 +141,7 @@ type Options struct {
 
 // Verifier verifies access tokens. It is safe for concurrent use.
 type Verifier struct {
-	store    *tokenstore.Store
+	store    *tokenstore.Revocations
 	ring     *accesstoken.Ring
 	tokens   *accesstoken.Verifier
 	refetch  func(context.Context) error
@@ -178,8 +178,8 @@ func New(o Options) (*Verifier, error) {
 		return nil, err
 	}
 	return &Verifier{
-		store: o.Store, ring: o.Ring, refetch: o.Refetch, follower: o.Follower, remote: o.Remote, cache: c, stale: o.ServeStale,
-		durable: o.Store != nil && o.Store.WaitReplicas() > 0, judges: o.AnyAudience,
+		store: o.Revocations, ring: o.Ring, refetch: o.Refetch, follower: o.Follower, remote: o.Remote, cache: c, stale: o.ServeStale,
+		durable: o.Revocations != nil && o.Revocations.WaitReplicas() > 0, judges: o.AnyAudience,
 		tokens: accesstoken.NewVerifier(o.Ring, accesstoken.VerifierOptions{
 			Issuer: o.Issuer, Audience: o.Audience, AnyAudience: o.AnyAudience, Leeway: leeway,
 		}),
@@ -191,9 +191,9 @@ func (o *Options) check() error {
 	switch {
 	case (o.Keys == nil) == (o.Ring == nil):
 		return errors.New("edge: give Keys, or Ring in a replica of Latchkey")
-	case (o.Store == nil) == (o.Remote == nil):
+	case (o.Revocations == nil) == (o.Remote == nil):
 		return errors.New("edge: give either Store or Remote")
-	case o.Follower != nil && o.Store == nil:
+	case o.Follower != nil && o.Revocations == nil:
 		return errors.New("edge: a Follower needs the Store that it follows")
 	case o.Issuer == "" || (o.Audience == "") != o.AnyAudience:
 		return errors.New("edge: without Issuer and Audience no token is for us; AnyAudience takes the place of Audience")

@@ -15,7 +15,7 @@ func Example() {
 	ctx := context.Background()
 	const latchkey = "https://auth.example.com"
 
-	store, done, err := edge.Dial(ctx, edge.RedisOptions{URL: os.Getenv("LATCHKEY_REDIS_URL")})
+	revocations, done, err := edge.Dial(ctx, edge.RedisOptions{URL: os.Getenv("LATCHKEY_REDIS_URL")})
 	if err != nil {
 		fmt.Println("Redis:", err)
 		return
@@ -25,9 +25,9 @@ func Example() {
 	if err != nil {
 		panic(err)
 	}
-	follower := edge.NewFollower(edge.FollowerOptions{Store: store})
+	follower := edge.NewFollower(edge.FollowerOptions{Revocations: revocations})
 	verifier, err := edge.New(edge.Options{
-		Store: store, Keys: keys, Follower: follower, Issuer: latchkey, Audience: "https://api.example.com",
+		Revocations: revocations, Keys: keys, Follower: follower, Issuer: latchkey, Audience: "https://api.example.com",
 	})
 	if err != nil {
 		panic(err)

@@ -15,7 +15,7 @@ import (
 
 // FeedOptions are what a Feed is made of.
 type FeedOptions struct {
-	Store *tokenstore.Store
+	Revocations *tokenstore.Revocations
 	// Lease is that of the replicas: streams beat three times in each. 0 means
 	// one second.
 	Lease time.Duration
@@ -212,7 +212,7 @@ func (f *Feed) read() {
 
 // await returns when there may be news, or it is time to beat.
 func (f *Feed) await(ctx context.Context) error {
-	if !f.o.Store.TailsTogether() {
+	if !f.o.Revocations.TailsTogether() {
 		pause(ctx, feedPoll)
 		return nil
 	}
@@ -221,7 +221,7 @@ func (f *Feed) await(ctx context.Context) error {
 	for shard, m := range f.marks { // written by this goroutine alone
 		after[shard] = m.Seq
 	}
-	_, err := f.o.Store.Tail(ctx, after, f.o.Lease/3)
+	_, err := f.o.Revocations.Tail(ctx, after, f.o.Lease/3)
 	return err
 }
 
@@ -231,7 +231,7 @@ func (f *Feed) look(ctx context.Context) error {
 	marks := slices.Clone(f.marks)
 	for {
 		at := time.Now()
-		asks := make([]tokenstore.Renewal, f.o.Store.Shards())
+		asks := make([]tokenstore.Renewal, f.o.Revocations.Shards())
 		for i := range asks {
 			asks[i] = tokenstore.Renewal{Shard: i, After: tokenstore.NoEntries}
 			if marks != nil {
@@ -273,7 +273,7 @@ func (f *Feed) look(ctx context.Context) error {
 func (f *Feed) renew(ctx context.Context, asks []tokenstore.Renewal) ([]tokenstore.View, error) {
 	ctx, cancel := context.WithTimeout(ctx, f.o.Lease)
 	defer cancel()
-	return f.o.Store.Renew(ctx, asks)
+	return f.o.Revocations.Renew(ctx, asks)
 }
 
 // advance walks from a mark to where a look leads: the head, or a part of the way.
@@ -322,7 +322,7 @@ func (f *Feed) Stream(w http.ResponseWriter, r *http.Request) error {
 
 // snapshot sends what the logs hold beyond the marks of an event id.
 func (f *Feed) snapshot(ctx context.Context, out *output, lastID string) error {
-	k := f.o.Store.Shards()
+	k := f.o.Revocations.Shards()
 	resume := parseMarks(lastID, k)
 	for shard := range k {
 		mark := tokenstore.Mark{}
@@ -358,7 +358,7 @@ func (f *Feed) history(ctx context.Context, out *output, shard int, at tokenstor
 		}
 		var b []byte
 		if !out.started {
-			b = appendEvent(b, eventHello, "", wireHello{Shards: f.o.Store.Shards(), KeepMS: v.Longest.Milliseconds()})
+			b = appendEvent(b, eventHello, "", wireHello{Shards: f.o.Revocations.Shards(), KeepMS: v.Longest.Milliseconds()})
 		}
 		if first {
 			w := wireShard{Shard: shard, Epoch: v.Head.Epoch}

@@ -44,7 +44,7 @@ func TestANewReplicaHearsAtOnce(t *testing.T) {
 	server, ring := startRedis(t), newRing(t)
 	nodes := []*node{newNode(t, server.URL(), ring, nodeOptions{}).ready(), newNode(t, server.URL(), ring, nodeOptions{lease: time.Hour}).ready()}
 	s := nodes[0].login("alice")
-	if _, err := nodes[0].store.Revoke(t.Context(), tokenstore.SessionEnd{SID: s.sid, UID: s.uid, JTI: s.jti, Expires: s.exp}); err != nil {
+	if _, err := nodes[0].store.Sessions.Revoke(t.Context(), tokenstore.SessionEnd{SID: s.sid, UID: s.uid, JTI: s.jti, Expires: s.exp}); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, "the new replica knows the logout", func() bool { return errors.Is(nodes[1].verify(s), ErrRevoked) })

@@ -15,7 +15,7 @@ import (
 
 // FollowerOptions are what a Follower is made of.
 type FollowerOptions struct {
-	Store *tokenstore.Store
+	Revocations *tokenstore.Revocations
 	// Lease is S: for how long the follower answers without having heard from
 	// Redis. All replicas must be given the same. 0 means one second.
 	Lease time.Duration
@@ -41,7 +41,7 @@ type FollowerObserver struct {
 // Follower keeps a copy of the denylist in this process. While a shard's lease
 // holds, the copy is known to have every revocation that was answered.
 type Follower struct {
-	store    *tokenstore.Store
+	store    *tokenstore.Revocations
 	name     string
 	lease    time.Duration
 	observe  FollowerObserver
@@ -85,19 +85,19 @@ func NewFollower(o FollowerOptions) *Follower {
 	if o.MaxDenied == 0 {
 		o.MaxDenied = defaultMaxDenied
 	}
-	k := o.Store.Shards()
+	k := o.Revocations.Shards()
 	f := &Follower{
-		store: o.Store, name: memberName(o.Lease), lease: o.Lease, observe: o.Observe, clock: systemClock(),
+		store: o.Revocations, name: memberName(o.Lease), lease: o.Lease, observe: o.Observe, clock: systemClock(),
 		booted: make(chan struct{}), counted: make([]atomic.Bool, k), members: make([]atomic.Int64, k), heads: make([]atomic.Uint64, k),
 		pages: make(chan struct{}, catchUpShards), news: make(chan struct{}, 1),
 	}
-	o.Store.FollowedBy(f.name, f.made)
+	o.Revocations.FollowedBy(f.name, f.made)
 	f.left.Store(int64(k))
 	limit := max(1, o.MaxDenied/k)
 	for i := range k {
-		f.shards = append(f.shards, newShard(i, o.Lease, limit, o.Store.Lifetimes().Access))
+		f.shards = append(f.shards, newShard(i, o.Lease, limit, o.Revocations.Lifetimes().Access))
 		f.behind = append(f.behind, make(chan struct{}, 1))
-		if o.Store.TailsTogether() {
+		if o.Revocations.TailsTogether() {
 			f.behind[i] = f.behind[0]
 		}
 	}

@@ -125,7 +125,7 @@ func TestWhatAFailoverLosesIsRevokedAgain(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			r, err := a.store.RevokeUser(t.Context(), tokenstore.UserEnd{UID: everywhere.uid})
+			r, err := a.store.Sessions.RevokeUser(t.Context(), tokenstore.UserEnd{UID: everywhere.uid})
 			if err == nil {
 				err = a.confirm.Confirm(t.Context(), r)
 			}
@@ -134,7 +134,7 @@ func TestWhatAFailoverLosesIsRevokedAgain(t *testing.T) {
 			}
 			strict := newNode(t, second.URL(), ring, nodeOptions{strict: true})
 			for _, s := range strangers {
-				if _, err := strict.store.Revoke(t.Context(), tokenstore.SessionEnd{SID: s.sid, UID: s.uid}); err != nil {
+				if _, err := strict.store.Sessions.Revoke(t.Context(), tokenstore.SessionEnd{SID: s.sid, UID: s.uid}); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -160,7 +160,7 @@ func TestWhatAFailoverLosesIsRevokedAgain(t *testing.T) {
 			}
 			eventually(t, "what was lost is revoked again", healed)
 			for _, s := range gone {
-				if _, err := strict.store.Session(t.Context(), s.sid); !errors.Is(err, tokenstore.ErrNoSession) {
+				if _, err := strict.store.Sessions.Get(t.Context(), s.sid); !errors.Is(err, tokenstore.ErrNoSession) {
 					t.Errorf("its refresh key lives: %v", err)
 				}
 			}
@@ -206,7 +206,7 @@ func TestAReplicaThatJoinsLaterKnowsEarlierLogouts(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if _, err := a.store.RevokeUser(t.Context(), tokenstore.UserEnd{UID: everywhere.uid}); err != nil {
+	if _, err := a.store.Sessions.RevokeUser(t.Context(), tokenstore.UserEnd{UID: everywhere.uid}); err != nil {
 		t.Fatal(err)
 	}
 	late := newNode(t, server.URL(), ring, nodeOptions{clock: clock.read}).ready().leased()

@@ -135,13 +135,13 @@ func newNode(t testing.TB, url string, ring *accesstoken.Ring, o nodeOptions) *n
 	}
 	n.signer = accesstoken.NewSigner(ring)
 	if !o.strict {
-		n.follower = NewFollower(FollowerOptions{Store: n.store, Lease: o.lease, MaxDenied: o.maxDenied, Observe: o.observe})
+		n.follower = NewFollower(FollowerOptions{Revocations: n.store.Revocations, Lease: o.lease, MaxDenied: o.maxDenied, Observe: o.observe})
 		if o.clock != nil {
 			n.follower.clock = o.clock
 		}
 	}
 	n.verifier, err = New(Options{
-		Store: n.store, Ring: ring, Issuer: issuer, Audience: audience, Follower: n.follower, ServeStale: o.stale,
+		Revocations: n.store.Revocations, Ring: ring, Issuer: issuer, Audience: audience, Follower: n.follower, ServeStale: o.stale,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -150,7 +150,7 @@ func newNode(t testing.TB, url string, ring *accesstoken.Ring, o nodeOptions) *n
 	if lease == 0 {
 		lease = defaultLease
 	}
-	n.confirm = NewConfirmer(n.store, lease).Beside(n.follower)
+	n.confirm = NewConfirmer(n.store.Revocations, lease).Beside(n.follower)
 	if o.clock != nil && !o.strict {
 		// One clock: a follower that the machine holds up is waited for, and not taken for dead
 		// while its own clock, and so its lease, stands still.
@@ -214,15 +214,15 @@ type session struct {
 func (n *node) login(sub string) session {
 	n.t.Helper()
 	uid := n.store.UserID(sub)
-	sid, err := n.store.NewID(uid)
+	sid, err := n.store.Sessions.NewID(uid)
 	if err != nil {
 		n.t.Fatal(err)
 	}
-	jti, err := n.store.NewID(uid)
+	jti, err := n.store.Sessions.NewID(uid)
 	if err != nil {
 		n.t.Fatal(err)
 	}
-	g, err := n.store.Login(context.Background(), tokenstore.NewSession{
+	g, err := n.store.Sessions.Login(context.Background(), tokenstore.NewSession{
 		SID: sid, UID: uid, Hash: sha256.Sum256(sid[:]), Subject: sub, Username: sub, ClientID: "latchkey", ReadAt: time.Now().Add(time.Hour),
 	})
 	if err != nil {
@@ -241,7 +241,7 @@ func (n *node) login(sub string) session {
 
 // logout revokes and confirms.
 func (n *node) logout(s session) error {
-	r, err := n.store.Revoke(context.Background(), tokenstore.SessionEnd{SID: s.sid, UID: s.uid, JTI: s.jti, Expires: s.exp})
+	r, err := n.store.Sessions.Revoke(context.Background(), tokenstore.SessionEnd{SID: s.sid, UID: s.uid, JTI: s.jti, Expires: s.exp})
 	if err != nil {
 		return err
 	}

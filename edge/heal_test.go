@@ -20,7 +20,7 @@ func TestAGrowingLogDoesNotHoldUpTheRenewalsOfOtherShards(t *testing.T) {
 	grow := func() {
 		sid := tokenstore.ID{3}
 		_, _ = rand.Read(sid[1:])
-		if _, err := other.store.Revoke(t.Context(), tokenstore.SessionEnd{SID: sid, UID: tokenstore.ID{3}}); err != nil {
+		if _, err := other.store.Sessions.Revoke(t.Context(), tokenstore.SessionEnd{SID: sid, UID: tokenstore.ID{3}}); err != nil {
 			t.Errorf("revoke: %v", err)
 		}
 	}
@@ -40,7 +40,7 @@ func TestAGrowingLogDoesNotHoldUpTheRenewalsOfOtherShards(t *testing.T) {
 			grow()
 		}
 	}})
-	f := NewFollower(FollowerOptions{Store: n.store, Lease: lease})
+	f := NewFollower(FollowerOptions{Revocations: n.store.Revocations, Lease: lease})
 	f.clock = func() instant { return now }
 	f.renew(ctx, f.shards)
 	if st := f.Stats(); st.Leased != 16 {

@@ -133,7 +133,7 @@ func TestTokensLiveAndDieWithTheirKey(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	v, err := New(Options{Store: n.store, Keys: k, Issuer: issuer, Audience: audience})
+	v, err := New(Options{Revocations: n.store.Revocations, Keys: k, Issuer: issuer, Audience: audience})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -163,7 +163,7 @@ func TestTokensLiveAndDieWithTheirKey(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	v, err = New(Options{Store: n.store, Keys: given, Issuer: issuer, Audience: audience})
+	v, err = New(Options{Revocations: n.store.Revocations, Keys: given, Issuer: issuer, Audience: audience})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -20,7 +20,7 @@ import (
 func refetching(t *testing.T, ring *accesstoken.Ring, refetch func(context.Context) error) *Verifier {
 	t.Helper()
 	n := newNode(t, "redis://"+redistest.Mini(t).Addr(), ring, nodeOptions{strict: true})
-	v, err := New(Options{Store: n.store, Ring: ring, Issuer: issuer, Audience: audience, Refetch: refetch})
+	v, err := New(Options{Revocations: n.store.Revocations, Ring: ring, Issuer: issuer, Audience: audience, Refetch: refetch})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -131,14 +131,14 @@ func TestStrictAnswers(t *testing.T) {
 		uid = n.store.UserID("alice")
 		for _, id := range []*tokenstore.ID{&sid, &jti} {
 			var err error
-			if *id, err = n.store.NewID(uid); err != nil {
+			if *id, err = n.store.Sessions.NewID(uid); err != nil {
 				t.Fatal(err)
 			}
 		}
 		return uid, sid, jti
 	}
 	uid, sid, jti := ids()
-	grant, err := n.store.Login(t.Context(), tokenstore.NewSession{SID: sid, UID: uid, Subject: "alice", Username: "alice", ReadAt: n.store.Now()})
+	grant, err := n.store.Sessions.Login(t.Context(), tokenstore.NewSession{SID: sid, UID: uid, Subject: "alice", Username: "alice", ReadAt: n.store.Now()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -191,7 +191,7 @@ func TestStrictAnswers(t *testing.T) {
 		t.Errorf("without Redis: Authentic: %v", err)
 	}
 	n.door.open()
-	if _, err := n.store.Revoke(t.Context(), tokenstore.SessionEnd{SID: sid, UID: uid}); err != nil {
+	if _, err := n.store.Sessions.Revoke(t.Context(), tokenstore.SessionEnd{SID: sid, UID: uid}); err != nil {
 		t.Fatal(err)
 	}
 	for range 2 {
@@ -210,9 +210,9 @@ func TestARemovedKeyEndsItsTokens(t *testing.T) {
 	ring := newRing(t)
 	n := newNode(t, redistest.Start(t).URL(), ring, nodeOptions{strict: true})
 	uid := n.store.UserID("alice")
-	sid, _ := n.store.NewID(uid)
-	jti, _ := n.store.NewID(uid)
-	grant, err := n.store.Login(t.Context(), tokenstore.NewSession{SID: sid, UID: uid, Subject: "alice", Username: "alice", ReadAt: n.store.Now()})
+	sid, _ := n.store.Sessions.NewID(uid)
+	jti, _ := n.store.Sessions.NewID(uid)
+	grant, err := n.store.Sessions.Login(t.Context(), tokenstore.NewSession{SID: sid, UID: uid, Subject: "alice", Username: "alice", ReadAt: n.store.Now()})
 	if err != nil {
 		t.Fatal(err)
 	}

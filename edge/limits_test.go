@@ -207,7 +207,7 @@ func BenchmarkPropagation(b *testing.B) {
 		b.StopTimer()
 		s := nodes[i%10].login("user" + strconv.Itoa(i%100))
 		b.StartTimer()
-		r, err := nodes[i%10].store.Revoke(b.Context(), tokenstore.SessionEnd{SID: s.sid, UID: s.uid})
+		r, err := nodes[i%10].store.Sessions.Revoke(b.Context(), tokenstore.SessionEnd{SID: s.sid, UID: s.uid})
 		if err != nil {
 			b.Fatal(err)
 		}

@@ -419,7 +419,7 @@ func TestALongLogOfACluster(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		follower := NewFollower(FollowerOptions{Store: store})
+		follower := NewFollower(FollowerOptions{Revocations: store.Revocations})
 		ctx, cancel := context.WithCancel(context.Background())
 		var wg sync.WaitGroup
 		wg.Go(func() { follower.Run(ctx) })
@@ -437,6 +437,6 @@ func TestALongLogOfACluster(t *testing.T) {
 	eventually(t, "who was there has caught up", func() bool { return first.Stats().Denied >= size && first.Stats().Leased == 16 })
 	late, _, _ := open()
 	eventually(t, "who comes later has caught up", func() bool { return late.Stats().Denied >= size && late.Stats().Leased == 16 })
-	n := &node{t: t, store: store, ring: ring, signer: accesstoken.NewSigner(ring), follower: first, confirm: NewConfirmer(store, defaultLease).Beside(first)}
+	n := &node{t: t, store: store, ring: ring, signer: accesstoken.NewSigner(ring), follower: first, confirm: NewConfirmer(store.Revocations, defaultLease).Beside(first)}
 	eventually(t, "a logout is confirmed", func() bool { return n.logout(n.login("alice")) == nil })
 }

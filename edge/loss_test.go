@@ -19,7 +19,7 @@ func TestALossOfDataLocksNobodyOut(t *testing.T) {
 	if err := n.logout(loggedOut); err != nil {
 		t.Fatal(err)
 	}
-	r, err := n.store.RevokeUser(t.Context(), tokenstore.UserEnd{UID: before.uid})
+	r, err := n.store.Sessions.RevokeUser(t.Context(), tokenstore.UserEnd{UID: before.uid})
 	if err == nil {
 		err = n.confirm.Confirm(t.Context(), r)
 	}

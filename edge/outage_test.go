@@ -279,7 +279,7 @@ func TestAMissingGuardShowsInTheHistory(t *testing.T) {
 				l := chaos.Logout{Session: i, Asked: h.Now()}
 				var err error
 				if tt.unconfirmed {
-					_, err = nodes[0].store.Revoke(t.Context(), tokenstore.SessionEnd{SID: s.sid, UID: s.uid})
+					_, err = nodes[0].store.Sessions.Revoke(t.Context(), tokenstore.SessionEnd{SID: s.sid, UID: s.uid})
 				} else {
 					err = nodes[0].logout(s)
 				}
@@ -328,9 +328,9 @@ func (n *node) promise() func() {
 			default:
 			}
 			for i := range store.Shards() {
-				v, err := store.Renew(ctx, []tokenstore.Renewal{{Shard: i, After: math.MaxInt32}})
+				v, err := store.Revocations.Renew(ctx, []tokenstore.Renewal{{Shard: i, After: math.MaxInt32}})
 				if err == nil {
-					_, _ = store.Renew(ctx, []tokenstore.Renewal{{Shard: i, Member: n.follower.name, Mark: v[0].Head, Beat: beat, After: math.MaxInt32}})
+					_, _ = store.Revocations.Renew(ctx, []tokenstore.Renewal{{Shard: i, Member: n.follower.name, Mark: v[0].Head, Beat: beat, After: math.MaxInt32}})
 				}
 			}
 		}

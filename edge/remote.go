@@ -66,7 +66,7 @@ type RemoteFollower struct {
 
 // remoteState is what is followed.
 type remoteState struct {
-	store  *tokenstore.Store // without a client: it knows which user an id is of
+	store  *tokenstore.Revocations // without a client: it knows which user an id is of
 	shards []*remoteShard
 }
 
@@ -273,7 +273,7 @@ func (r *reading) hello(w wireHello) error {
 		if err != nil {
 			return fmt.Errorf("%w: %w", errWire, err)
 		}
-		st = &remoteState{store: store}
+		st = &remoteState{store: store.Revocations}
 		for range w.Shards {
 			st.shards = append(st.shards, &remoteShard{deny: newDenylist(max(1, f.o.MaxDenied/w.Shards), keep)})
 		}

@@ -136,7 +136,7 @@ func TestARemoteEdgeKnowsALogout(t *testing.T) {
 	if err := n.logout(before); err != nil {
 		t.Fatal(err)
 	}
-	feed := NewFeed(FeedOptions{Store: n.store})
+	feed := NewFeed(FeedOptions{Revocations: n.store.Revocations})
 	srv := feedServer(t, feed)
 	r := newRemote(t, srv.URL, n, RemoteOptions{}, 0)
 	s := n.login("alice")
@@ -166,7 +166,7 @@ func TestARemoteEdgeKnowsALogout(t *testing.T) {
 	t.Logf("a logout was known after %v at most", worst)
 
 	keep, end := n.login("bob"), n.login("bob")
-	if _, err := n.store.RevokeUser(t.Context(), tokenstore.UserEnd{UID: keep.uid, Except: &keep.sid}); err != nil {
+	if _, err := n.store.Sessions.RevokeUser(t.Context(), tokenstore.UserEnd{UID: keep.uid, Except: &keep.sid}); err != nil {
 		t.Fatal(err)
 	}
 	r.becomes(t, end, ErrRevoked)
@@ -213,7 +213,7 @@ func TestAFrozenReplicaIsNotTrusted(t *testing.T) {
 	t.Parallel()
 	server, ring := startRedis(t), newRing(t)
 	n := newNode(t, server.URL(), ring, nodeOptions{strict: true})
-	feed := NewFeed(FeedOptions{Store: n.store})
+	feed := NewFeed(FeedOptions{Revocations: n.store.Revocations})
 	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { _ = feed.Stream(w, r) }))
 	g := &gate{Listener: srv.Listener, resumed: make(chan struct{})}
 	srv.Listener = g
@@ -304,7 +304,7 @@ func TestARemoteEdgeResumes(t *testing.T) {
 	ids.Store("")
 	sent.Store(&bytes.Buffer{})
 	serve := func(l net.Listener) (*httptest.Server, *Feed) {
-		feed := NewFeed(FeedOptions{Store: n.store})
+		feed := NewFeed(FeedOptions{Revocations: n.store.Revocations})
 		srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			ids.Store(r.Header.Get("Last-Event-ID"))
 			_ = feed.Stream(w, r)
@@ -383,7 +383,7 @@ func TestTheStream(t *testing.T) {
 	t.Parallel()
 	server, ring := startRedis(t), newRing(t)
 	n := newNode(t, server.URL(), ring, nodeOptions{strict: true})
-	feed := NewFeed(FeedOptions{Store: n.store})
+	feed := NewFeed(FeedOptions{Revocations: n.store.Revocations})
 	srv := feedServer(t, feed)
 	s := n.login("alice")
 	if err := n.logout(s); err != nil {
@@ -477,7 +477,7 @@ func TestSlowAndManyReaders(t *testing.T) {
 	t.Parallel()
 	server, ring := startRedis(t), newRing(t)
 	n := newNode(t, server.URL(), ring, nodeOptions{strict: true})
-	feed := NewFeed(FeedOptions{Store: n.store, MaxStreams: 2, Lease: 30 * time.Millisecond})
+	feed := NewFeed(FeedOptions{Revocations: n.store.Revocations, MaxStreams: 2, Lease: 30 * time.Millisecond})
 	feed.buffer = 4
 	t.Cleanup(feed.Close)
 	slow, err := feed.enter()
@@ -516,7 +516,7 @@ func TestAReaderThatTakesNothing(t *testing.T) {
 	t.Parallel()
 	server, ring := startRedis(t), newRing(t)
 	n := newNode(t, server.URL(), ring, nodeOptions{strict: true})
-	feed := NewFeed(FeedOptions{Store: n.store})
+	feed := NewFeed(FeedOptions{Revocations: n.store.Revocations})
 	feed.write = 100 * time.Millisecond
 	ended := make(chan struct{})
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -553,7 +553,7 @@ func TestFullDenylistsForgetNothing(t *testing.T) {
 	t.Parallel()
 	server, ring := startRedis(t), newRing(t)
 	n := newNode(t, server.URL(), ring, nodeOptions{strict: true, storeTweak: func(o *tokenstore.Options) { o.Shards = 1 }})
-	feed := NewFeed(FeedOptions{Store: n.store})
+	feed := NewFeed(FeedOptions{Revocations: n.store.Revocations})
 	r := newRemote(t, feedServer(t, feed).URL, n, RemoteOptions{MaxDenied: 2}, 0).wait(t)
 	alive := n.login("alice")
 	r.becomes(t, alive, nil)
@@ -714,7 +714,7 @@ func FuzzSSE(f *testing.F) {
 
 func BenchmarkVerifyHotRemote(b *testing.B) {
 	n := newNode(b, startRedis(b).URL(), newRing(b), nodeOptions{strict: true})
-	feed := NewFeed(FeedOptions{Store: n.store})
+	feed := NewFeed(FeedOptions{Revocations: n.store.Revocations})
 	r := newRemote(b, feedServer(b, feed).URL, n, RemoteOptions{}, 0).wait(b)
 	s := n.login("alice")
 	r.becomes(b, s, nil)

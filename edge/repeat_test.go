@@ -30,12 +30,12 @@ func TestARepeatedLogoutReadsNoLog(t *testing.T) {
 	}
 	for range 300 {
 		s := a.login("alice")
-		if _, err := a.store.Revoke(t.Context(), tokenstore.SessionEnd{SID: s.sid, UID: s.uid}); err != nil {
+		if _, err := a.store.Sessions.Revoke(t.Context(), tokenstore.SessionEnd{SID: s.sid, UID: s.uid}); err != nil {
 			t.Fatal(err)
 		}
 	}
 	eventually(t, "the follower shows the head", func() bool {
-		views, err := a.store.Renew(t.Context(), []tokenstore.Renewal{{Shard: old.sid.Shard(), After: tokenstore.NoEntries}})
+		views, err := a.store.Revocations.Renew(t.Context(), []tokenstore.Renewal{{Shard: old.sid.Shard(), After: tokenstore.NoEntries}})
 		if err != nil || len(views[0].Members) != 1 {
 			return false
 		}

@@ -12,7 +12,7 @@ func deadKey(s session) string { return "lk:{" + strconv.Itoa(s.sid.Shard()) + "
 // revokeKey revokes the key of a ring and returns once that is confirmed.
 func (n *node) revokeKey() {
 	n.t.Helper()
-	list, err := n.store.DenyKey(n.t.Context(), n.ring.Active().ID())
+	list, err := n.store.Keys.Deny(n.t.Context(), n.ring.Active().ID())
 	if err != nil {
 		n.t.Fatal(err)
 	}
@@ -31,7 +31,7 @@ func TestARevokedKeyIsDeadEverywhere(t *testing.T) {
 	a := newNode(t, server.URL(), ring, nodeOptions{}).ready().vouches()
 	b := newNode(t, server.URL(), ring, nodeOptions{}).ready().leased()
 	strict := newNode(t, server.URL(), ring, nodeOptions{strict: true})
-	feed := NewFeed(FeedOptions{Store: a.store})
+	feed := NewFeed(FeedOptions{Revocations: a.store.Revocations})
 	far := newRemote(t, feedServer(t, feed).URL, a, RemoteOptions{}, 0).wait(t)
 	sessions := []session{a.login("alice"), a.login("bob"), a.login("carol")}
 	for _, s := range sessions {
@@ -58,7 +58,7 @@ func TestARevokedKeyIsKnownAfterTheLogHasForgottenIt(t *testing.T) {
 	server, ring := startRedis(t), newRing(t)
 	a := newNode(t, server.URL(), ring, nodeOptions{}).ready().vouches()
 	s := a.login("alice")
-	feed := NewFeed(FeedOptions{Store: a.store})
+	feed := NewFeed(FeedOptions{Revocations: a.store.Revocations})
 	streams := feedServer(t, feed)
 	a.revokeKey()
 	for shard := range a.store.Shards() {

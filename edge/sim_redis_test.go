@@ -328,7 +328,7 @@ func (s *server) look(after uint64) tokenstore.View {
 	return v
 }
 
-// ack is Store.Acknowledge.
+// ack is Revocations.Acknowledge.
 func (s *server) ack(member string, m tokenstore.Mark) {
 	mark := tokenstore.Mark{Seq: m.Seq, Chain: m.Chain}
 	if s.w.faults.ackHead {

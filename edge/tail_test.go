@@ -73,7 +73,7 @@ func TestATailThatIsNotAnsweredIsGivenUp(t *testing.T) {
 			n := newNode(t, server.URL(), newRing(t), o)
 			verify := n.verify
 			if tt.feed {
-				feed := NewFeed(FeedOptions{Store: n.store, Lease: lease})
+				feed := NewFeed(FeedOptions{Revocations: n.store.Revocations, Lease: lease})
 				verify = newRemote(t, feedServer(t, feed).URL, n, RemoteOptions{}, 0).wait(t).verify
 				p.silence.Store(true)
 			} else {

@@ -15,8 +15,8 @@ import (
 func newHandNode(t *testing.T, server *redistest.Server, ring *accesstoken.Ring, lease time.Duration) *node {
 	t.Helper()
 	base := newNode(t, server.URL(), ring, nodeOptions{strict: true})
-	n := &node{t: t, rdb: base.rdb, store: base.store, follower: NewFollower(FollowerOptions{Store: base.store, Lease: lease})}
-	v, err := New(Options{Store: n.store, Ring: ring, Issuer: issuer, Audience: audience, Follower: n.follower})
+	n := &node{t: t, rdb: base.rdb, store: base.store, follower: NewFollower(FollowerOptions{Revocations: base.store.Revocations, Lease: lease})}
+	v, err := New(Options{Revocations: n.store.Revocations, Ring: ring, Issuer: issuer, Audience: audience, Follower: n.follower})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -140,7 +140,7 @@ func TestALogoutAfterAFailoverWaitsForTheLeasesOfBefore(t *testing.T) {
 // confirmWithin logs out, and gives up waiting after a time.
 func (n *node) confirmWithin(s session, d time.Duration) error {
 	n.t.Helper()
-	r, err := n.store.Revoke(n.t.Context(), tokenstore.SessionEnd{SID: s.sid, UID: s.uid})
+	r, err := n.store.Sessions.Revoke(n.t.Context(), tokenstore.SessionEnd{SID: s.sid, UID: s.uid})
 	if err != nil {
 		n.t.Fatal(err)
 	}

@@ -283,9 +283,9 @@ func TestPasswordChangeFinishedByARetry(t *testing.T) {
 	mine, other := f.login(0), f.login(1)
 	// The first half of it: the hash is stored, and no session has ended yet.
 	store := f.replicas[0].store
-	account, _, err := store.Account(t.Context(), alice)
+	account, _, err := store.Accounts.Get(t.Context(), alice)
 	f.check(err)
-	_, err = store.ReplacePassword(t.Context(), alice, account.Hash, mustHash(f, next))
+	_, err = store.Accounts.ReplacePassword(t.Context(), alice, account.Hash, mustHash(f, next))
 	f.check(err)
 	f.alive(other.access)
 	f.post(2, "/users/me/password", bearer(mine.access), form("current_password", password, "new_password", next)).is(http.StatusOK)
@@ -374,7 +374,7 @@ func TestImportedHashIsUpgraded(t *testing.T) {
 	onBoth(t, func(t *testing.T, f *fleet) {
 		f.account(tokenstore.Account{Username: "imported", Hash: bcryptHash}, bcryptPassword)
 		stored := func() string {
-			a, _, err := f.replicas[0].store.Account(t.Context(), "imported")
+			a, _, err := f.replicas[0].store.Accounts.Get(t.Context(), "imported")
 			f.check(err)
 			return a.Hash
 		}
@@ -418,9 +418,9 @@ func TestDisabledAccount(t *testing.T) {
 	f := usual(t)
 	s := f.login(0)
 	store := f.replicas[0].store
-	at, err := store.SetDisabled(t.Context(), alice, true)
+	at, err := store.Accounts.SetDisabled(t.Context(), alice, true)
 	f.check(err)
-	_, err = store.RevokeUser(t.Context(), tokenstore.UserEnd{UID: store.UserID(alice), ChangedAt: at})
+	_, err = store.Sessions.RevokeUser(t.Context(), tokenstore.UserEnd{UID: store.UserID(alice), ChangedAt: at})
 	f.check(err)
 	f.dead(s)
 	disabled := f.post(1, "/auth/token", form("username", alice, "password", password))
@@ -428,7 +428,7 @@ func TestDisabledAccount(t *testing.T) {
 	if disabled.golden() != wrong.golden() {
 		t.Errorf("the answers differ:\n%s\n%s", disabled.golden(), wrong.golden())
 	}
-	_, err = store.SetDisabled(t.Context(), alice, false)
+	_, err = store.Accounts.SetDisabled(t.Context(), alice, false)
 	f.check(err)
 	again := f.login(2)
 	f.alive(again.access)
@@ -440,7 +440,7 @@ func TestDeletedAccount(t *testing.T) {
 	t.Parallel()
 	f := usual(t)
 	s := f.login(0)
-	_, err := f.replicas[0].store.DeleteAccount(t.Context(), alice)
+	_, err := f.replicas[0].store.Accounts.Delete(t.Context(), alice)
 	f.check(err)
 	f.get(1, "/users/me", bearer(s.access)).fails(http.StatusUnauthorized, "invalid_token", "")
 	f.post(1, "/users/me/password", bearer(s.access), form("current_password", password, "new_password", "another-password")).fails(http.StatusUnauthorized, "invalid_token", "")
@@ -453,7 +453,7 @@ func TestUnknownUserCostsWhatAnOlderHashCosts(t *testing.T) {
 	const size, older = 1 << 20, 16
 	f := start(t, setup{replicas: 1, memoryKiB: size >> 10})
 	store := f.replicas[0].store
-	_, err := store.DeleteAccount(t.Context(), alice) // its hash is of today's parameters
+	_, err := store.Accounts.Delete(t.Context(), alice) // its hash is of today's parameters
 	f.check(err)
 	hasher, err := credential.NewHasher(credential.Options{MemoryKiB: older * size >> 10, Iterations: 1})
 	f.check(err)
@@ -522,7 +522,7 @@ func TestAPasswordChangeOfAnAccountThatIsDeletedMeanwhile(t *testing.T) {
 	s := f.login(0)
 	f.replicas[0].rdb.AddHook(&loss{after: func(keys string) {
 		if strings.Contains(keys, ":acct:") && !strings.Contains(keys, ":old:") { // lookup
-			_, err := f.replicas[1].store.DeleteAccount(t.Context(), alice)
+			_, err := f.replicas[1].store.Accounts.Delete(t.Context(), alice)
 			f.check(err)
 		}
 	}})

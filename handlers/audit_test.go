@@ -101,7 +101,7 @@ func audited(t *testing.T, keep int) (f *fleet, end func()) {
 	ctx, cancel := context.WithCancel(t.Context())
 	var running sync.WaitGroup
 	f = start(t, setup{replicas: 1, impatient: true, dependencies: func(d *handlers.Dependencies) {
-		s := handlers.NewAuditStream(d.Store, keep, d.Metrics, d.Log)
+		s := handlers.NewAuditStream(d.Store.Audit, keep, d.Metrics, d.Log)
 		d.Audit = s.Handler()
 		// The stream has the events whatever the log's level.
 		d.Log = slog.New(slog.DiscardHandler)

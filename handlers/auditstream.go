@@ -23,7 +23,7 @@ const (
 // for it: events queue in memory, and those that come while the queue is full
 // are dropped and counted. The log has them all.
 type AuditStream struct {
-	store   *tokenstore.Store
+	stream  *tokenstore.AuditStream
 	keep    int64
 	log     *slog.Logger
 	queue   chan []byte
@@ -34,9 +34,9 @@ type AuditStream struct {
 
 // NewAuditStream returns a stream that keeps about the last keep events. Run
 // sends; Handler takes the events.
-func NewAuditStream(store *tokenstore.Store, keep int, m *Metrics, log *slog.Logger) *AuditStream {
+func NewAuditStream(stream *tokenstore.AuditStream, keep int, m *Metrics, log *slog.Logger) *AuditStream {
 	s := &AuditStream{
-		store: store, keep: int64(keep), log: log, queue: make(chan []byte, auditQueue),
+		stream: stream, keep: int64(keep), log: log, queue: make(chan []byte, auditQueue),
 		written: prometheus.NewCounter(prometheus.CounterOpts{Name: "latchkey_audit_written_total", Help: "Security events written to the audit stream."}),
 		dropped: prometheus.NewCounter(prometheus.CounterOpts{Name: "latchkey_audit_dropped_total", Help: "Security events that the audit stream lacks; the log has them."}),
 	}
@@ -92,7 +92,7 @@ func (s *AuditStream) batch(first []byte) [][]byte {
 // send writes a batch, again and again until it is written or ctx ends.
 func (s *AuditStream) send(ctx context.Context, batch [][]byte) {
 	for {
-		err := s.store.AppendAudit(context.WithoutCancel(ctx), batch, s.keep)
+		err := s.stream.Append(context.WithoutCancel(ctx), batch, s.keep)
 		if err == nil {
 			s.failing.Store(false)
 			s.written.Add(float64(len(batch)))

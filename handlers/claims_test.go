@@ -262,7 +262,7 @@ func TestTheEdgeExposesExtraClaims(t *testing.T) {
 	t.Parallel()
 	f := start(t, setup{replicas: 1})
 	f.account(tokenstore.Account{Username: "bob", Claims: `{"tier":"gold","roles":["a"]}`}, password)
-	v, err := edge.New(edge.Options{Store: f.replicas[0].store, Ring: f.ring, Issuer: issuer, Audience: audience})
+	v, err := edge.New(edge.Options{Revocations: f.replicas[0].store.Revocations, Ring: f.ring, Issuer: issuer, Audience: audience})
 	f.check(err)
 	c, err := v.Verify(t.Context(), f.loginAs(0, "bob", password).access)
 	f.check(err)

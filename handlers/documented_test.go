@@ -311,7 +311,7 @@ func TestEveryRouteIsDocumented(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			f := start(t, setup{replicas: 1, settings: change, dependencies: func(d *handlers.Dependencies) {
-				d.Revocations = edge.NewFeed(edge.FeedOptions{Store: d.Store})
+				d.Revocations = edge.NewFeed(edge.FeedOptions{Revocations: d.Store.Revocations})
 				t.Cleanup(d.Revocations.Close)
 			}})
 			document, err := readDocument(f.replicas[0].handler)

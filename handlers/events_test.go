@@ -99,7 +99,7 @@ func TestAnEndIsRecordedThoughTheClientHangsUp(t *testing.T) {
 		t.Run(event, func(t *testing.T) {
 			t.Parallel()
 			f := start(t, setup{replicas: 1, dependencies: func(d *handlers.Dependencies) {
-				d.Confirmer = edge.NewConfirmer(d.Store, time.Hour) // the first confirmation takes that long
+				d.Confirmer = edge.NewConfirmer(d.Store.Revocations, time.Hour) // the first confirmation takes that long
 			}})
 			method, path, options, done := prepare(f)
 			ctx, hangUp := context.WithCancel(t.Context())
@@ -225,7 +225,7 @@ func TestALoginThatIsNotAnsweredLeavesNoSession(t *testing.T) {
 	}{
 		"nothing can be signed any more": {func(f *fleet, _ registered) { f.ring.Rest() }, http.StatusServiceUnavailable},
 		"the client is deleted": {func(f *fleet, client registered) {
-			f.check(f.replicas[1].store.DeleteClient(f.Context(), client.id))
+			f.check(f.replicas[1].store.Clients.Delete(f.Context(), client.id))
 		}, http.StatusUnauthorized},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -44,7 +44,7 @@ func extAuthz(t *testing.T, s setup) *envoy {
 	s.replicas = 1
 	f := start(t, s)
 	metrics := handlers.NewMetrics("test", "go", f.hasher.Depth)
-	verifier, err := edge.New(edge.Options{Store: f.replicas[0].store, Ring: f.ring, Issuer: issuer, Audience: audience})
+	verifier, err := edge.New(edge.Options{Revocations: f.replicas[0].store.Revocations, Ring: f.ring, Issuer: issuer, Audience: audience})
 	f.check(err)
 	settings := handlers.Settings{Issuer: issuer, Audience: audience, ClientID: clientID, AllowedOrigins: []string{"https://app.example.com"}}
 	if s.settings != nil {

@@ -225,13 +225,13 @@ func (f *fleet) replica(s setup, redisURL string) *replica {
 		random = s.rand()
 	}
 	verifier, err := edge.New(edge.Options{
-		Store: r.store, Ring: f.ring, Issuer: issuer, Audience: audience, Refetch: s.refetch,
+		Revocations: r.store.Revocations, Ring: f.ring, Issuer: issuer, Audience: audience, Refetch: s.refetch,
 	})
 	f.check(err)
-	issued, err := edge.New(edge.Options{Store: r.store, Ring: f.ring, Issuer: issuer, AnyAudience: true, Refetch: s.refetch})
+	issued, err := edge.New(edge.Options{Revocations: r.store.Revocations, Ring: f.ring, Issuer: issuer, AnyAudience: true, Refetch: s.refetch})
 	f.check(err)
 	deps := handlers.Dependencies{
-		Store: r.store, Verifier: verifier, Confirmer: edge.NewConfirmer(r.store, lease),
+		Store: r.store, Verifier: verifier, Confirmer: edge.NewConfirmer(r.store.Revocations, lease),
 		Signer: accesstoken.NewSigner(f.ring), Refresh: f.codec, Passwords: f.hasher, Metrics: metrics,
 		Log:  slog.New(slog.NewJSONHandler(f.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 		Rand: random, Settings: settings, Issued: issued, Claims: s.claims,
@@ -274,7 +274,7 @@ func (f *fleet) account(a tokenstore.Account, password string) {
 		a.Hash = hash
 	}
 	f.secrets.add(password)
-	f.check(f.replicas[0].store.CreateAccount(f.Context(), a))
+	f.check(f.replicas[0].store.Accounts.Create(f.Context(), a))
 }
 
 // option shapes a request.

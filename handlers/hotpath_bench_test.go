@@ -50,7 +50,7 @@ func BenchmarkVerifyHandler(b *testing.B) {
 func following(b *testing.B, f *fleet) *edge.Verifier {
 	b.Helper()
 	store := f.replicas[0].store
-	follower := edge.NewFollower(edge.FollowerOptions{Store: store})
+	follower := edge.NewFollower(edge.FollowerOptions{Revocations: store.Revocations})
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan struct{})
 	go func() {
@@ -62,7 +62,7 @@ func following(b *testing.B, f *fleet) *edge.Verifier {
 		<-ended
 	})
 	<-follower.Ready()
-	v, err := edge.New(edge.Options{Store: store, Ring: f.ring, Issuer: issuer, Audience: audience, Follower: follower})
+	v, err := edge.New(edge.Options{Revocations: store.Revocations, Ring: f.ring, Issuer: issuer, Audience: audience, Follower: follower})
 	f.check(err)
 	return v
 }

@@ -25,7 +25,7 @@ func (f *fleet) register(c tokenstore.Client) registered {
 	f.Helper()
 	r := registered{c.ID, "canary-" + c.ID + "-s3cr3t:%+ &=é"}
 	f.secrets.add(r.secret)
-	f.check(f.replicas[0].store.CreateClient(f.Context(), c, sha256.Sum256([]byte(r.secret))))
+	f.check(f.replicas[0].store.Clients.Create(f.Context(), c, sha256.Sum256([]byte(r.secret))))
 	return r
 }
 
@@ -413,7 +413,7 @@ func TestLoginByAClientThatIsDeletedMeanwhile(t *testing.T) {
 	h := newHook(t)
 	f := start(t, setup{claims: h.Webhook})
 	full := f.service("full")
-	h.meanwhile(func() { f.check(f.replicas[1].store.DeleteClient(t.Context(), full.id)) })
+	h.meanwhile(func() { f.check(f.replicas[1].store.Clients.Delete(t.Context(), full.id)) })
 	f.post(0, "/auth/token", full.post("username", alice, "password", password)).fails(http.StatusUnauthorized, "invalid_client", "")
 	if len(h.requests()) != 1 {
 		t.Error("the webhook was not asked: the test does not test it")
@@ -427,14 +427,14 @@ func TestAClientsTokensEndWithIt(t *testing.T) {
 	full, other := f.service("full"), f.service("other")
 	dead, stays := f.own(full), f.own(other)
 	store := f.replicas[0].store
-	_, err := store.RevokeUser(t.Context(), tokenstore.UserEnd{UID: store.UserID(full.id)})
+	_, err := store.Sessions.RevokeUser(t.Context(), tokenstore.UserEnd{UID: store.UserID(full.id)})
 	f.check(err)
 	for i := range f.replicas {
 		f.get(i, "/auth/verify", bearer(dead)).fails(http.StatusUnauthorized, "invalid_token", "")
 		f.get(i, "/auth/verify", bearer(stays)).is(http.StatusNoContent)
 	}
 	f.get(1, "/auth/verify", bearer(f.own(full))).is(http.StatusNoContent)
-	f.check(store.DeleteClient(t.Context(), full.id))
+	f.check(store.Clients.Delete(t.Context(), full.id))
 	f.post(1, "/oauth2/token", full.basic(), form("grant_type", "client_credentials")).fails(http.StatusUnauthorized, "invalid_client", "")
 }
 

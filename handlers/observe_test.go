@@ -282,7 +282,7 @@ func TestAClientThatGoesAwayIsNoFailure(t *testing.T) {
 		replicas: 1, statusLists: true, claims: h.Webhook,
 		settings: func(s *handlers.Settings) { s.RevocationsToken, s.ClaimsOmit = []byte(revocationsToken), true },
 		dependencies: func(d *handlers.Dependencies) {
-			d.Revocations = edge.NewFeed(edge.FeedOptions{Store: d.Store})
+			d.Revocations = edge.NewFeed(edge.FeedOptions{Revocations: d.Store.Revocations})
 			t.Cleanup(d.Revocations.Close)
 		},
 	})

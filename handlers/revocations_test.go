@@ -23,12 +23,12 @@ func (f *fleet) streaming() (*httptest.Server, *edge.Feed) {
 	f.Helper()
 	f.secrets.add(revocationsToken)
 	store := f.replicas[0].store
-	verifier, err := edge.New(edge.Options{Store: store, Ring: f.ring, Issuer: issuer, Audience: audience})
+	verifier, err := edge.New(edge.Options{Revocations: store.Revocations, Ring: f.ring, Issuer: issuer, Audience: audience})
 	f.check(err)
-	feed := edge.NewFeed(edge.FeedOptions{Store: store})
+	feed := edge.NewFeed(edge.FeedOptions{Revocations: store.Revocations})
 	settings := handlers.Settings{Issuer: issuer, Audience: audience, RevocationsToken: []byte(revocationsToken), Version: "test"}
 	api, err := handlers.New(handlers.Dependencies{
-		Store: store, Verifier: verifier, Confirmer: edge.NewConfirmer(store, time.Second),
+		Store: store, Verifier: verifier, Confirmer: edge.NewConfirmer(store.Revocations, time.Second),
 		Signer: accesstoken.NewSigner(f.ring), Refresh: f.codec, Passwords: f.hasher,
 		Metrics: handlers.NewMetrics("test", "go", f.hasher.Depth), Log: slog.New(slog.NewJSONHandler(f.log, nil)),
 		Rand: rand.Reader, Revocations: feed,
@@ -146,7 +146,7 @@ func TestRevocationsAreForThoseWithTheToken(t *testing.T) {
 func TestTheMiddlewareUnderGin(t *testing.T) {
 	t.Parallel()
 	f := usual(t)
-	verifier, err := edge.New(edge.Options{Store: f.replicas[0].store, Ring: f.ring, Issuer: issuer, Audience: audience})
+	verifier, err := edge.New(edge.Options{Revocations: f.replicas[0].store.Revocations, Ring: f.ring, Issuer: issuer, Audience: audience})
 	f.check(err)
 	guard := edge.Middleware(verifier, edge.RequireScope("read"))
 	router := gin.New()

@@ -83,7 +83,7 @@ func TestRoundTripsOfAnUpgrade(t *testing.T) {
 	f.account(tokenstore.Account{Username: "imported", Hash: bcryptHash}, bcryptPassword)
 	f.check(f.rdb.ScriptFlush(t.Context()).Err())
 	f.login(0)
-	_, err := f.replicas[0].store.SetPassword(t.Context(), alice, "", mustHash(f, password))
+	_, err := f.replicas[0].store.Accounts.SetPassword(t.Context(), alice, "", mustHash(f, password))
 	f.check(err)
 	for _, want := range []int64{3, 2} {
 		before := f.replicas[0].trips.n.Load()

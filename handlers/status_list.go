@@ -36,7 +36,7 @@ var errHistory = errors.New("lists of the past are not kept")
 // statusLists are the lists that show what was revoked to those who have no other way to
 // know (draft-ietf-oauth-status-list-21).
 type statusLists struct {
-	store  *tokenstore.Store
+	views  *tokenstore.Revocations
 	signer *accesstoken.Signer
 	base   string // of the lists' URIs
 	ttl    time.Duration
@@ -55,7 +55,7 @@ type statusShard struct {
 
 func newStatusLists(d Dependencies, inFlight int64) *statusLists {
 	s := &statusLists{
-		store: d.Store, signer: d.Signer, ttl: d.Settings.StatusListTTL, now: d.Now,
+		views: d.Store.Revocations, signer: d.Signer, ttl: d.Settings.StatusListTTL, now: d.Now,
 		base:   strings.TrimSuffix(d.Settings.Issuer, "/") + statusListPath,
 		shards: make([]atomic.Pointer[statusShard], d.Store.Shards()),
 		late:   class{name: ShedStatusList, limit: inFlight},
@@ -154,7 +154,7 @@ func (s *statusLists) read(ctx context.Context, shard int, from time.Time) (*sta
 		reading := s.reads.DoChan(strconv.Itoa(shard), func() (any, error) {
 			v := &statusShard{asked: s.now()}
 			var err error
-			if v.StatusView, err = s.store.StatusView(context.WithoutCancel(ctx), shard); err == nil {
+			if v.StatusView, err = s.views.StatusView(context.WithoutCancel(ctx), shard); err == nil {
 				s.shards[shard].Store(v)
 			}
 			return nil, err

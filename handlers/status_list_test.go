@@ -211,13 +211,13 @@ func TestAStrangerSeesEveryRevocation(t *testing.T) {
 		},
 		// What latchkey user disable, delete and passwd do, and client delete and rotate-secret.
 		"the user's epoch": {nil, func(tokens) {
-			_, err := l.replicas[1].store.RevokeUser(l.Context(), tokenstore.UserEnd{UID: l.replicas[1].store.UserID("carol")})
+			_, err := l.replicas[1].store.Sessions.RevokeUser(l.Context(), tokenstore.UserEnd{UID: l.replicas[1].store.UserID("carol")})
 			l.check(err)
 		}},
 		"the client's epoch": {
 			func() tokens { return tokens{access: l.own(client)} },
 			func(tokens) {
-				_, err := l.replicas[1].store.RevokeUser(l.Context(), tokenstore.UserEnd{UID: l.replicas[1].store.UserID(client.id)})
+				_, err := l.replicas[1].store.Sessions.RevokeUser(l.Context(), tokenstore.UserEnd{UID: l.replicas[1].store.UserID(client.id)})
 				l.check(err)
 			},
 		},

@@ -266,7 +266,7 @@ func TestTokensOfTooManySessions(t *testing.T) {
 	made := func(codec *refreshtoken.Codec, n int) (list []option) {
 		uid := f.replicas[0].store.UserID(alice)
 		for range n {
-			sid, err := f.replicas[0].store.NewID(uid)
+			sid, err := f.replicas[0].store.Sessions.NewID(uid)
 			f.check(err)
 			token, err := codec.First(sid, uid, rand.Reader)
 			f.check(err)

@@ -92,10 +92,10 @@ const receiptAge = 2 * time.Minute
 // Lookup reads an account and charges one attempt at its password to the login limits, in
 // one round trip. Because the charge comes first, no more attempts are under way than the
 // limits allow. If a limit is reached, Lookup charges nothing and sets Wait. After any
-// attempt but a wrong guess the caller takes the charge back, with [Store.Refund] or
+// attempt but a wrong guess the caller takes the charge back, with [Attempts.Refund] or
 // [NewSession.Charge].
 // An unknown username is not an error, and costs the same work. Errors: [ErrUnavailable].
-func (s *Store) Lookup(ctx context.Context, a Attempt) (Lookup, error) {
+func (s *Attempts) Lookup(ctx context.Context, a Attempt) (Lookup, error) {
 	nonce, err := s.freshEpoch()
 	if err != nil {
 		return Lookup{}, err
@@ -155,7 +155,7 @@ func (s *Store) Lookup(ctx context.Context, a Attempt) (Lookup, error) {
 // Refund takes back what an attempt was charged that was no wrong guess. It counts
 // once however often it is called, and up to two minutes after the charge. Errors:
 // [ErrUnavailable].
-func (s *Store) Refund(ctx context.Context, c Charge) error {
+func (s *Attempts) Refund(ctx context.Context, c Charge) error {
 	if len(c.refunds) == 0 {
 		return nil
 	}
@@ -197,7 +197,7 @@ func (t *throttle) add(receipt, key string, l Limit) {
 
 // throttles returns the budgets that an attempt touches: those in the
 // username's slot and those in the address's.
-func (s *Store) throttles(a Attempt, nonce string) (user, address throttle) {
+func (s *core) throttles(a Attempt, nonce string) (user, address throttle) {
 	receipt := s.receiptKey(s.UserID(a.Username)[0], "u"+nonce)
 	if a.Device != "" {
 		user.add(receipt, s.throttleKey(a.Username, "d:"+a.Device), a.Limits.Client)
@@ -247,9 +247,9 @@ func network(a netip.Addr, v4, v6 int) netip.Prefix {
 	return p
 }
 
-// Account reads one account. Errors: [ErrNoAccount], [ErrUnavailable].
-func (s *Store) Account(ctx context.Context, username string) (Account, time.Time, error) {
-	l, err := s.Lookup(ctx, Attempt{Username: username})
+// Get reads one account. Errors: [ErrNoAccount], [ErrUnavailable].
+func (s *Accounts) Get(ctx context.Context, username string) (Account, time.Time, error) {
+	l, err := (*Attempts)(s).Lookup(ctx, Attempt{Username: username})
 	if err != nil {
 		return Account{}, time.Time{}, err
 	}
@@ -259,8 +259,8 @@ func (s *Store) Account(ctx context.Context, username string) (Account, time.Tim
 	return l.Account, l.ReadAt, nil
 }
 
-// CreateAccount makes an account. Errors: [ErrAccountExists], [ErrUnavailable].
-func (s *Store) CreateAccount(ctx context.Context, a Account) error {
+// Create makes an account. Errors: [ErrAccountExists], [ErrUnavailable].
+func (s *Accounts) Create(ctx context.Context, a Account) error {
 	if a.Subject == "" {
 		a.Subject = a.Username
 	}
@@ -283,22 +283,22 @@ func (s *Store) CreateAccount(ctx context.Context, a Account) error {
 // SetPassword stores a new password hash. If old is set, it must be the hash in
 // force, or [ErrConflict] is returned. It returns when the change took effect,
 // for [UserEnd.ChangedAt]. Errors: also [ErrNoAccount], [ErrUnavailable].
-func (s *Store) SetPassword(ctx context.Context, username, old, hash string) (time.Time, error) {
+func (s *Accounts) SetPassword(ctx context.Context, username, old, hash string) (time.Time, error) {
 	return s.updateAccount(ctx, username, old, 0, "hash", hash)
 }
 
 // replacedAge is for how long a password that its user replaced is remembered.
 const replacedAge = 5 * time.Minute
 
-// ReplacePassword is [Store.SetPassword] for a change that its user may send again:
-// [Store.ReplacedPassword] then returns the hash old for five minutes.
-func (s *Store) ReplacePassword(ctx context.Context, username, old, hash string) (time.Time, error) {
+// ReplacePassword is [Accounts.SetPassword] for a change that its user may send again:
+// [Accounts.ReplacedPassword] then returns the hash old for five minutes.
+func (s *Accounts) ReplacePassword(ctx context.Context, username, old, hash string) (time.Time, error) {
 	return s.updateAccount(ctx, username, old, replacedAge, "hash", hash)
 }
 
 // ReplacedPassword returns the hash that the user's last ReplacePassword replaced, or ""
 // if there was none lately. Errors: [ErrUnavailable].
-func (s *Store) ReplacedPassword(ctx context.Context, username string) (string, error) {
+func (s *Accounts) ReplacedPassword(ctx context.Context, username string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
 	start := time.Now()
@@ -313,11 +313,11 @@ func (s *Store) ReplacedPassword(ctx context.Context, username string) (string, 
 
 // SetDisabled lets an account log in or not. It returns when the change took
 // effect, for [UserEnd.ChangedAt]. Errors: [ErrNoAccount], [ErrUnavailable].
-func (s *Store) SetDisabled(ctx context.Context, username string, disabled bool) (time.Time, error) {
+func (s *Accounts) SetDisabled(ctx context.Context, username string, disabled bool) (time.Time, error) {
 	return s.updateAccount(ctx, username, "", 0, "off", flag(disabled))
 }
 
-func (s *Store) updateAccount(ctx context.Context, username, old string, keep time.Duration, field, value string) (time.Time, error) {
+func (s *core) updateAccount(ctx context.Context, username, old string, keep time.Duration, field, value string) (time.Time, error) {
 	r, err := s.run(ctx, s.scripts.accountUpdate, []string{s.accountKey(username), s.replacedKey(username), s.costsKey(username)}, old, milliseconds(keep), field, value)
 	if err != nil {
 		return time.Time{}, err
@@ -336,9 +336,9 @@ func (s *Store) updateAccount(ctx context.Context, username, old string, keep ti
 	}
 }
 
-// DeleteAccount removes an account, if there is one, and returns when, for
+// Delete removes an account, if there is one, and returns when, for
 // [UserEnd.ChangedAt]. Errors: [ErrUnavailable].
-func (s *Store) DeleteAccount(ctx context.Context, username string) (time.Time, error) {
+func (s *Accounts) Delete(ctx context.Context, username string) (time.Time, error) {
 	r, err := s.run(ctx, s.scripts.accountDelete, []string{s.accountKey(username), s.costsKey(username)})
 	if err != nil {
 		return time.Time{}, err
@@ -349,7 +349,7 @@ func (s *Store) DeleteAccount(ctx context.Context, username string) (time.Time, 
 
 // Usernames returns every account's username, sorted. It walks all keys: for an
 // operator's command, not for a request. Errors: [ErrUnavailable].
-func (s *Store) Usernames(ctx context.Context) ([]string, error) {
+func (s *Accounts) Usernames(ctx context.Context) ([]string, error) {
 	return s.names(ctx, "acct")
 }
 

@@ -26,7 +26,7 @@ func attempt(username, address string) tokenstore.Attempt {
 // try charges an attempt.
 func (f *fixture) try(a tokenstore.Attempt) tokenstore.Lookup {
 	f.t.Helper()
-	l, err := f.Lookup(f.t.Context(), a)
+	l, err := f.Attempts.Lookup(f.t.Context(), a)
 	if err != nil {
 		f.t.Fatal(err)
 	}
@@ -43,7 +43,7 @@ func (f *fixture) wait(a tokenstore.Attempt) time.Duration {
 
 func (f *fixture) refund(l tokenstore.Lookup) {
 	f.t.Helper()
-	if err := f.Refund(f.t.Context(), l.Charge); err != nil {
+	if err := f.Attempts.Refund(f.t.Context(), l.Charge); err != nil {
 		f.t.Fatal(err)
 	}
 }
@@ -82,7 +82,7 @@ func TestParallelAttemptsShareTheBudget(t *testing.T) {
 			tries := make([]tokenstore.Lookup, 70)
 			errs := make([]error, len(tries))
 			for i := range tries {
-				wg.Go(func() { tries[i], errs[i] = f.Lookup(t.Context(), a) })
+				wg.Go(func() { tries[i], errs[i] = f.Attempts.Lookup(t.Context(), a) })
 			}
 			wg.Wait()
 			in := 0
@@ -188,14 +188,14 @@ func TestAStrangerCannotLockTheOwnerOut(t *testing.T) {
 func TestLookup(t *testing.T) {
 	onEach(t, func(t *testing.T, f *fixture) {
 		want := tokenstore.Account{Username: "alice", Subject: "u-1", Hash: "h", Scopes: "read write", Claims: `{"team":"a"}`, Disabled: true}
-		if err := f.CreateAccount(t.Context(), want); err != nil {
+		if err := f.Accounts.Create(t.Context(), want); err != nil {
 			t.Fatal(err)
 		}
-		l, err := f.Lookup(t.Context(), attempt("alice", "192.0.2.1"))
+		l, err := f.Attempts.Lookup(t.Context(), attempt("alice", "192.0.2.1"))
 		if err != nil || !l.Found || l.Account != want || l.ReadAt.IsZero() {
 			t.Errorf("%+v, %v", l, err)
 		}
-		l, err = f.Lookup(t.Context(), attempt("nobody", "192.0.2.1"))
+		l, err = f.Attempts.Lookup(t.Context(), attempt("nobody", "192.0.2.1"))
 		if err != nil || l.Found || l.ReadAt.IsZero() {
 			t.Errorf("%+v, %v", l, err)
 		}
@@ -207,50 +207,50 @@ func TestAccountLifecycle(t *testing.T) {
 		ctx := t.Context()
 		a := tokenstore.Account{Username: "alice", Hash: "h1"}
 		for range 2 { // the second changes nothing
-			if err := f.CreateAccount(ctx, a); err != nil {
+			if err := f.Accounts.Create(ctx, a); err != nil {
 				t.Fatal(err)
 			}
 		}
-		err := f.CreateAccount(ctx, tokenstore.Account{Username: "alice", Hash: "other"})
+		err := f.Accounts.Create(ctx, tokenstore.Account{Username: "alice", Hash: "other"})
 		is(t, "the username is taken", err, tokenstore.ErrAccountExists)
-		if _, err := f.SetDisabled(ctx, "alice", true); err != nil {
+		if _, err := f.Accounts.SetDisabled(ctx, "alice", true); err != nil {
 			t.Fatal(err)
 		}
-		is(t, "the same hash does not enable again", f.CreateAccount(ctx, a), tokenstore.ErrAccountExists)
-		if _, err := f.SetDisabled(ctx, "alice", false); err != nil {
+		is(t, "the same hash does not enable again", f.Accounts.Create(ctx, a), tokenstore.ErrAccountExists)
+		if _, err := f.Accounts.SetDisabled(ctx, "alice", false); err != nil {
 			t.Fatal(err)
 		}
 
-		if _, err := f.SetPassword(ctx, "alice", "h1", "h2"); err != nil {
+		if _, err := f.Accounts.SetPassword(ctx, "alice", "h1", "h2"); err != nil {
 			t.Fatal(err)
 		}
 		for _, hash := range []string{"h2", "h3"} {
-			_, err = f.SetPassword(ctx, "alice", "h1", hash)
+			_, err = f.Accounts.SetPassword(ctx, "alice", "h1", hash)
 			is(t, "the password changed meanwhile", err, tokenstore.ErrConflict)
 		}
-		if _, err := f.SetDisabled(ctx, "alice", true); err != nil {
+		if _, err := f.Accounts.SetDisabled(ctx, "alice", true); err != nil {
 			t.Fatal(err)
 		}
-		got, _, err := f.Account(ctx, "alice")
+		got, _, err := f.Accounts.Get(ctx, "alice")
 		if err != nil || got.Hash != "h2" || !got.Disabled || got.Subject != "alice" {
 			t.Errorf("%+v, %v", got, err)
 		}
-		if _, err := f.SetDisabled(ctx, "alice", false); err != nil {
+		if _, err := f.Accounts.SetDisabled(ctx, "alice", false); err != nil {
 			t.Fatal(err)
 		}
-		if got, _, _ := f.Account(ctx, "alice"); got.Disabled {
+		if got, _, _ := f.Accounts.Get(ctx, "alice"); got.Disabled {
 			t.Error("still disabled")
 		}
 		for range 2 {
-			if _, err := f.DeleteAccount(ctx, "alice"); err != nil {
+			if _, err := f.Accounts.Delete(ctx, "alice"); err != nil {
 				t.Fatal(err)
 			}
 		}
-		_, _, err = f.Account(ctx, "alice")
+		_, _, err = f.Accounts.Get(ctx, "alice")
 		is(t, "deleted", err, tokenstore.ErrNoAccount)
-		_, err = f.SetPassword(ctx, "alice", "", "h")
+		_, err = f.Accounts.SetPassword(ctx, "alice", "", "h")
 		is(t, "password of nobody", err, tokenstore.ErrNoAccount)
-		_, err = f.SetDisabled(ctx, "alice", true)
+		_, err = f.Accounts.SetDisabled(ctx, "alice", true)
 		is(t, "disable nobody", err, tokenstore.ErrNoAccount)
 	})
 }
@@ -261,23 +261,23 @@ func TestReplacedPassword(t *testing.T) {
 		ctx := t.Context()
 		replaced := func(want string) {
 			t.Helper()
-			if got, err := f.ReplacedPassword(ctx, "alice"); err != nil || got != want {
+			if got, err := f.Accounts.ReplacedPassword(ctx, "alice"); err != nil || got != want {
 				t.Errorf("%q, %v; want %q", got, err, want)
 			}
 		}
-		if err := f.CreateAccount(ctx, tokenstore.Account{Username: "alice", Hash: "h1"}); err != nil {
+		if err := f.Accounts.Create(ctx, tokenstore.Account{Username: "alice", Hash: "h1"}); err != nil {
 			t.Fatal(err)
 		}
 		replaced("")
-		if _, err := f.ReplacePassword(ctx, "alice", "h1", "h2"); err != nil {
+		if _, err := f.Accounts.ReplacePassword(ctx, "alice", "h1", "h2"); err != nil {
 			t.Fatal(err)
 		}
 		replaced("h1")
-		if _, err := f.SetPassword(ctx, "alice", "h2", "h3"); err != nil {
+		if _, err := f.Accounts.SetPassword(ctx, "alice", "h2", "h3"); err != nil {
 			t.Fatal(err)
 		}
 		replaced("h1")
-		_, err := f.ReplacePassword(ctx, "alice", "h2", "h4")
+		_, err := f.Accounts.ReplacePassword(ctx, "alice", "h2", "h4")
 		is(t, "the password changed meanwhile", err, tokenstore.ErrConflict)
 		replaced("h1")
 	})
@@ -288,11 +288,11 @@ func TestUsernamesListsEveryAccount(t *testing.T) {
 		var want []string
 		for _, name := range []string{"alice", "we{ird}", "a:acct:b", "söngül", "x*?[y]"} {
 			want = append(want, name)
-			if err := f.CreateAccount(t.Context(), tokenstore.Account{Username: name, Hash: "h"}); err != nil {
+			if err := f.Accounts.Create(t.Context(), tokenstore.Account{Username: name, Hash: "h"}); err != nil {
 				t.Fatal(err)
 			}
 		}
-		got, err := f.Usernames(t.Context())
+		got, err := f.Accounts.Usernames(t.Context())
 		slices.Sort(want)
 		if err != nil || !slices.Equal(got, want) {
 			t.Errorf("got %q, %v; want %q", got, err, want)
@@ -308,7 +308,7 @@ func TestABudgetAfterTheClockWasSetBack(t *testing.T) {
 	f := newFixture(t, w.rdb, lifetimes())
 	wait := func() time.Duration {
 		t.Helper()
-		l, err := f.Lookup(t.Context(), attempt("alice", "192.0.2.1"))
+		l, err := f.Attempts.Lookup(t.Context(), attempt("alice", "192.0.2.1"))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -341,7 +341,7 @@ func TestALoginAfterTheClockWasSetBack(t *testing.T) {
 	}
 	change := func() {
 		t.Helper()
-		if _, err := f.RevokeUser(t.Context(), tokenstore.UserEnd{UID: f.UserID("alice"), ChangedAt: w.now}); err != nil {
+		if _, err := f.Sessions.RevokeUser(t.Context(), tokenstore.UserEnd{UID: f.UserID("alice"), ChangedAt: w.now}); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -20,7 +20,7 @@ func (h *history) listed(rt *rapid.T, s int) {
 	f := h.stores[s]
 	for i, x := range h.sessions {
 		g, uid := h.grants[s][i], f.UserID(x.user)
-		err := f.Verify(h.t.Context(), tokenstore.AccessToken{
+		err := f.Revocations.Verify(h.t.Context(), tokenstore.AccessToken{
 			JTI: h.nextSID(uid), SID: x.sid, UID: uid, UserEpoch: g.UserEpoch, LogEpoch: g.LogEpoch, Expires: g.Now.Add(15 * time.Minute),
 		})
 		if shown := f.shows(x.sid.Shard(), g.Place); shown != errors.Is(err, tokenstore.ErrRevoked) {
@@ -67,14 +67,14 @@ func (h *history) do(s int, op, user string, n, back int) string {
 		sid := h.nextSID(uid)
 		x := held{user: user, sid: sid}
 		secret := x.secret(1)
-		g, err := f.Login(ctx, tokenstore.NewSession{SID: sid, UID: uid, Hash: sha256.Sum256(secret[:]), Subject: user, Username: user, ReadAt: time.Now().Add(time.Hour)})
+		g, err := f.Sessions.Login(ctx, tokenstore.NewSession{SID: sid, UID: uid, Hash: sha256.Sum256(secret[:]), Subject: user, Username: user, ReadAt: time.Now().Add(time.Hour)})
 		h.grants[s][len(h.sessions)] = g
 		return fmt.Sprintf("%v %d %d", err, g.UserEpoch, g.Place.N)
 	}
 	if op == "failed" {
-		l, err := f.Lookup(ctx, attempt(user, "192.0.2.1"))
+		l, err := f.Attempts.Lookup(ctx, attempt(user, "192.0.2.1"))
 		if n%2 == 0 {
-			err = errors.Join(err, f.Refund(ctx, l.Charge))
+			err = errors.Join(err, f.Attempts.Refund(ctx, l.Charge))
 		}
 		return fmt.Sprint(err, l.Found, l.Wait.Round(10*time.Minute))
 	}
@@ -91,27 +91,27 @@ func (h *history) do(s int, op, user string, n, back int) string {
 		if op == "wrong" {
 			shown[0] ^= 1
 		}
-		g, rev, err := f.Rotate(ctx, tokenstore.Rotation{SID: x.sid, UID: xuid, Gen: uint32(gen), Hash: sha256.Sum256(shown[:]), Next: sha256.Sum256(next[:])})
+		g, rev, err := f.Sessions.Rotate(ctx, tokenstore.Rotation{SID: x.sid, UID: xuid, Gen: uint32(gen), Hash: sha256.Sum256(shown[:]), Next: sha256.Sum256(next[:])})
 		return fmt.Sprintf("%v same=%v current=%v epoch=%d sub=%s seq=%d place=%d", sentinel(err), g.Same, g.Current, g.UserEpoch, g.Subject, rev.Mark.Seq, g.Place.N)
 	case "verify":
 		g := h.grants[s][i]
 		jti := x.sid
 		jti[15] ^= 0xff
-		err := f.Verify(ctx, tokenstore.AccessToken{JTI: jti, SID: x.sid, UID: xuid, UserEpoch: g.UserEpoch, LogEpoch: g.LogEpoch, Expires: g.Now.Add(15 * time.Minute)})
+		err := f.Revocations.Verify(ctx, tokenstore.AccessToken{JTI: jti, SID: x.sid, UID: xuid, UserEpoch: g.UserEpoch, LogEpoch: g.LogEpoch, Expires: g.Now.Add(15 * time.Minute)})
 		return fmt.Sprint(err)
 	case "revoke":
 		e := tokenstore.SessionEnd{SID: x.sid, UID: xuid}
 		if back > 0 {
 			e.Owner = user
 		}
-		rev, err := f.Revoke(ctx, e)
+		rev, err := f.Sessions.Revoke(ctx, e)
 		return fmt.Sprint(err, rev.Shard, rev.Mark.Seq)
 	case "revokeUser":
 		e := tokenstore.UserEnd{UID: xuid}
 		if back > 0 {
 			e.Except = &x.sid
 		}
-		rev, err := f.RevokeUser(ctx, e)
+		rev, err := f.Sessions.RevokeUser(ctx, e)
 		return fmt.Sprint(err, rev.Shard, rev.Mark.Seq)
 	case "age":
 		key := fmt.Sprintf("lk:{%d}:rt:%s", x.sid.Shard(), x.sid)

@@ -13,7 +13,7 @@ import (
 // token that a client got for itself, so that one is never alive. It costs one round trip,
 // and a second one if Redis has any of the sessions. It does not ask whether replicas
 // confirm what it finds. Errors: [ErrUnavailable].
-func (s *Store) AnyAlive(ctx context.Context, sids []ID) (alive bool, err error) {
+func (s *Sessions) AnyAlive(ctx context.Context, sids []ID) (alive bool, err error) {
 	sids = slices.DeleteFunc(slices.Clone(sids), func(sid ID) bool { return !s.together(sid) })
 	if len(sids) == 0 {
 		return false, nil

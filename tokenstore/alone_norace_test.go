@@ -52,7 +52,7 @@ func TestAReplyThatCannotBeReadIsAnOutage(t *testing.T) {
 			rdb := redis.NewClient(&redis.Options{Addr: mini.Addr()})
 			t.Cleanup(func() { _ = rdb.Close() })
 			w := newWorld(t, rdb, mini)
-			if _, err := w.DenyKey(t.Context(), "dead"); err != nil {
+			if _, err := w.Keys.Deny(t.Context(), "dead"); err != nil {
 				t.Fatal(err)
 			}
 			var m mangler

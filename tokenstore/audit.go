@@ -11,10 +11,10 @@ import (
 // node that has it is asked one pipeline for many of them.
 const auditKey = "lk:audit"
 
-// AppendAudit appends events to the audit stream, each as the field "event", and
+// Append appends events to the audit stream, each as the field "event", and
 // keeps about the last keep. After an [ErrUnavailable] some of them may be there:
 // sent again they are there twice.
-func (s *Store) AppendAudit(ctx context.Context, events [][]byte, keep int64) error {
+func (s *AuditStream) Append(ctx context.Context, events [][]byte, keep int64) error {
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
 	start := time.Now()

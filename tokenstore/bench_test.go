@@ -25,7 +25,7 @@ func BenchmarkVerify(b *testing.B) {
 	b.ReportAllocs()
 	b.RunParallel(func(pb *testing.PB) {
 		for pb.Next() {
-			if err := f.Verify(context.Background(), token); err != nil {
+			if err := f.Revocations.Verify(context.Background(), token); err != nil {
 				b.Error(err)
 			}
 		}
@@ -65,18 +65,18 @@ func (c *chain) hash(gen uint32) [32]byte {
 
 // login begins a session with this chain's derivation.
 func (c *chain) login(f *fixture) (err error) {
-	if c.sid, err = f.NewID(c.uid); err != nil {
+	if c.sid, err = f.Sessions.NewID(c.uid); err != nil {
 		return err
 	}
 	c.gen = 1
-	_, err = f.Login(context.Background(), tokenstore.NewSession{
+	_, err = f.Sessions.Login(context.Background(), tokenstore.NewSession{
 		SID: c.sid, UID: c.uid, Hash: c.hash(1), Subject: "alice", Username: "alice", ReadAt: time.Now().Add(time.Hour),
 	})
 	return err
 }
 
 func (c *chain) rotate(f *fixture) error {
-	_, _, err := f.Rotate(context.Background(), tokenstore.Rotation{SID: c.sid, UID: c.uid, Gen: c.gen, Hash: c.hash(c.gen), Next: c.hash(c.gen + 1)})
+	_, _, err := f.Sessions.Rotate(context.Background(), tokenstore.Rotation{SID: c.sid, UID: c.uid, Gen: c.gen, Hash: c.hash(c.gen), Next: c.hash(c.gen + 1)})
 	c.gen++
 	return err
 }
@@ -122,8 +122,8 @@ func BenchmarkMillionSessions(b *testing.B) {
 		each(from, to, func(i int) error {
 			sub := fmt.Sprintf("user-%09d", i)
 			c := chain{uid: f.UserID(sub), gen: 1}
-			c.sid, _ = f.NewID(c.uid)
-			_, err := f.Login(context.Background(), tokenstore.NewSession{
+			c.sid, _ = f.Sessions.NewID(c.uid)
+			_, err := f.Sessions.Login(context.Background(), tokenstore.NewSession{
 				SID: c.sid, UID: c.uid, Hash: c.hash(1), Subject: sub, Username: sub, ClientID: "latchkey",
 				Device: strings.Repeat("d", 64), Address: "2001:db8::" + strconv.FormatInt(int64(i%65536), 16),
 				ReadAt: time.Now().Add(time.Hour),

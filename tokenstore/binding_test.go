@@ -36,7 +36,7 @@ func TestARefreshTokenIsBoundToItsKey(t *testing.T) {
 			r := s.rotation(1)
 			r.IssuedTo, r.JKT = c.client, c.shown
 			for range 2 { // the second time as its parent's
-				g, _, err := f.Rotate(t.Context(), r)
+				g, _, err := f.Sessions.Rotate(t.Context(), r)
 				is(t, c.name, err, c.want)
 				if err == nil && g.JKT != c.shown {
 					t.Errorf("%s: granted for %q", c.name, g.JKT)
@@ -47,15 +47,15 @@ func TestARefreshTokenIsBoundToItsKey(t *testing.T) {
 			}
 			// A spent token without the key is no theft.
 			r.JKT = c.bound
-			if _, _, err := f.Rotate(t.Context(), r); err != nil {
+			if _, _, err := f.Sessions.Rotate(t.Context(), r); err != nil {
 				t.Fatalf("%s: the session is over: %v", c.name, err)
 			}
 			s.age(time.Minute)
 			r.JKT = c.shown
-			_, _, err = f.Rotate(t.Context(), r)
+			_, _, err = f.Sessions.Rotate(t.Context(), r)
 			is(t, c.name+", long spent", err, tokenstore.ErrKeyBinding)
 			r.JKT = c.bound
-			_, _, err = f.Rotate(t.Context(), r)
+			_, _, err = f.Sessions.Rotate(t.Context(), r)
 			is(t, c.name+", long spent, by the holder of the key", err, tokenstore.ErrReuse)
 		}
 	})
@@ -71,7 +71,7 @@ func TestFirstUse(t *testing.T) {
 			var wg sync.WaitGroup
 			for range 8 {
 				wg.Go(func() {
-					ok, err := f.FirstUse(t.Context(), id, soon)
+					ok, err := f.Proofs.FirstUse(t.Context(), id, soon)
 					if err != nil {
 						t.Error(err)
 					}
@@ -85,7 +85,7 @@ func TestFirstUse(t *testing.T) {
 				t.Errorf("%d were first", n)
 			}
 		}
-		if ok, err := f.FirstUse(t.Context(), sha256.Sum256([]byte("late")), time.Now().Add(-time.Hour)); ok || err != nil {
+		if ok, err := f.Proofs.FirstUse(t.Context(), sha256.Sum256([]byte("late")), time.Now().Add(-time.Hour)); ok || err != nil {
 			t.Errorf("what can be remembered no more: %v, %v", ok, err)
 		}
 		for _, key := range f.allKeys() {

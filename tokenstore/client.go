@@ -51,13 +51,13 @@ type ClientGrant struct {
 	Grant
 }
 
-func (s *Store) clientKey(id string) string {
+func (s *core) clientKey(id string) string {
 	return s.prefix[s.UserID(id)[0]] + "client:" + id
 }
 
-// CreateClient registers a client whose secret has this SHA-256. Errors:
+// Create registers a client whose secret has this SHA-256. Errors:
 // [ErrClientExists], [ErrUnavailable].
-func (s *Store) CreateClient(ctx context.Context, c Client, secret [32]byte) error {
+func (s *Clients) Create(ctx context.Context, c Client, secret [32]byte) error {
 	r, err := s.run(ctx, s.scripts.clientCreate, []string{s.clientKey(c.ID)},
 		secret[:], c.Grants, c.Scopes, c.Audiences, c.Claims, flag(c.Introspect))
 	if err != nil {
@@ -70,9 +70,9 @@ func (s *Store) CreateClient(ctx context.Context, c Client, secret [32]byte) err
 	return r.oneOf(0)
 }
 
-// RotateClientSecret gives a client a new secret. The one before is accepted for
+// RotateSecret gives a client a new secret. The one before is accepted for
 // keep. Errors: [ErrNoClient], [ErrUnavailable].
-func (s *Store) RotateClientSecret(ctx context.Context, id string, secret [32]byte, keep time.Duration) error {
+func (s *Clients) RotateSecret(ctx context.Context, id string, secret [32]byte, keep time.Duration) error {
 	r, err := s.run(ctx, s.scripts.clientRotate, []string{s.clientKey(id)}, secret[:], milliseconds(keep))
 	if err != nil {
 		return err
@@ -84,9 +84,9 @@ func (s *Store) RotateClientSecret(ctx context.Context, id string, secret [32]by
 	return r.oneOf(0)
 }
 
-// DeleteClient removes a client, if there is one. Its tokens are not ended by it:
-// see [Store.RevokeUser] and [Store.ClientSessions]. Errors: [ErrUnavailable].
-func (s *Store) DeleteClient(ctx context.Context, id string) error {
+// Delete removes a client, if there is one. Its tokens are not ended by it:
+// see [Sessions.RevokeUser] and [Clients.Sessions]. Errors: [ErrUnavailable].
+func (s *Clients) Delete(ctx context.Context, id string) error {
 	r, err := s.run(ctx, s.scripts.clientDelete, []string{s.clientKey(id)})
 	if err != nil {
 		return err
@@ -95,20 +95,20 @@ func (s *Store) DeleteClient(ctx context.Context, id string) error {
 	return r.err()
 }
 
-// AuthenticateClient checks a client's secret by its SHA-256, and reads what the
+// Authenticate checks a client's secret by its SHA-256, and reads what the
 // client may do. The epochs of the grant are not set. Errors: [ErrNoClient],
 // [ErrClientSecret], [ErrUnavailable].
-func (s *Store) AuthenticateClient(ctx context.Context, id string, secret [32]byte) (ClientGrant, error) {
+func (s *Clients) Authenticate(ctx context.Context, id string, secret [32]byte) (ClientGrant, error) {
 	return s.checkClient(ctx, id, secret, false)
 }
 
-// IssueToClient is [Store.AuthenticateClient] for a client that gets an access token
+// IssueToken is [Clients.Authenticate] for a client that gets an access token
 // for itself, with what that carries.
-func (s *Store) IssueToClient(ctx context.Context, id string, secret [32]byte) (ClientGrant, error) {
+func (s *Clients) IssueToken(ctx context.Context, id string, secret [32]byte) (ClientGrant, error) {
 	return s.checkClient(ctx, id, secret, true)
 }
 
-func (s *Store) checkClient(ctx context.Context, id string, secret [32]byte, issue bool) (ClientGrant, error) {
+func (s *core) checkClient(ctx context.Context, id string, secret [32]byte, issue bool) (ClientGrant, error) {
 	if !IsClient(id) {
 		return ClientGrant{}, ErrNoClient
 	}
@@ -152,8 +152,8 @@ func (s *Store) checkClient(ctx context.Context, id string, secret [32]byte, iss
 	return g, nil
 }
 
-// Client reads one client. Errors: [ErrNoClient], [ErrUnavailable].
-func (s *Store) Client(ctx context.Context, id string) (Client, error) {
+// Get reads one client. Errors: [ErrNoClient], [ErrUnavailable].
+func (s *Clients) Get(ctx context.Context, id string) (Client, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
 	start := time.Now()
@@ -178,16 +178,16 @@ func (s *Store) Client(ctx context.Context, id string) (Client, error) {
 	return c, nil
 }
 
-// ClientIDs returns the id of every client, sorted. It walks all keys: for an
+// IDs returns the id of every client, sorted. It walks all keys: for an
 // operator's command, not for a request. Errors: [ErrUnavailable].
-func (s *Store) ClientIDs(ctx context.Context) ([]string, error) {
+func (s *Clients) IDs(ctx context.Context) ([]string, error) {
 	return s.names(ctx, "client")
 }
 
-// ClientSessions calls fn with every session of users that was issued to a client,
+// Sessions calls fn with every session of users that was issued to a client,
 // each at least once, one call after the other. It walks all sessions: for an
 // operator's command, not for a request. Errors: [ErrUnavailable], and those of fn.
-func (s *Store) ClientSessions(ctx context.Context, id string, fn func(SessionEnd) error) error {
+func (s *Clients) Sessions(ctx context.Context, id string, fn func(SessionEnd) error) error {
 	return s.walk(ctx, "rt", func(ctx context.Context, node *redis.Client, names []string) error {
 		pipe := node.Pipeline()
 		found := make(map[ID]*redis.SliceCmd, len(names))

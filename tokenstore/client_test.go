@@ -15,7 +15,7 @@ import (
 func (f *fixture) register(c tokenstore.Client) [32]byte {
 	f.t.Helper()
 	secret := random32(f.t)
-	if err := f.CreateClient(f.t.Context(), c, secret); err != nil {
+	if err := f.Clients.Create(f.t.Context(), c, secret); err != nil {
 		f.t.Fatal(err)
 	}
 	return secret
@@ -29,7 +29,7 @@ func TestClientLifecycle(t *testing.T) {
 			Audiences: "https://a.example https://b.example", Claims: `{"tier":1}`, Introspect: true,
 		}
 		first := f.register(want)
-		got, err := f.AuthenticateClient(ctx, want.ID, first)
+		got, err := f.Clients.Authenticate(ctx, want.ID, first)
 		is(t, "the secret", err, nil)
 		if diff := cmp.Diff(want, got.Client); diff != "" {
 			t.Errorf("-want +got\n%s", diff)
@@ -38,7 +38,7 @@ func TestClientLifecycle(t *testing.T) {
 			t.Errorf("the grant: %+v", got.Grant)
 		}
 		near(t, "now", time.Since(got.Now), 0, 5*time.Second)
-		read, err := f.Client(ctx, want.ID)
+		read, err := f.Clients.Get(ctx, want.ID)
 		is(t, "read", err, nil)
 		near(t, "created", time.Since(read.Created), 0, 5*time.Second)
 		read.Created = time.Time{}
@@ -47,43 +47,43 @@ func TestClientLifecycle(t *testing.T) {
 		}
 
 		// Made again: the same request, or another's id.
-		is(t, "sent again", f.CreateClient(ctx, want, first), nil)
-		is(t, "taken", f.CreateClient(ctx, want, random32(t)), tokenstore.ErrClientExists)
+		is(t, "sent again", f.Clients.Create(ctx, want, first), nil)
+		is(t, "taken", f.Clients.Create(ctx, want, random32(t)), tokenstore.ErrClientExists)
 
-		issued, err := f.IssueToClient(ctx, want.ID, first)
+		issued, err := f.Clients.IssueToken(ctx, want.ID, first)
 		if err != nil || issued.LogEpoch == "" || !cmp.Equal(issued.Client, want) {
 			t.Errorf("issued: %+v, %v", issued, err)
 		}
-		_, err = f.IssueToClient(ctx, want.ID, random32(t))
+		_, err = f.Clients.IssueToken(ctx, want.ID, random32(t))
 		is(t, "another secret, to issue", err, tokenstore.ErrClientSecret)
-		_, err = f.AuthenticateClient(ctx, want.ID, random32(t))
+		_, err = f.Clients.Authenticate(ctx, want.ID, random32(t))
 		is(t, "another secret", err, tokenstore.ErrClientSecret)
 		for _, id := range []string{"lkc_nobody", "billing", "", "latchkey"} {
-			_, err = f.AuthenticateClient(ctx, id, first)
+			_, err = f.Clients.Authenticate(ctx, id, first)
 			is(t, "client "+id, err, tokenstore.ErrNoClient)
 		}
 
 		// A new secret, the old one for a while.
 		second, third := random32(t), random32(t)
 		for range 2 { // sent again it changes nothing
-			is(t, "rotate", f.RotateClientSecret(ctx, want.ID, second, time.Hour), nil)
+			is(t, "rotate", f.Clients.RotateSecret(ctx, want.ID, second, time.Hour), nil)
 		}
 		for name, secret := range map[string][32]byte{"old": first, "new": second} {
-			_, err = f.AuthenticateClient(ctx, want.ID, secret)
+			_, err = f.Clients.Authenticate(ctx, want.ID, secret)
 			is(t, name+" secret while both are good", err, nil)
 		}
-		is(t, "rotate at once", f.RotateClientSecret(ctx, want.ID, third, 0), nil)
+		is(t, "rotate at once", f.Clients.RotateSecret(ctx, want.ID, third, 0), nil)
 		for name, secret := range map[string][32]byte{"first": first, "second": second} {
-			_, err = f.AuthenticateClient(ctx, want.ID, secret)
+			_, err = f.Clients.Authenticate(ctx, want.ID, secret)
 			is(t, name+" secret", err, tokenstore.ErrClientSecret)
 		}
-		is(t, "rotate nobody's", f.RotateClientSecret(ctx, "lkc_nobody", second, 0), tokenstore.ErrNoClient)
+		is(t, "rotate nobody's", f.Clients.RotateSecret(ctx, "lkc_nobody", second, 0), tokenstore.ErrNoClient)
 
-		is(t, "delete", f.DeleteClient(ctx, want.ID), nil)
-		is(t, "delete again", f.DeleteClient(ctx, want.ID), nil)
-		_, err = f.AuthenticateClient(ctx, want.ID, third)
+		is(t, "delete", f.Clients.Delete(ctx, want.ID), nil)
+		is(t, "delete again", f.Clients.Delete(ctx, want.ID), nil)
+		_, err = f.Clients.Authenticate(ctx, want.ID, third)
 		is(t, "deleted", err, tokenstore.ErrNoClient)
-		_, err = f.Client(ctx, want.ID)
+		_, err = f.Clients.Get(ctx, want.ID)
 		is(t, "read what is deleted", err, tokenstore.ErrNoClient)
 	})
 }
@@ -96,26 +96,26 @@ func TestAClientsTokensDieWithItsEpoch(t *testing.T) {
 		uid := f.UserID("lkc_billing")
 		issue := func() tokenstore.AccessToken {
 			t.Helper()
-			g, err := f.IssueToClient(t.Context(), "lkc_billing", secret)
+			g, err := f.Clients.IssueToken(t.Context(), "lkc_billing", secret)
 			is(t, "authenticate", err, nil)
-			sid, _ := f.NewID(uid)
-			jti, _ := f.NewID(uid)
+			sid, _ := f.Sessions.NewID(uid)
+			jti, _ := f.Sessions.NewID(uid)
 			return tokenstore.AccessToken{JTI: jti, SID: sid, UID: uid, UserEpoch: g.UserEpoch, LogEpoch: g.LogEpoch, Expires: g.Now.Add(time.Minute)}
 		}
 		before := issue()
-		is(t, "before", f.Verify(t.Context(), before), nil)
+		is(t, "before", f.Revocations.Verify(t.Context(), before), nil)
 		for range 2 {
-			if _, err := f.RevokeUser(t.Context(), tokenstore.UserEnd{UID: uid}); err != nil {
+			if _, err := f.Sessions.RevokeUser(t.Context(), tokenstore.UserEnd{UID: uid}); err != nil {
 				t.Fatal(err)
 			}
 		}
-		is(t, "before, after the end", f.Verify(t.Context(), before), tokenstore.ErrRevoked)
+		is(t, "before, after the end", f.Revocations.Verify(t.Context(), before), tokenstore.ErrRevoked)
 		epochKey := fmt.Sprintf("lk:{%d}:ue:%s", uid.Shard(), uid)
 		if err := f.rdb.PExpire(t.Context(), epochKey, time.Minute).Err(); err != nil {
 			t.Fatal(err)
 		}
 		after := issue()
-		is(t, "after", f.Verify(t.Context(), after), nil)
+		is(t, "after", f.Revocations.Verify(t.Context(), after), nil)
 		// The epoch outlives the token that carries it.
 		if ttl := f.ttl(epochKey); ttl < 15*time.Minute {
 			t.Errorf("the epoch is kept for %v", ttl)
@@ -130,7 +130,7 @@ func TestClientIDsAndSessions(t *testing.T) {
 			f.register(tokenstore.Client{ID: id})
 			want = append(want, id)
 		}
-		got, err := f.ClientIDs(t.Context())
+		got, err := f.Clients.IDs(t.Context())
 		if err != nil || !slices.Equal(got, want) {
 			t.Errorf("got %q, %v", got, err)
 		}
@@ -143,7 +143,7 @@ func TestClientIDsAndSessions(t *testing.T) {
 		}
 		// No lock: the calls come one after the other, on a Cluster too.
 		found := map[tokenstore.ID]tokenstore.ID{}
-		err = f.ClientSessions(t.Context(), "lkc_a", func(e tokenstore.SessionEnd) error {
+		err = f.Clients.Sessions(t.Context(), "lkc_a", func(e tokenstore.SessionEnd) error {
 			found[e.SID] = e.UID
 			return nil
 		})
@@ -164,20 +164,20 @@ func TestARefreshTokenIsBoundToItsClient(t *testing.T) {
 			foreign := s.rotation(1)
 			foreign.IssuedTo = c.other
 			for range 2 {
-				_, _, err := f.Rotate(t.Context(), foreign)
+				_, _, err := f.Sessions.Rotate(t.Context(), foreign)
 				is(t, "another's", err, tokenstore.ErrForeign)
 			}
-			_, err := f.Revoke(t.Context(), tokenstore.SessionEnd{SID: s.sid, UID: s.uid, IssuedTo: &c.other})
+			_, err := f.Sessions.Revoke(t.Context(), tokenstore.SessionEnd{SID: s.sid, UID: s.uid, IssuedTo: &c.other})
 			is(t, "end another's", err, tokenstore.ErrForeign)
 			own := s.rotation(1)
 			own.IssuedTo = c.own
-			g, _, err := f.Rotate(t.Context(), own)
+			g, _, err := f.Sessions.Rotate(t.Context(), own)
 			is(t, "one's own", err, nil)
 			if g.ClientID != c.issued {
 				t.Errorf("client: %q", g.ClientID)
 			}
 			for range 2 {
-				_, err = f.Revoke(t.Context(), tokenstore.SessionEnd{SID: s.sid, UID: s.uid, IssuedTo: &c.own})
+				_, err = f.Sessions.Revoke(t.Context(), tokenstore.SessionEnd{SID: s.sid, UID: s.uid, IssuedTo: &c.own})
 				is(t, "end one's own", err, nil)
 			}
 		}
@@ -192,26 +192,26 @@ func TestTheScopeOfARefreshNeverGrows(t *testing.T) {
 		for _, scope := range []string{"admin", "read admin", "rea", "write read admin", "read.*", "%a+"} {
 			r := s.rotation(1)
 			r.Scope = scope
-			_, _, err := f.Rotate(t.Context(), r)
+			_, _, err := f.Sessions.Rotate(t.Context(), r)
 			is(t, "scope "+scope, err, tokenstore.ErrScope)
 		}
 		r := s.rotation(1)
 		r.Scope = "write"
 		for i, want := range []bool{false, true} {
-			g, _, err := f.Rotate(t.Context(), r)
+			g, _, err := f.Sessions.Rotate(t.Context(), r)
 			is(t, "less", err, nil)
 			if g.Scope != "read write" || g.Same != want {
 				t.Errorf("%d: %+v", i, g)
 			}
 		}
 		r.Scope = "admin"
-		_, _, err := f.Rotate(t.Context(), r)
+		_, _, err := f.Sessions.Rotate(t.Context(), r)
 		is(t, "the parent with more", err, tokenstore.ErrScope)
 		// A theft is one whatever it asks for.
 		if _, err := s.rotate(2); err != nil {
 			t.Fatal(err)
 		}
-		_, _, err = f.Rotate(t.Context(), r)
+		_, _, err = f.Sessions.Rotate(t.Context(), r)
 		is(t, "reuse", err, tokenstore.ErrReuse)
 	})
 }
@@ -220,7 +220,7 @@ func TestPeekChangesNothing(t *testing.T) {
 	onEach(t, func(t *testing.T, f *fixture) {
 		ctx := t.Context()
 		s := f.loginBy("alice", "lkc_a", "read")
-		peek := func(gen int) (tokenstore.Grant, error) { return f.Peek(ctx, s.rotation(gen)) }
+		peek := func(gen int) (tokenstore.Grant, error) { return f.Sessions.Peek(ctx, s.rotation(gen)) }
 		for range 3 {
 			g, err := peek(1)
 			is(t, "current", err, nil)
@@ -231,7 +231,7 @@ func TestPeekChangesNothing(t *testing.T) {
 		}
 		r := s.rotation(1)
 		r.IssuedTo = "lkc_a"
-		if _, _, err := f.Rotate(ctx, r); err != nil {
+		if _, _, err := f.Sessions.Rotate(ctx, r); err != nil {
 			t.Fatal(err)
 		}
 		g, err := peek(1)
@@ -244,29 +244,29 @@ func TestPeekChangesNothing(t *testing.T) {
 		}
 		wrong := s.rotation(1)
 		wrong.Hash[0] ^= 1
-		_, err = f.Peek(ctx, wrong)
+		_, err = f.Sessions.Peek(ctx, wrong)
 		is(t, "a wrong secret", err, tokenstore.ErrNoSession)
 		s.age(time.Minute)
 		_, err = peek(1)
 		is(t, "the parent, after the grace", err, tokenstore.ErrNoSession)
 		bound, err := f.loginWith(tokenstore.NewSession{Subject: "alice", JKT: "k", ReadAt: f.Now().Add(time.Hour)})
 		is(t, "login", err, nil)
-		if g, err := f.Peek(ctx, bound.rotation(1)); err != nil || g.JKT != "k" {
+		if g, err := f.Sessions.Peek(ctx, bound.rotation(1)); err != nil || g.JKT != "k" {
 			t.Errorf("bound to a key: %+v, %v", g, err)
 		}
 		// None of that was a theft.
 		s2 := f.loginBy("alice", "latchkey", "")
-		if _, err := f.RevokeUser(ctx, tokenstore.UserEnd{UID: s.uid, Except: &s2.sid}); err != nil {
+		if _, err := f.Sessions.RevokeUser(ctx, tokenstore.UserEnd{UID: s.uid, Except: &s2.sid}); err != nil {
 			t.Fatal(err)
 		}
-		_, err = f.Peek(ctx, s2.rotation(1))
+		_, err = f.Sessions.Peek(ctx, s2.rotation(1))
 		is(t, "the excepted session", err, nil)
-		_, err = f.Peek(ctx, s.rotation(1))
+		_, err = f.Sessions.Peek(ctx, s.rotation(1))
 		is(t, "an older epoch", err, tokenstore.ErrNoSession)
 		s2.logout(false)
-		_, err = f.Peek(ctx, s2.rotation(1))
+		_, err = f.Sessions.Peek(ctx, s2.rotation(1))
 		is(t, "after the logout", err, tokenstore.ErrNoSession)
-		_, err = f.Peek(ctx, tokenstore.Rotation{SID: tokenstore.ID{200}, UID: tokenstore.ID{200}})
+		_, err = f.Sessions.Peek(ctx, tokenstore.Rotation{SID: tokenstore.ID{200}, UID: tokenstore.ID{200}})
 		is(t, "of other shards", err, tokenstore.ErrNoSession)
 	})
 }

@@ -32,7 +32,7 @@ func TestLoginMakesOneSession(t *testing.T) {
 		near(t, "TTL of the refresh key", f.ttl(s.key("rt", s.sid)), 168*time.Hour, time.Minute)
 		is(t, "verify", s.verify(0), nil)
 
-		list, _, err := f.Sessions(t.Context(), s.uid, "", 100)
+		list, _, err := f.Sessions.List(t.Context(), s.uid, "", 100)
 		if err != nil || len(list) != 1 {
 			t.Fatalf("sessions: %v, %v", list, err)
 		}
@@ -45,17 +45,17 @@ func TestLoginMakesOneSession(t *testing.T) {
 func TestLoginAskedAgainMakesTheSameSession(t *testing.T) {
 	onEach(t, func(t *testing.T, f *fixture) {
 		uid := f.UserID("alice")
-		sid, err := f.NewID(uid)
+		sid, err := f.Sessions.NewID(uid)
 		if err != nil {
 			t.Fatal(err)
 		}
 		n := tokenstore.NewSession{SID: sid, UID: uid, Hash: random32(t), Subject: "alice", Username: "alice", ReadAt: f.Now().Add(time.Hour)}
 		for range 3 {
-			if _, err := f.Login(t.Context(), n); err != nil {
+			if _, err := f.Sessions.Login(t.Context(), n); err != nil {
 				t.Fatal(err)
 			}
 		}
-		list, _, err := f.Sessions(t.Context(), uid, "", 100)
+		list, _, err := f.Sessions.List(t.Context(), uid, "", 100)
 		if err != nil || len(list) != 1 {
 			t.Fatalf("sessions: %v, %v; want one", list, err)
 		}
@@ -211,7 +211,7 @@ func TestFiftyRacersGetOneSuccessor(t *testing.T) {
 		grants := make([]tokenstore.Grant, 50)
 		errs := make([]error, 50)
 		for i := range grants {
-			wg.Go(func() { grants[i], _, errs[i] = f.Rotate(t.Context(), shown) })
+			wg.Go(func() { grants[i], _, errs[i] = f.Sessions.Rotate(t.Context(), shown) })
 		}
 		wg.Wait()
 		rotated := 0
@@ -254,7 +254,7 @@ func TestRevokeEndsTheSession(t *testing.T) {
 				if bearer {
 					near(t, "TTL of the token's denial", f.ttl(s.key("deny", s.jtis[1])), 15*time.Minute+10*time.Second, 5*time.Second)
 				}
-				list, _, err := f.Sessions(t.Context(), s.uid, "", 100)
+				list, _, err := f.Sessions.List(t.Context(), s.uid, "", 100)
 				if err != nil || len(list) != 1 || list[0].SID != other.sid {
 					t.Errorf("sessions left: %v, %v", list, err)
 				}
@@ -292,11 +292,11 @@ func TestALogoutEverywhereSentTwiceIsOne(t *testing.T) {
 	onEach(t, func(t *testing.T, f *fixture) {
 		a := f.login("alice")
 		twice := newFixtureWith(t, backend{store: f.store, test: f.rdb}, tokenstore.Options{Lifetimes: f.Lifetimes(), Rand: zeros{}})
-		first, err := twice.RevokeUser(t.Context(), tokenstore.UserEnd{UID: a.uid})
+		first, err := twice.Sessions.RevokeUser(t.Context(), tokenstore.UserEnd{UID: a.uid})
 		is(t, "log out everywhere", err, nil)
 		later := f.login("alice")
 		head := f.login("alice").logout(false)
-		again, err := twice.RevokeUser(t.Context(), tokenstore.UserEnd{UID: a.uid})
+		again, err := twice.Sessions.RevokeUser(t.Context(), tokenstore.UserEnd{UID: a.uid})
 		is(t, "the same, sent again", err, nil)
 		if again.Mark != first.Mark || first.Mark == head.Mark {
 			t.Errorf("first %+v, then the head was %+v, again %+v", first.Mark, head.Mark, again.Mark)
@@ -308,19 +308,19 @@ func TestALogoutEverywhereSentTwiceIsOne(t *testing.T) {
 func TestRevokeOfAnothersSessionIsRefused(t *testing.T) {
 	onEach(t, func(t *testing.T, f *fixture) {
 		s := f.login("alice")
-		_, err := f.Revoke(t.Context(), tokenstore.SessionEnd{SID: s.sid, UID: s.uid, Owner: "mallory"})
+		_, err := f.Sessions.Revoke(t.Context(), tokenstore.SessionEnd{SID: s.sid, UID: s.uid, Owner: "mallory"})
 		is(t, "another's session", err, tokenstore.ErrNoSession)
 		is(t, "it lives on", s.verify(0), nil)
-		if _, err := f.Revoke(t.Context(), tokenstore.SessionEnd{SID: s.sid, UID: s.uid, Owner: "alice"}); err != nil {
+		if _, err := f.Sessions.Revoke(t.Context(), tokenstore.SessionEnd{SID: s.sid, UID: s.uid, Owner: "alice"}); err != nil {
 			t.Error(err)
 		}
 		is(t, "its owner ended it", s.verify(0), tokenstore.ErrRevoked)
-		if _, err := f.Revoke(t.Context(), tokenstore.SessionEnd{SID: s.sid, UID: s.uid, Owner: "alice"}); err != nil {
+		if _, err := f.Sessions.Revoke(t.Context(), tokenstore.SessionEnd{SID: s.sid, UID: s.uid, Owner: "alice"}); err != nil {
 			t.Errorf("its owner asks again: %v", err)
 		}
 		mallory := f.UserID("mallory")
 		mallory[0] = s.sid[0]
-		_, err = f.Revoke(t.Context(), tokenstore.SessionEnd{SID: s.sid, UID: mallory, Owner: "mallory"})
+		_, err = f.Sessions.Revoke(t.Context(), tokenstore.SessionEnd{SID: s.sid, UID: mallory, Owner: "mallory"})
 		is(t, "another's session that is over", err, tokenstore.ErrNoSession)
 	})
 }
@@ -339,13 +339,13 @@ func TestShorterLifetimesDoNotShortenADenial(t *testing.T) {
 			short := lifetimes()
 			short.Access, short.Refresh, short.Session = time.Minute, 2*time.Minute, 2*time.Minute
 			f := newFixtureOn(t, servers, short)
-			if _, err := f.Revoke(t.Context(), tokenstore.SessionEnd{SID: old.sid, UID: old.uid}); err != nil {
+			if _, err := f.Sessions.Revoke(t.Context(), tokenstore.SessionEnd{SID: old.sid, UID: old.uid}); err != nil {
 				t.Fatal(err)
 			}
 			if ttl := f.ttl(old.key("deny", old.sid)); ttl < 24*time.Hour {
 				t.Errorf("the denial lives %v, the token 24 h", ttl)
 			}
-			if _, err := f.RevokeUser(t.Context(), tokenstore.UserEnd{UID: old.uid}); err != nil {
+			if _, err := f.Sessions.RevokeUser(t.Context(), tokenstore.UserEnd{UID: old.uid}); err != nil {
 				t.Fatal(err)
 			}
 			if ttl := f.ttl(old.key("ue", old.uid)); ttl < 2024*time.Hour {
@@ -361,7 +361,7 @@ func TestShorterLifetimesDoNotShortenADenial(t *testing.T) {
 func TestRevokeUserEndsEverySession(t *testing.T) {
 	onEach(t, func(t *testing.T, f *fixture) {
 		a, b, bystander := f.login("alice"), f.login("alice"), f.login("bob")
-		if _, err := f.RevokeUser(t.Context(), tokenstore.UserEnd{UID: a.uid}); err != nil {
+		if _, err := f.Sessions.RevokeUser(t.Context(), tokenstore.UserEnd{UID: a.uid}); err != nil {
 			t.Fatal(err)
 		}
 		for _, s := range []*family{a, b} {
@@ -374,7 +374,7 @@ func TestRevokeUserEndsEverySession(t *testing.T) {
 			}
 		}
 		is(t, "another user", bystander.verify(0), nil)
-		list, _, err := f.Sessions(t.Context(), a.uid, "", 100)
+		list, _, err := f.Sessions.List(t.Context(), a.uid, "", 100)
 		if err != nil || len(list) != 0 {
 			t.Errorf("sessions left: %v, %v", list, err)
 		}
@@ -392,7 +392,7 @@ func TestRevokeUserEndsEverySession(t *testing.T) {
 func TestRevokeUserKeepsTheExceptedSession(t *testing.T) {
 	onEach(t, func(t *testing.T, f *fixture) {
 		kept, gone := f.login("alice"), f.login("alice")
-		if _, err := f.RevokeUser(t.Context(), tokenstore.UserEnd{UID: kept.uid, Except: &kept.sid}); err != nil {
+		if _, err := f.Sessions.RevokeUser(t.Context(), tokenstore.UserEnd{UID: kept.uid, Except: &kept.sid}); err != nil {
 			t.Fatal(err)
 		}
 		is(t, "the other session", gone.verify(0), tokenstore.ErrRevoked)
@@ -401,18 +401,18 @@ func TestRevokeUserKeepsTheExceptedSession(t *testing.T) {
 		if err != nil || g.UserEpoch != 1 {
 			t.Fatalf("refresh: %+v, %v", g, err)
 		}
-		list, _, err := f.Sessions(t.Context(), kept.uid, "", 100)
+		list, _, err := f.Sessions.List(t.Context(), kept.uid, "", 100)
 		if err != nil || len(list) != 1 || list[0].SID != kept.sid {
 			t.Errorf("sessions left: %v, %v", list, err)
 		}
 		// The exception is for this once: the next one names none.
-		if _, err := f.RevokeUser(t.Context(), tokenstore.UserEnd{UID: kept.uid}); err != nil {
+		if _, err := f.Sessions.RevokeUser(t.Context(), tokenstore.UserEnd{UID: kept.uid}); err != nil {
 			t.Fatal(err)
 		}
 		is(t, "first token", kept.verify(0), tokenstore.ErrRevoked)
 		is(t, "second token", kept.verify(1), tokenstore.ErrRevoked)
 		// And a dead session cannot except itself back to life.
-		_, err = f.RevokeUser(t.Context(), tokenstore.UserEnd{UID: kept.uid, Except: &kept.sid})
+		_, err = f.Sessions.RevokeUser(t.Context(), tokenstore.UserEnd{UID: kept.uid, Except: &kept.sid})
 		is(t, "excepting a dead session", err, tokenstore.ErrNoSession)
 		is(t, "first token", kept.verify(0), tokenstore.ErrRevoked)
 	})
@@ -421,7 +421,7 @@ func TestRevokeUserKeepsTheExceptedSession(t *testing.T) {
 func TestAForgottenEpochNeverRevivesASession(t *testing.T) {
 	onEach(t, func(t *testing.T, f *fixture) {
 		s := f.login("alice")
-		if _, err := f.RevokeUser(t.Context(), tokenstore.UserEnd{UID: s.uid}); err != nil {
+		if _, err := f.Sessions.RevokeUser(t.Context(), tokenstore.UserEnd{UID: s.uid}); err != nil {
 			t.Fatal(err)
 		}
 		// The epoch was written with a short life, as if by a replica with short settings; a login renews it.
@@ -437,18 +437,18 @@ func TestAForgottenEpochNeverRevivesASession(t *testing.T) {
 
 func TestLoginWithOutdatedCredentialsIsRefused(t *testing.T) {
 	onEach(t, func(t *testing.T, f *fixture) {
-		if err := f.CreateAccount(t.Context(), tokenstore.Account{Username: "alice", Hash: "h1"}); err != nil {
+		if err := f.Accounts.Create(t.Context(), tokenstore.Account{Username: "alice", Hash: "h1"}); err != nil {
 			t.Fatal(err)
 		}
-		_, readAt, err := f.Account(t.Context(), "alice")
+		_, readAt, err := f.Accounts.Get(t.Context(), "alice")
 		if err != nil {
 			t.Fatal(err)
 		}
-		changed, err := f.SetPassword(t.Context(), "alice", "", "h2")
+		changed, err := f.Accounts.SetPassword(t.Context(), "alice", "", "h2")
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := f.RevokeUser(t.Context(), tokenstore.UserEnd{UID: f.UserID("alice"), ChangedAt: changed}); err != nil {
+		if _, err := f.Sessions.RevokeUser(t.Context(), tokenstore.UserEnd{UID: f.UserID("alice"), ChangedAt: changed}); err != nil {
 			t.Fatal(err)
 		}
 		_, err = f.tryLogin("alice", readAt)
@@ -485,7 +485,7 @@ func TestVerifyJudgesExpiryByRedisTime(t *testing.T) {
 		s := f.login("alice")
 		token := s.access(0)
 		token.Expires = s.grants[0].Now
-		is(t, "an expired token", f.Verify(t.Context(), token), tokenstore.ErrExpired)
+		is(t, "an expired token", f.Revocations.Verify(t.Context(), token), tokenstore.ErrExpired)
 	})
 }
 
@@ -510,7 +510,7 @@ func TestTheLogIsOneChain(t *testing.T) {
 			f.login("alice").logout(true)
 		}
 		kept := f.login("alice")
-		if _, err := f.RevokeUser(t.Context(), tokenstore.UserEnd{UID: kept.uid, Except: &kept.sid}); err != nil {
+		if _, err := f.Sessions.RevokeUser(t.Context(), tokenstore.UserEnd{UID: kept.uid, Except: &kept.sid}); err != nil {
 			t.Fatal(err)
 		}
 		shard := kept.sid.Shard()
@@ -610,60 +610,60 @@ func exercise(t *testing.T, f *fixture) {
 			t.Fatal(err)
 		}
 	}
-	must(f.CreateAccount(ctx, tokenstore.Account{Username: "alice", Subject: "u-1", Hash: "h"}))
+	must(f.Accounts.Create(ctx, tokenstore.Account{Username: "alice", Subject: "u-1", Hash: "h"}))
 	attempt := attempt("alice", "192.0.2.1")
-	charged, err := f.Lookup(ctx, attempt)
+	charged, err := f.Attempts.Lookup(ctx, attempt)
 	must(err)
-	must(f.Refund(ctx, charged.Charge))
-	_, err = f.Lookup(ctx, attempt)
+	must(f.Attempts.Refund(ctx, charged.Charge))
+	_, err = f.Attempts.Lookup(ctx, attempt)
 	must(err)
-	_, err = f.ReplacePassword(ctx, "alice", "h", "h")
+	_, err = f.Accounts.ReplacePassword(ctx, "alice", "h", "h")
 	must(err)
-	_, err = f.OfferSigningKey(ctx, keySettings(), sealed("k1"), tokenstore.OfferDue)
+	_, err = f.Keys.Offer(ctx, keySettings(), sealed("k1"), tokenstore.OfferDue)
 	must(err)
-	_, err = f.OfferSigningKey(ctx, keySettings(), sealed("k2"), tokenstore.OfferNow)
+	_, err = f.Keys.Offer(ctx, keySettings(), sealed("k2"), tokenstore.OfferNow)
 	must(err)
-	must(f.ResealSigningKey(ctx, "k2", []byte("sealed k2"), []byte("anew")))
-	_, err = f.RevokeSigningKey(ctx, keySettings(), "k1", tokenstore.SealedKey{})
+	must(f.Keys.Reseal(ctx, "k2", []byte("sealed k2"), []byte("anew")))
+	_, err = f.Keys.Revoke(ctx, keySettings(), "k1", tokenstore.SealedKey{})
 	must(err)
-	_, err = f.DenyKey(ctx, "k1")
+	_, err = f.Keys.Deny(ctx, "k1")
 	must(err)
-	_, err = f.SyncSigningKeys(ctx, keySettings())
+	_, err = f.Keys.Sync(ctx, keySettings())
 	must(err)
-	_, err = f.SigningKeys(ctx)
+	_, err = f.Keys.Ring(ctx)
 	must(err)
 	a, b, c := f.login("u-1"), f.login("u-1"), f.login("u-1")
 	_, err = a.show(1)
 	must(err)
 	must(a.verify(1))
 	a.logout(true)
-	_, err = f.RevokeUser(ctx, tokenstore.UserEnd{UID: b.uid, Except: &b.sid})
+	_, err = f.Sessions.RevokeUser(ctx, tokenstore.UserEnd{UID: b.uid, Except: &b.sid})
 	must(err)
 	_, err = c.show(1)
 	is(t, "ended session", err, tokenstore.ErrSuperseded)
-	_, _, err = f.Sessions(ctx, b.uid, "", 100)
+	_, _, err = f.Sessions.List(ctx, b.uid, "", 100)
 	must(err)
-	_, err = f.Session(ctx, b.sid)
+	_, err = f.Sessions.Get(ctx, b.sid)
 	must(err)
-	_, err = f.FirstUse(ctx, [32]byte{}, time.Now().Add(time.Minute))
+	_, err = f.Proofs.FirstUse(ctx, [32]byte{}, time.Now().Add(time.Minute))
 	must(err)
-	_, err = f.SetPassword(ctx, "alice", "h", "h2")
+	_, err = f.Accounts.SetPassword(ctx, "alice", "h", "h2")
 	must(err)
-	_, err = f.SetDisabled(ctx, "alice", true)
+	_, err = f.Accounts.SetDisabled(ctx, "alice", true)
 	must(err)
-	must(f.CreateAccount(ctx, tokenstore.Account{Username: "bob", Hash: "h"}))
-	_, err = f.DeleteAccount(ctx, "bob")
+	must(f.Accounts.Create(ctx, tokenstore.Account{Username: "bob", Hash: "h"}))
+	_, err = f.Accounts.Delete(ctx, "bob")
 	must(err)
 	secret := random32(t)
-	must(f.CreateClient(ctx, tokenstore.Client{ID: "lkc_a"}, secret))
-	must(f.RotateClientSecret(ctx, "lkc_a", random32(t), time.Hour))
-	_, err = f.AuthenticateClient(ctx, "lkc_a", secret)
+	must(f.Clients.Create(ctx, tokenstore.Client{ID: "lkc_a"}, secret))
+	must(f.Clients.RotateSecret(ctx, "lkc_a", random32(t), time.Hour))
+	_, err = f.Clients.Authenticate(ctx, "lkc_a", secret)
 	must(err)
-	_, err = f.IssueToClient(ctx, "lkc_a", secret)
+	_, err = f.Clients.IssueToken(ctx, "lkc_a", secret)
 	must(err)
-	_, err = f.Client(ctx, "lkc_a")
+	_, err = f.Clients.Get(ctx, "lkc_a")
 	must(err)
-	_, err = f.Peek(ctx, f.login("u-1").rotation(1))
+	_, err = f.Sessions.Peek(ctx, f.login("u-1").rotation(1))
 	must(err)
 	must(f.Open(ctx))
 	must(f.Ping(ctx))
@@ -672,12 +672,12 @@ func exercise(t *testing.T, f *fixture) {
 	_, err = d.show(1)
 	must(err)
 	d.logout(true)
-	_, err = l.IssueToClient(ctx, "lkc_a", secret)
+	_, err = l.Clients.IssueToken(ctx, "lkc_a", secret)
 	must(err)
-	_, err = l.RevokeUser(ctx, tokenstore.UserEnd{UID: e.uid})
+	_, err = l.Sessions.RevokeUser(ctx, tokenstore.UserEnd{UID: e.uid})
 	must(err)
 	l.login("u-2")
-	_, err = l.StatusView(ctx, e.sid.Shard())
+	_, err = l.Revocations.StatusView(ctx, e.sid.Shard())
 	must(err)
 }
 
@@ -726,11 +726,11 @@ func TestScriptsSurviveAFlushedCache(t *testing.T) {
 		for _, op := range []func() error{
 			func() error { _, err := s.show(1); return err },
 			func() error { return s.verify(1) },
-			func() error { _, err := f.Lookup(ctx, attempt("alice", "192.0.2.1")); return err },
+			func() error { _, err := f.Attempts.Lookup(ctx, attempt("alice", "192.0.2.1")); return err },
 			func() error {
-				l, err := f.Lookup(ctx, attempt("alice", "192.0.2.1"))
+				l, err := f.Attempts.Lookup(ctx, attempt("alice", "192.0.2.1"))
 				flush()
-				return errors.Join(err, f.Refund(ctx, l.Charge))
+				return errors.Join(err, f.Attempts.Refund(ctx, l.Charge))
 			},
 			func() error { s.logout(true); return nil },
 		} {
@@ -746,7 +746,7 @@ func TestScriptsSurviveAFlushedCache(t *testing.T) {
 func TestRoundTrips(t *testing.T) {
 	onEach(t, func(t *testing.T, f *fixture) {
 		exercise(t, f) // loads every script
-		if f.CreateAccount(t.Context(), tokenstore.Account{Username: "carol", Hash: "h"}) != nil {
+		if f.Accounts.Create(t.Context(), tokenstore.Account{Username: "carol", Hash: "h"}) != nil {
 			t.Fatal("no account")
 		}
 		var count trips
@@ -763,28 +763,28 @@ func TestRoundTrips(t *testing.T) {
 		for range 2 { // on a Cluster, this user's node may see a script for the first time
 			var s *family
 			var charged tokenstore.Lookup
-			cost("lookup", 1, func() { charged, _ = f.Lookup(t.Context(), attempt("carol", "192.0.2.1")) })
+			cost("lookup", 1, func() { charged, _ = f.Attempts.Lookup(t.Context(), attempt("carol", "192.0.2.1")) })
 			cost("login", 1, func() { s = f.login("carol") })
 			cost("login with a refund", 1, func() {
 				_, _ = f.loginWith(tokenstore.NewSession{Subject: "carol", ReadAt: f.Now().Add(time.Hour), Charge: charged.Charge})
 			})
-			cost("refund", 1, func() { _ = f.Refund(t.Context(), charged.Charge) })
+			cost("refund", 1, func() { _ = f.Attempts.Refund(t.Context(), charged.Charge) })
 			cost("rotate", 1, func() { _, _ = s.show(1) })
 			cost("same", 1, func() { _, _ = s.show(1) })
 			cost("verify", 1, func() { _ = s.verify(0) })
 			cost("revoke", 1, func() { s.logout(true) })
-			cost("authenticate a client", 1, func() { _, _ = f.AuthenticateClient(t.Context(), "lkc_a", [32]byte{}) })
-			cost("peek", 1, func() { _, _ = f.Peek(t.Context(), s.rotation(1)) })
-			cost("first use", 1, func() { _, _ = f.FirstUse(t.Context(), [32]byte{}, time.Now().Add(time.Minute)) })
+			cost("authenticate a client", 1, func() { _, _ = f.Clients.Authenticate(t.Context(), "lkc_a", [32]byte{}) })
+			cost("peek", 1, func() { _, _ = f.Sessions.Peek(t.Context(), s.rotation(1)) })
+			cost("first use", 1, func() { _, _ = f.Proofs.FirstUse(t.Context(), [32]byte{}, time.Now().Add(time.Minute)) })
 			l := f.withLists()
 			var listed *family
 			cost("login, with a place", 1, func() { listed = l.login("carol") })
 			cost("rotate, with a place", 1, func() { _, _ = listed.show(1) })
 			cost("revoke, with a place", 1, func() { listed.logout(true) })
-			cost("issue to a client, with a place", 1, func() { _, _ = l.IssueToClient(t.Context(), "lkc_a", [32]byte{}) })
-			cost("status view", 1, func() { _, _ = f.StatusView(t.Context(), listed.sid.Shard()) })
-			cost("revoke user", 2, func() { _, _ = f.RevokeUser(t.Context(), tokenstore.UserEnd{UID: s.uid}) })
-			cost("revoke user, without sessions", 1, func() { _, _ = f.RevokeUser(t.Context(), tokenstore.UserEnd{UID: s.uid}) })
+			cost("issue to a client, with a place", 1, func() { _, _ = l.Clients.IssueToken(t.Context(), "lkc_a", [32]byte{}) })
+			cost("status view", 1, func() { _, _ = f.Revocations.StatusView(t.Context(), listed.sid.Shard()) })
+			cost("revoke user", 2, func() { _, _ = f.Sessions.RevokeUser(t.Context(), tokenstore.UserEnd{UID: s.uid}) })
+			cost("revoke user, without sessions", 1, func() { _, _ = f.Sessions.RevokeUser(t.Context(), tokenstore.UserEnd{UID: s.uid}) })
 			counted = true
 		}
 	})
@@ -809,18 +809,18 @@ func TestIdsOfOtherShardsAreRefused(t *testing.T) {
 	f := newFixtureOn(t, backends()["miniredis"](t), lifetimes())
 	s := f.login("alice")
 	far := tokenstore.ID{200}
-	_, _, err := f.Rotate(t.Context(), tokenstore.Rotation{SID: far, UID: far})
+	_, _, err := f.Sessions.Rotate(t.Context(), tokenstore.Rotation{SID: far, UID: far})
 	is(t, "rotate", err, tokenstore.ErrNoSession)
-	_, err = f.Revoke(t.Context(), tokenstore.SessionEnd{SID: far, UID: far})
+	_, err = f.Sessions.Revoke(t.Context(), tokenstore.SessionEnd{SID: far, UID: far})
 	is(t, "revoke", err, tokenstore.ErrNoSession)
-	_, err = f.RevokeUser(t.Context(), tokenstore.UserEnd{UID: far})
+	_, err = f.Sessions.RevokeUser(t.Context(), tokenstore.UserEnd{UID: far})
 	is(t, "revoke user", err, tokenstore.ErrNoSession)
-	_, err = f.Session(t.Context(), far)
+	_, err = f.Sessions.Get(t.Context(), far)
 	is(t, "session", err, tokenstore.ErrNoSession)
 	token := s.access(0)
 	token.JTI[0] = 200
-	is(t, "verify", f.Verify(t.Context(), token), tokenstore.ErrRevoked)
-	if _, err := f.Login(t.Context(), tokenstore.NewSession{SID: far, UID: s.uid}); err == nil {
+	is(t, "verify", f.Revocations.Verify(t.Context(), token), tokenstore.ErrRevoked)
+	if _, err := f.Sessions.Login(t.Context(), tokenstore.NewSession{SID: far, UID: s.uid}); err == nil {
 		t.Error("login in two shards was let in")
 	}
 }
@@ -849,13 +849,13 @@ func TestATheftSentTwiceIsOneRevocation(t *testing.T) {
 			}
 		}
 		shown := tokenstore.Rotation{SID: s.sid, UID: s.uid, Gen: 1, Hash: sha256.Sum256(s.secrets[0][:])}
-		_, first, err := f.Rotate(t.Context(), shown)
+		_, first, err := f.Sessions.Rotate(t.Context(), shown)
 		is(t, "a theft", err, tokenstore.ErrReuse)
 		if first.Mark.Seq == 0 {
 			t.Errorf("the theft is no entry of the log: %+v", first)
 		}
 		head := f.login("alice").logout(false)
-		_, again, err := f.Rotate(t.Context(), shown)
+		_, again, err := f.Sessions.Rotate(t.Context(), shown)
 		is(t, "the same, sent again", err, tokenstore.ErrRevoked)
 		if again.Shard != head.Shard || again.Mark != head.Mark {
 			t.Errorf("the head is %+v, the second theft returns %+v", head, again)

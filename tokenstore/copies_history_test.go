@@ -60,7 +60,7 @@ func (w *world) copyOfLogin() (s *family, again func()) {
 
 func (w *world) revokeUser(e tokenstore.UserEnd) {
 	w.t.Helper()
-	if _, err := w.RevokeUser(w.t.Context(), e); err != nil {
+	if _, err := w.Sessions.RevokeUser(w.t.Context(), e); err != nil {
 		w.t.Fatal(err)
 	}
 }
@@ -71,7 +71,7 @@ func (w *world) over(s *family, want error) {
 	_, err := s.show(1)
 	is(w.t, "refresh", err, want)
 	is(w.t, "access token", s.verify(0), tokenstore.ErrRevoked)
-	list, _, err := w.Sessions(w.t.Context(), s.uid, "", 100)
+	list, _, err := w.Sessions.List(w.t.Context(), s.uid, "", 100)
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -138,17 +138,17 @@ func TestACopyOfALoginAfterARefresh(t *testing.T) {
 func TestACopyOfALoginIsTheSameLogin(t *testing.T) {
 	onCopies(t, func(t *testing.T, w *world) {
 		uid := w.UserID(subject)
-		sid, err := w.NewID(uid)
+		sid, err := w.Sessions.NewID(uid)
 		if err != nil {
 			t.Fatal(err)
 		}
 		n := tokenstore.NewSession{SID: sid, UID: uid, Hash: sha256.Sum256([]byte("s")), Subject: subject, ReadAt: w.Now().Add(time.Hour)}
-		first, err := w.Login(t.Context(), n)
+		first, err := w.Sessions.Login(t.Context(), n)
 		if err != nil {
 			t.Fatal(err)
 		}
 		before := w.dump()
-		second, err := w.Login(t.Context(), n)
+		second, err := w.Sessions.Login(t.Context(), n)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -165,14 +165,14 @@ func TestACopyOfALoginIsTheSameLogin(t *testing.T) {
 func TestACopyOfAClientsOldSecret(t *testing.T) {
 	onCopies(t, func(t *testing.T, w *world) {
 		stolen, fresh := random32(t), random32(t)
-		again := w.copyOf("client_rotate", func() error { return w.RotateClientSecret(t.Context(), client, stolen, 0) })
-		if err := w.RotateClientSecret(t.Context(), client, fresh, 0); err != nil {
+		again := w.copyOf("client_rotate", func() error { return w.Clients.RotateSecret(t.Context(), client, stolen, 0) })
+		if err := w.Clients.RotateSecret(t.Context(), client, fresh, 0); err != nil {
 			t.Fatal(err)
 		}
 		again()
-		_, err := w.AuthenticateClient(t.Context(), client, stolen)
+		_, err := w.Clients.Authenticate(t.Context(), client, stolen)
 		is(t, "the secret that was replaced", err, tokenstore.ErrClientSecret)
-		_, err = w.AuthenticateClient(t.Context(), client, fresh)
+		_, err = w.Clients.Authenticate(t.Context(), client, fresh)
 		is(t, "the secret in force", err, nil)
 	})
 }
@@ -181,7 +181,7 @@ func TestACopyOfALogoutEverywhereEndsNoLaterLogin(t *testing.T) {
 	onCopies(t, func(t *testing.T, w *world) {
 		uid := w.UserID(subject)
 		again := w.copyOf("revoke_user", func() error {
-			_, err := w.RevokeUser(t.Context(), tokenstore.UserEnd{UID: uid})
+			_, err := w.Sessions.RevokeUser(t.Context(), tokenstore.UserEnd{UID: uid})
 			return err
 		})
 		w.revokeUser(tokenstore.UserEnd{UID: uid})
@@ -198,14 +198,14 @@ func TestACopyOfADisabledAccount(t *testing.T) {
 	onCopies(t, func(t *testing.T, w *world) {
 		for _, disabled := range []bool{true, false} {
 			set := func(v bool) func() error {
-				return func() error { _, err := w.SetDisabled(t.Context(), account, v); return err }
+				return func() error { _, err := w.Accounts.SetDisabled(t.Context(), account, v); return err }
 			}
 			again := w.copyOf("account_update", set(!disabled))
 			if err := set(disabled)(); err != nil {
 				t.Fatal(err)
 			}
 			again()
-			a, _, err := w.Account(t.Context(), account)
+			a, _, err := w.Accounts.Get(t.Context(), account)
 			if err != nil || a.Disabled != disabled {
 				t.Errorf("disabled is %v, %v; want %v", a.Disabled, err, disabled)
 			}
@@ -217,22 +217,22 @@ func TestACopyOfADeletedAccountAndClient(t *testing.T) {
 	onCopies(t, func(t *testing.T, w *world) {
 		secret := random32(t)
 		account := w.copyOf("account_create", func() error {
-			return w.CreateAccount(t.Context(), tokenstore.Account{Username: "dave", Hash: "h"})
+			return w.Accounts.Create(t.Context(), tokenstore.Account{Username: "dave", Hash: "h"})
 		})
 		client := w.copyOf("client_create", func() error {
-			return w.CreateClient(t.Context(), tokenstore.Client{ID: "lkc_b"}, secret)
+			return w.Clients.Create(t.Context(), tokenstore.Client{ID: "lkc_b"}, secret)
 		})
-		if _, err := w.DeleteAccount(t.Context(), "dave"); err != nil {
+		if _, err := w.Accounts.Delete(t.Context(), "dave"); err != nil {
 			t.Fatal(err)
 		}
-		if err := w.DeleteClient(t.Context(), "lkc_b"); err != nil {
+		if err := w.Clients.Delete(t.Context(), "lkc_b"); err != nil {
 			t.Fatal(err)
 		}
 		account()
 		client()
-		_, _, err := w.Account(t.Context(), "dave")
+		_, _, err := w.Accounts.Get(t.Context(), "dave")
 		is(t, "the account", err, tokenstore.ErrNoAccount)
-		_, err = w.AuthenticateClient(t.Context(), "lkc_b", secret)
+		_, err = w.Clients.Authenticate(t.Context(), "lkc_b", secret)
 		is(t, "the client", err, tokenstore.ErrNoClient)
 	})
 }
@@ -279,7 +279,7 @@ func TestAnEstimateThatIsBehindCostsOneRoundTrip(t *testing.T) {
 	var count trips
 	f.store.AddHook(&count)
 	mini.SetTime(now.Add(time.Hour))
-	is(t, "late once", f.RotateClientSecret(t.Context(), "lkc_none", [32]byte{}, 0), tokenstore.ErrNoClient)
+	is(t, "late once", f.Clients.RotateSecret(t.Context(), "lkc_none", [32]byte{}, 0), tokenstore.ErrNoClient)
 	if got := count.n.Load(); got != 2 {
 		t.Errorf("%d round trips, want 2", got)
 	}
@@ -360,9 +360,9 @@ func TestLateTwiceIsAnOutage(t *testing.T) {
 	s := f.login("alice")
 	f.store.AddHook(&runaway{mini: mini, now: time.Now()})
 	for name, op := range map[string]func() error{
-		"one script":    func() error { return f.RotateClientSecret(t.Context(), client, [32]byte{}, 0) },
+		"one script":    func() error { return f.Clients.RotateSecret(t.Context(), client, [32]byte{}, 0) },
 		"in a batch":    func() error { return s.verify(0) },
-		"in a pipeline": func() error { _, err := f.DenyKey(t.Context(), "k"); return err },
+		"in a pipeline": func() error { _, err := f.Keys.Deny(t.Context(), "k"); return err },
 	} {
 		is(t, name, op(), tokenstore.ErrUnavailable)
 	}
@@ -382,7 +382,7 @@ func TestBeforeTheFirstAnswerTheDeadlineIsNotByTheLocalClock(t *testing.T) {
 	}
 	r := &recorder{sent: map[string][][]any{}}
 	rdb.AddHook(r)
-	if err := s.CreateClient(t.Context(), tokenstore.Client{ID: client}, [32]byte{}); err != nil {
+	if err := s.Clients.Create(t.Context(), tokenstore.Client{ID: client}, [32]byte{}); err != nil {
 		t.Fatal(err)
 	}
 	for _, sent := range r.sent {

@@ -153,7 +153,7 @@ func (w *world) shard() int { return w.UserID(subject).Shard() }
 
 func (w *world) view() tokenstore.View {
 	w.t.Helper()
-	views, err := w.Renew(w.t.Context(), []tokenstore.Renewal{{Shard: w.shard()}})
+	views, err := w.Revocations.Renew(w.t.Context(), []tokenstore.Renewal{{Shard: w.shard()}})
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -200,21 +200,21 @@ func mutations() []mutation {
 			return nil
 		}, inside: "a copy of the rotation before the last is a theft, as an old token is: see docs/decisions/copies-of-a-request.md"},
 		{script: "revoke", do: func(w *world) error {
-			_, err := w.Revoke(w.t.Context(), tokenstore.SessionEnd{SID: w.s.sid, UID: w.s.uid})
+			_, err := w.Sessions.Revoke(w.t.Context(), tokenstore.SessionEnd{SID: w.s.sid, UID: w.s.uid})
 			return err
 		}},
 		{script: "revoke", how: "with its access token", do: func(w *world) error {
 			last := w.s.access(len(w.s.grants) - 1)
-			_, err := w.Revoke(w.t.Context(), tokenstore.SessionEnd{SID: w.s.sid, UID: w.s.uid, JTI: last.JTI, Expires: last.Expires})
+			_, err := w.Sessions.Revoke(w.t.Context(), tokenstore.SessionEnd{SID: w.s.sid, UID: w.s.uid, JTI: last.JTI, Expires: last.Expires})
 			return err
 		}},
 		{script: "revoke_user", do: func(w *world) error {
-			_, err := w.RevokeUser(w.t.Context(), tokenstore.UserEnd{UID: w.s.uid, ChangedAt: w.Now()})
+			_, err := w.Sessions.RevokeUser(w.t.Context(), tokenstore.UserEnd{UID: w.s.uid, ChangedAt: w.Now()})
 			return err
 		}},
 		{script: "revoke_user", how: "but for a session", do: func(w *world) error {
 			s := w.login(subject)
-			_, err := w.RevokeUser(w.t.Context(), tokenstore.UserEnd{UID: s.uid, Except: &s.sid})
+			_, err := w.Sessions.RevokeUser(w.t.Context(), tokenstore.UserEnd{UID: s.uid, Except: &s.sid})
 			w.s, w.gen = s, 1
 			return err
 		}},
@@ -225,63 +225,63 @@ func mutations() []mutation {
 			return nil
 		}},
 		{script: "lookup", do: func(w *world) error {
-			_, err := w.Lookup(w.t.Context(), attempt(account, "192.0.2.1"))
+			_, err := w.Attempts.Lookup(w.t.Context(), attempt(account, "192.0.2.1"))
 			return err
 		}},
 		{script: "throttle_charge", do: func(w *world) error {
-			_, err := w.Lookup(w.t.Context(), attempt(account, "192.0.2.1"))
+			_, err := w.Attempts.Lookup(w.t.Context(), attempt(account, "192.0.2.1"))
 			return err
 		}},
 		{script: "throttle_refund", do: func(w *world) error {
-			l, err := w.Lookup(w.t.Context(), attempt(account, "192.0.2.1"))
+			l, err := w.Attempts.Lookup(w.t.Context(), attempt(account, "192.0.2.1"))
 			if err != nil {
 				return err
 			}
-			return w.Refund(w.t.Context(), l.Charge)
+			return w.Attempts.Refund(w.t.Context(), l.Charge)
 		}},
 		{script: "account_create", do: func(w *world) error {
-			if _, err := w.DeleteAccount(w.t.Context(), account); err != nil {
+			if _, err := w.Accounts.Delete(w.t.Context(), account); err != nil {
 				return err
 			}
-			return w.CreateAccount(w.t.Context(), tokenstore.Account{Username: account, Hash: hashOf(bcrypt12, w.next())})
+			return w.Accounts.Create(w.t.Context(), tokenstore.Account{Username: account, Hash: hashOf(bcrypt12, w.next())})
 		}},
 		{script: "account_update", how: "password", do: func(w *world) error {
-			_, err := w.SetPassword(w.t.Context(), account, "", hashOf(argonToday, w.next()))
+			_, err := w.Accounts.SetPassword(w.t.Context(), account, "", hashOf(argonToday, w.next()))
 			return ignore(err, tokenstore.ErrNoAccount)
 		}},
 		{script: "account_update", how: "disable", do: func(w *world) error {
-			_, err := w.SetDisabled(w.t.Context(), account, true)
+			_, err := w.Accounts.SetDisabled(w.t.Context(), account, true)
 			return ignore(err, tokenstore.ErrNoAccount)
 		}},
 		{script: "account_update", how: "enable", do: func(w *world) error {
-			_, err := w.SetDisabled(w.t.Context(), account, false)
+			_, err := w.Accounts.SetDisabled(w.t.Context(), account, false)
 			return ignore(err, tokenstore.ErrNoAccount)
 		}},
 		{script: "account_delete", do: func(w *world) error {
-			_, err := w.DeleteAccount(w.t.Context(), account)
+			_, err := w.Accounts.Delete(w.t.Context(), account)
 			return err
 		}},
 		{script: "client_delete", do: func(w *world) error {
-			return w.DeleteClient(w.t.Context(), client)
+			return w.Clients.Delete(w.t.Context(), client)
 		}},
 		{script: "client_create", do: func(w *world) error {
-			if err := w.DeleteClient(w.t.Context(), client); err != nil {
+			if err := w.Clients.Delete(w.t.Context(), client); err != nil {
 				return err
 			}
 			w.secret = random32(w.t)
-			return w.CreateClient(w.t.Context(), tokenstore.Client{ID: client}, w.secret)
+			return w.Clients.Create(w.t.Context(), tokenstore.Client{ID: client}, w.secret)
 		}},
 		{script: "client_rotate", do: func(w *world) error {
 			w.secret = random32(w.t)
-			return ignore(w.RotateClientSecret(w.t.Context(), client, w.secret, time.Hour), tokenstore.ErrNoClient)
+			return ignore(w.Clients.RotateSecret(w.t.Context(), client, w.secret, time.Hour), tokenstore.ErrNoClient)
 		}},
 		{script: "client_check", do: func(w *world) error {
-			_, err := w.IssueToClient(w.t.Context(), client, w.secret)
+			_, err := w.Clients.IssueToken(w.t.Context(), client, w.secret)
 			return ignore(err, tokenstore.ErrNoClient)
 		}, inside: "a place in a status list is given that no token names"},
 		{script: "meta", do: func(w *world) error { return w.Open(w.t.Context()) }},
 		{script: "revoke_key", do: func(w *world) error {
-			_, err := w.DenyKey(w.t.Context(), w.kid)
+			_, err := w.Keys.Deny(w.t.Context(), w.kid)
 			return err
 		}},
 		{script: "keys_put", do: func(w *world) error { return w.offer(tokenstore.OfferNow) }},
@@ -289,50 +289,50 @@ func mutations() []mutation {
 		{script: "keys_put", how: "due", do: func(w *world) error { return w.offer(tokenstore.OfferDue) }},
 		{script: "keys_put", how: "lost", do: func(w *world) error { return w.offer(tokenstore.OfferLost) }},
 		{script: "keys_sync", do: func(w *world) error {
-			_, err := w.SyncSigningKeys(w.t.Context(), keySettings())
+			_, err := w.Keys.Sync(w.t.Context(), keySettings())
 			return err
 		}},
 		{script: "keys_revoke", do: func(w *world) error {
-			_, err := w.RevokeSigningKey(w.t.Context(), keySettings(), w.kid, sealed(fmt.Sprint("instead ", w.next())))
+			_, err := w.Keys.Revoke(w.t.Context(), keySettings(), w.kid, sealed(fmt.Sprint("instead ", w.next())))
 			return err
 		}},
 		{script: "keys_reseal", do: func(w *world) error {
-			ring, err := w.SigningKeys(w.t.Context())
+			ring, err := w.Keys.Ring(w.t.Context())
 			if err != nil {
 				return err
 			}
-			return w.ResealSigningKey(w.t.Context(), ring.Active, ring.Keys[ring.Active].Sealed, fmt.Append(nil, "anew ", w.next()))
+			return w.Keys.Reseal(w.t.Context(), ring.Active, ring.Keys[ring.Active].Sealed, fmt.Append(nil, "anew ", w.next()))
 		}},
 		{script: "renew", do: func(w *world) error {
 			v := w.view()
-			_, err := w.Renew(w.t.Context(), []tokenstore.Renewal{{Shard: w.shard(), Member: "m", Mark: v.Head, Beat: w.next(), After: v.Head.Seq}})
+			_, err := w.Revocations.Renew(w.t.Context(), []tokenstore.Renewal{{Shard: w.shard(), Member: "m", Mark: v.Head, Beat: w.next(), After: v.Head.Seq}})
 			return err
 		}, inside: "a member that was struck is there again, until it is struck again"},
 		{script: "look", do: func(w *world) error {
-			_, err := w.Look(w.t.Context(), []tokenstore.Look{{Shard: w.shard()}}, 10)
+			_, err := w.Revocations.Look(w.t.Context(), []tokenstore.Look{{Shard: w.shard()}}, 10)
 			return err
 		}},
 		{script: "strike", do: func(w *world) error {
 			for _, m := range w.view().Members {
-				if err := w.Strike(w.t.Context(), w.shard(), m); err != nil {
+				if err := w.Revocations.Strike(w.t.Context(), w.shard(), m); err != nil {
 					return err
 				}
 			}
 			return nil
 		}},
 		{script: "restore_epoch", do: func(w *world) error {
-			return w.Restore(w.t.Context(), tokenstore.Entry{Kind: tokenstore.KindUser, ID: w.s.uid, Epoch: 1000 * w.next()})
+			return w.Revocations.Restore(w.t.Context(), tokenstore.Entry{Kind: tokenstore.KindUser, ID: w.s.uid, Epoch: 1000 * w.next()})
 		}},
 		{script: "probe", do: func(w *world) error {
 			_, err := w.Preflight(w.t.Context())
 			return err
 		}},
 		{script: "first_use", do: func(w *world) error {
-			_, err := w.FirstUse(w.t.Context(), sha256.Sum256(fmt.Append(nil, w.next())), w.Now().Add(time.Minute))
+			_, err := w.Proofs.FirstUse(w.t.Context(), sha256.Sum256(fmt.Append(nil, w.next())), w.Now().Add(time.Minute))
 			return err
 		}},
 		{script: "status_view", do: func(w *world) error {
-			_, err := w.StatusView(w.t.Context(), w.shard())
+			_, err := w.Revocations.StatusView(w.t.Context(), w.shard())
 			return err
 		}},
 	}
@@ -340,7 +340,7 @@ func mutations() []mutation {
 
 func (w *world) offer(why tokenstore.Offer) error {
 	w.kid = fmt.Sprint("k", w.next())
-	_, err := w.OfferSigningKey(w.t.Context(), keySettings(), sealed(w.kid), why)
+	_, err := w.Keys.Offer(w.t.Context(), keySettings(), sealed(w.kid), why)
 	return err
 }
 
@@ -485,13 +485,13 @@ func TestScriptsThatReadDoNotWrite(t *testing.T) {
 	server := redistest.Start(t)
 	w := newWorld(t, server.Client(), nil)
 	attempt := attempt(account, "192.0.2.1")
-	if _, err := w.Lookup(t.Context(), attempt); err != nil {
+	if _, err := w.Attempts.Lookup(t.Context(), attempt); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := w.Peek(t.Context(), w.s.rotation(1)); err != nil {
+	if _, err := w.Sessions.Peek(t.Context(), w.s.rotation(1)); err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := w.Sessions(t.Context(), w.s.uid, "", 10); err != nil {
+	if _, _, err := w.Sessions.List(t.Context(), w.s.uid, "", 10); err != nil {
 		t.Fatal(err)
 	}
 	for name, sc := range w.scripts {

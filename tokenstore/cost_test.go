@@ -47,7 +47,7 @@ func (f *fixture) sameShardNames(prefix string, n int) []string {
 
 func (f *fixture) costOf(name string) string {
 	f.t.Helper()
-	l, err := f.Lookup(f.t.Context(), tokenstore.Attempt{Username: name})
+	l, err := f.Attempts.Lookup(f.t.Context(), tokenstore.Attempt{Username: name})
 	if err != nil {
 		f.t.Fatal(err)
 	}
@@ -76,7 +76,7 @@ func TestANameWithoutAnAccountCostsWhatAccountsCost(t *testing.T) {
 		for i, name := range users {
 			cost := costs[min(i, 2)] // eight of today's
 			a := tokenstore.Account{Username: name, Hash: hashOf(cost, uint64(i))}
-			if err := f.CreateAccount(t.Context(), a); err != nil {
+			if err := f.Accounts.Create(t.Context(), a); err != nil {
 				t.Fatal(err)
 			}
 			if got := f.costOf(name); got != "" {
@@ -92,7 +92,7 @@ func TestANameWithoutAnAccountCostsWhatAccountsCost(t *testing.T) {
 			t.Error("names do not always cost the same")
 		}
 		// The user with bcrypt logs in: that moves names the way that it moves the user.
-		if _, err := f.SetPassword(t.Context(), users[0], "", hashOf(argonToday, 0)); err != nil {
+		if _, err := f.Accounts.SetPassword(t.Context(), users[0], "", hashOf(argonToday, 0)); err != nil {
 			t.Fatal(err)
 		}
 		after, counts := tally()
@@ -123,28 +123,28 @@ func TestCostsAreCountedOnce(t *testing.T) {
 		names := f.sameShardNames("user", 3)
 		a := tokenstore.Account{Username: names[0], Hash: hashOf(bcrypt12, 1)}
 		for range 2 { // sent again
-			is(t, "create", f.CreateAccount(ctx, a), nil)
+			is(t, "create", f.Accounts.Create(ctx, a), nil)
 		}
 		taken := tokenstore.Account{Username: a.Username, Hash: hashOf(argonOld, 1)}
-		is(t, "taken", f.CreateAccount(ctx, taken), tokenstore.ErrAccountExists)
+		is(t, "taken", f.Accounts.Create(ctx, taken), tokenstore.ErrAccountExists)
 		wants("one account", map[string]string{bcrypt12: "1"})
-		is(t, "create", f.CreateAccount(ctx, tokenstore.Account{Username: names[1], Hash: hashOf(bcrypt12, 2)}), nil)
+		is(t, "create", f.Accounts.Create(ctx, tokenstore.Account{Username: names[1], Hash: hashOf(bcrypt12, 2)}), nil)
 		wants("two accounts", map[string]string{bcrypt12: "2"})
-		is(t, "create", f.CreateAccount(ctx, tokenstore.Account{Username: names[2], Hash: hashOf(bcrypt10, 3)}), nil)
+		is(t, "create", f.Accounts.Create(ctx, tokenstore.Account{Username: names[2], Hash: hashOf(bcrypt10, 3)}), nil)
 		for range 2 {
-			_, err := f.SetPassword(ctx, names[0], "", hashOf(argonToday, 1))
+			_, err := f.Accounts.SetPassword(ctx, names[0], "", hashOf(argonToday, 1))
 			is(t, "another hash", err, nil)
-			_, err = f.SetDisabled(ctx, names[1], true)
+			_, err = f.Accounts.SetDisabled(ctx, names[1], true)
 			is(t, "disable", err, nil)
 		}
-		_, err := f.SetPassword(ctx, names[1], "another", hashOf(argonToday, 1))
+		_, err := f.Accounts.SetPassword(ctx, names[1], "another", hashOf(argonToday, 1))
 		is(t, "conflict", err, tokenstore.ErrConflict)
 		wants("after changes", map[string]string{bcrypt12: "1", bcrypt10: "1", argonToday: "1"})
 		f.register(tokenstore.Client{ID: "lkc_a"})
-		is(t, "delete a client", f.DeleteClient(ctx, "lkc_a"), nil)
+		is(t, "delete a client", f.Clients.Delete(ctx, "lkc_a"), nil)
 		for range 2 {
 			for _, name := range names[:2] {
-				_, err := f.DeleteAccount(ctx, name)
+				_, err := f.Accounts.Delete(ctx, name)
 				is(t, "delete", err, nil)
 			}
 		}

@@ -40,7 +40,7 @@ func TestAPrimaryWithoutItsReplicasEndsNoSession(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			_, _, err = s.Rotate(t.Context(), tokenstore.Rotation{SID: tokenstore.ID{alice.sid[0], 1}, UID: alice.uid, Gen: 1})
+			_, _, err = s.Sessions.Rotate(t.Context(), tokenstore.Rotation{SID: tokenstore.ID{alice.sid[0], 1}, UID: alice.uid, Gen: 1})
 			is(t, "a session that this Redis does not know", err, tt.want)
 		})
 	}
@@ -101,7 +101,7 @@ func TestAReplicaEndsNoSession(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, _, err = stale.Rotate(t.Context(), tokenstore.Rotation{SID: tokenstore.ID{alice.sid[0], 1}, UID: alice.uid, Gen: 1})
+	_, _, err = stale.Sessions.Rotate(t.Context(), tokenstore.Rotation{SID: tokenstore.ID{alice.sid[0], 1}, UID: alice.uid, Gen: 1})
 	is(t, "a session that this replica does not know", err, tokenstore.ErrUnavailable)
 }
 
@@ -119,13 +119,13 @@ func TestAStatusListIsWhatTheReplicasHave(t *testing.T) {
 	}
 	eventually(t, func() error { return s.Open(t.Context()) })
 	alice := (&fixture{Store: s, t: t, rdb: primary.Client()}).login("alice")
-	eventually(t, func() error { _, err := s.StatusView(t.Context(), alice.sid.Shard()); return err })
+	eventually(t, func() error { _, err := s.Revocations.StatusView(t.Context(), alice.sid.Shard()); return err })
 	for _, n := range topology.Nodes {
 		if n != primary {
 			n.Pause(t)
 			t.Cleanup(func() { n.Resume(t) })
 		}
 	}
-	_, err = s.StatusView(t.Context(), alice.sid.Shard())
+	_, err = s.Revocations.StatusView(t.Context(), alice.sid.Shard())
 	is(t, "a list that no replica has", err, tokenstore.ErrUnavailable)
 }

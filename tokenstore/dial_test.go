@@ -112,12 +112,12 @@ func TestAClusterIsNotAskedForItsCommands(t *testing.T) {
 	}
 	is(t, "open", s.Open(t.Context()), nil)
 	for i := range 16 {
-		_, err := s.Session(t.Context(), tokenstore.ID{byte(i)})
+		_, err := s.Sessions.Get(t.Context(), tokenstore.ID{byte(i)})
 		is(t, "a session", err, tokenstore.ErrNoSession)
 	}
-	_, err = s.Tail(t.Context(), map[int]uint64{3: 0}, time.Millisecond)
+	_, err = s.Revocations.Tail(t.Context(), map[int]uint64{3: 0}, time.Millisecond)
 	is(t, "tail", err, nil)
-	is(t, "leave", s.Leave(t.Context(), "member"), nil)
+	is(t, "leave", s.Revocations.Leave(t.Context(), "member"), nil)
 	for _, n := range cluster.Nodes {
 		stats, err := n.Client().Info(t.Context(), "commandstats").Result()
 		if err != nil {

@@ -33,7 +33,7 @@ func TestWhatReplicasLackIsNotDone(t *testing.T) {
 		return tokenstore.SealedKey{ID: kid, Sealed: []byte(sealed), Algorithm: "EdDSA"}
 	}
 	for _, kid := range []string{"signs", "next"} {
-		_, err := s.OfferSigningKey(t.Context(), settings, key(kid, "sealed"), tokenstore.OfferAsked)
+		_, err := s.Keys.Offer(t.Context(), settings, key(kid, "sealed"), tokenstore.OfferAsked)
 		is(t, "offer "+kid, err, nil)
 	}
 	host, port, err := net.SplitHostPort(primary.Addr())
@@ -44,7 +44,7 @@ func TestWhatReplicasLackIsNotDone(t *testing.T) {
 		t.Fatal(err)
 	}
 	eventually(t, func() error { // in step
-		_, err := open(1, time.Minute).Renew(t.Context(), []tokenstore.Renewal{{Shard: 1, Member: "m", Mark: tokenstore.Mark{Seq: 1}}})
+		_, err := open(1, time.Minute).Revocations.Renew(t.Context(), []tokenstore.Renewal{{Shard: 1, Member: "m", Mark: tokenstore.Mark{Seq: 1}}})
 		return err
 	})
 	replica.Pause(t)
@@ -53,39 +53,39 @@ func TestWhatReplicasLackIsNotDone(t *testing.T) {
 		do   func(context.Context, *tokenstore.Store) error
 	}{
 		{"revoke", func(ctx context.Context, s *tokenstore.Store) error {
-			_, err := s.Revoke(ctx, tokenstore.SessionEnd{SID: one.sid, UID: one.uid})
+			_, err := s.Sessions.Revoke(ctx, tokenstore.SessionEnd{SID: one.sid, UID: one.uid})
 			return err
 		}},
 		{"revoke a user", func(ctx context.Context, s *tokenstore.Store) error {
-			_, err := s.RevokeUser(ctx, tokenstore.UserEnd{UID: all.uid})
+			_, err := s.Sessions.RevokeUser(ctx, tokenstore.UserEnd{UID: all.uid})
 			return err
 		}},
 		{"put back a session", func(ctx context.Context, s *tokenstore.Store) error {
-			return s.Restore(ctx, tokenstore.Entry{Kind: tokenstore.KindSession, ID: other.sid})
+			return s.Revocations.Restore(ctx, tokenstore.Entry{Kind: tokenstore.KindSession, ID: other.sid})
 		}},
 		{"put back a user", func(ctx context.Context, s *tokenstore.Store) error {
-			return s.Restore(ctx, tokenstore.Entry{Kind: tokenstore.KindUser, ID: lost.uid, Epoch: 7})
+			return s.Revocations.Restore(ctx, tokenstore.Entry{Kind: tokenstore.KindUser, ID: lost.uid, Epoch: 7})
 		}},
 		{"put back a dead key", func(ctx context.Context, s *tokenstore.Store) error {
-			return s.Restore(ctx, tokenstore.Entry{Kind: tokenstore.KindKey, ID: s.KeyID("dead", 3)})
+			return s.Revocations.Restore(ctx, tokenstore.Entry{Kind: tokenstore.KindKey, ID: s.KeyID("dead", 3)})
 		}},
 		{"put back a signing key", func(ctx context.Context, s *tokenstore.Store) error {
-			_, err := s.OfferSigningKey(ctx, settings, key("lost", "sealed"), tokenstore.OfferLost)
+			_, err := s.Keys.Offer(ctx, settings, key("lost", "sealed"), tokenstore.OfferLost)
 			return err
 		}},
 		{"seal a signing key anew", func(ctx context.Context, s *tokenstore.Store) error {
-			return s.ResealSigningKey(ctx, "signs", []byte("sealed"), []byte("anew"))
+			return s.Keys.Reseal(ctx, "signs", []byte("sealed"), []byte("anew"))
 		}},
 		{"revoke a signing key", func(ctx context.Context, s *tokenstore.Store) error {
-			_, err := s.RevokeSigningKey(ctx, settings, "next", tokenstore.SealedKey{})
+			_, err := s.Keys.Revoke(ctx, settings, "next", tokenstore.SealedKey{})
 			return err
 		}},
 		{"deny a signing key", func(ctx context.Context, s *tokenstore.Store) error {
-			_, err := s.DenyKey(ctx, "next")
+			_, err := s.Keys.Deny(ctx, "next")
 			return err
 		}},
 		{"a status list", func(ctx context.Context, s *tokenstore.Store) error {
-			_, err := s.StatusView(ctx, int(one.uid[0]))
+			_, err := s.Revocations.StatusView(ctx, int(one.uid[0]))
 			return err
 		}},
 	} {

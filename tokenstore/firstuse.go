@@ -10,7 +10,7 @@ import (
 // for the first time, on any replica. It is remembered until a time, after which it
 // must not be asked about: then it counts as used. id is a hash of its name. Error:
 // [ErrUnavailable], after which it may count as used.
-func (s *Store) FirstUse(ctx context.Context, id [sha256.Size]byte, until time.Time) (bool, error) {
+func (s *Proofs) FirstUse(ctx context.Context, id [sha256.Size]byte, until time.Time) (bool, error) {
 	nonce, err := s.freshEpoch()
 	if err != nil {
 		return false, err

@@ -130,14 +130,14 @@ func (f *fixture) loginWith(n tokenstore.NewSession) (*family, error) {
 	f.t.Helper()
 	sub := n.Subject
 	uid := f.UserID(sub)
-	sid, err := f.NewID(uid)
+	sid, err := f.Sessions.NewID(uid)
 	if err != nil {
 		f.t.Fatal(err)
 	}
 	fam := &family{f: f, sid: sid, uid: uid, sub: sub, secrets: [][32]byte{random32(f.t)}}
 	n.SID, n.UID, n.Hash, n.Username = sid, uid, sha256.Sum256(fam.secrets[0][:]), sub
 	n.Device, n.Address = "curl/8.5.0", "192.0.2.1"
-	g, err := f.Login(f.t.Context(), n)
+	g, err := f.Sessions.Login(f.t.Context(), n)
 	if err != nil {
 		return nil, err
 	}
@@ -146,7 +146,7 @@ func (f *fixture) loginWith(n tokenstore.NewSession) (*family, error) {
 }
 
 func (fam *family) took(g tokenstore.Grant) {
-	jti, err := fam.f.NewID(fam.uid)
+	jti, err := fam.f.Sessions.NewID(fam.uid)
 	if err != nil {
 		fam.f.t.Fatal(err)
 	}
@@ -157,7 +157,7 @@ func (fam *family) took(g tokenstore.Grant) {
 // show presents the refresh token of a generation, counted from 1.
 func (fam *family) show(gen int) (tokenstore.Grant, error) {
 	fam.f.t.Helper()
-	g, _, err := fam.f.Rotate(context.Background(), fam.rotation(gen))
+	g, _, err := fam.f.Sessions.Rotate(context.Background(), fam.rotation(gen))
 	if err == nil {
 		fam.took(g)
 	}
@@ -191,7 +191,7 @@ func (fam *family) access(n int) tokenstore.AccessToken {
 }
 
 func (fam *family) verify(n int) error {
-	return fam.f.Verify(fam.f.t.Context(), fam.access(n))
+	return fam.f.Revocations.Verify(fam.f.t.Context(), fam.access(n))
 }
 
 // logout revokes the session, with its last access token if bearer.
@@ -202,7 +202,7 @@ func (fam *family) logout(bearer bool) tokenstore.Revocation {
 		last := fam.access(len(fam.grants) - 1)
 		e.JTI, e.Expires = last.JTI, last.Expires
 	}
-	r, err := fam.f.Revoke(fam.f.t.Context(), e)
+	r, err := fam.f.Sessions.Revoke(fam.f.t.Context(), e)
 	if err != nil {
 		fam.f.t.Fatalf("revoke: %v", err)
 	}

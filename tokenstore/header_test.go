@@ -217,7 +217,7 @@ func TestScriptsDoWhatTheirHeadersSay(t *testing.T) {
 		e.names[sc.Hash] = name
 	}
 	w.store.AddHook(e)
-	if _, err := w.DenyKey(t.Context(), "dead"); err != nil {
+	if _, err := w.Keys.Deny(t.Context(), "dead"); err != nil {
 		t.Fatal(err)
 	}
 	for name, ready := range operationsByMethod() {

@@ -44,7 +44,7 @@ func (id ID) Shard() int { return int(id[0]) }
 // UserID returns the id under which a subject's sessions and epoch are kept:
 // the first 16 bytes of SHA-256(sub), with the shard as the first of them. No
 // subject appears in the name of a key.
-func (s *Store) UserID(sub string) ID {
+func (s *core) UserID(sub string) ID {
 	sum := sha256.Sum256([]byte(sub))
 	var id ID
 	copy(id[:], sum[:])
@@ -55,7 +55,7 @@ func (s *Store) UserID(sub string) ID {
 }
 
 // NewID returns a fresh random id in the shard of a user.
-func (s *Store) NewID(user ID) (ID, error) {
+func (s *Sessions) NewID(user ID) (ID, error) {
 	var id ID
 	if _, err := io.ReadFull(s.rand, id[1:]); err != nil {
 		return ID{}, fmt.Errorf("read randomness: %w", err)
@@ -66,7 +66,7 @@ func (s *Store) NewID(user ID) (ID, error) {
 
 // together reports whether ids live in one shard of this store. Those of a token
 // that was not issued here, or when there were more shards, may not.
-func (s *Store) together(ids ...ID) bool {
+func (s *core) together(ids ...ID) bool {
 	for _, id := range ids {
 		if id.Shard() >= s.shards || id[0] != ids[0][0] {
 			return false

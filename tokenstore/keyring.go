@@ -95,9 +95,9 @@ func (r KeyRing) Until(k SealedKey, o KeySettings) time.Time {
 	return k.Retired.Add(r.Longest + o.Publish + skewPad)
 }
 
-// SigningKeys reads the signing keys and does nothing about them. Now, Wanted and
+// Ring reads the signing keys and does nothing about them. Now, Wanted and
 // Rotates are not told. Errors: [ErrUnavailable].
-func (s *Store) SigningKeys(ctx context.Context) (KeyRing, error) {
+func (s *Keys) Ring(ctx context.Context) (KeyRing, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
 	start := time.Now()
@@ -111,12 +111,12 @@ func (s *Store) SigningKeys(ctx context.Context) (KeyRing, error) {
 	return ring, unavailable("keys", err)
 }
 
-// SyncSigningKeys does what is due among the signing keys: the next one becomes
+// Sync does what is due among the signing keys: the next one becomes
 // active once it has been published for long enough, and a retired one is removed
 // once its last token has expired: its public half stays for as long as sessions live.
 // It returns the keys in force. Errors:
 // [ErrUnavailable].
-func (s *Store) SyncSigningKeys(ctx context.Context, o KeySettings) (KeyRing, error) {
+func (s *Keys) Sync(ctx context.Context, o KeySettings) (KeyRing, error) {
 	ring, _, err := s.keys(ctx, s.scripts.keysSync, o)
 	return ring, err
 }
@@ -132,19 +132,19 @@ const (
 	OfferLost  Offer = "lost"  // Redis has lost it: it verifies again, and signs if no key does
 )
 
-// OfferSigningKey offers a sealed key. It returns the keys in force: of several
+// Offer offers a sealed key. It returns the keys in force: of several
 // that are offered at once, one wins and the others are dropped. Errors:
 // [ErrUnavailable].
-func (s *Store) OfferSigningKey(ctx context.Context, o KeySettings, k SealedKey, why Offer) (KeyRing, error) {
+func (s *Keys) Offer(ctx context.Context, o KeySettings, k SealedKey, why Offer) (KeyRing, error) {
 	ring, _, err := s.keys(ctx, s.scripts.keysPut, o, k.ID, k.Sealed, k.Public, k.Algorithm, string(why))
 	return ring, err
 }
 
-// RevokeSigningKey takes a key away for good. If it signs, the next key does so
+// Revoke takes a key away for good. If it signs, the next key does so
 // from now on, or else the replacement, if it is not zero. What it has signed is
-// dead only once [Store.DenyKey] has told every shard. Errors: [ErrKeyActive] if
+// dead only once [Keys.Deny] has told every shard. Errors: [ErrKeyActive] if
 // there is nothing to sign with instead, [ErrUnavailable].
-func (s *Store) RevokeSigningKey(ctx context.Context, o KeySettings, kid string, replacement SealedKey) (KeyRing, error) {
+func (s *Keys) Revoke(ctx context.Context, o KeySettings, kid string, replacement SealedKey) (KeyRing, error) {
 	ring, active, err := s.keys(ctx, s.scripts.keysRevoke, o, kid, replacement.ID, replacement.Sealed, replacement.Public, replacement.Algorithm)
 	if err == nil && active {
 		err = ErrKeyActive
@@ -152,9 +152,9 @@ func (s *Store) RevokeSigningKey(ctx context.Context, o KeySettings, kid string,
 	return ring, err
 }
 
-// ResealSigningKey replaces a sealed key by the same key sealed anew, if nobody
+// Reseal replaces a sealed key by the same key sealed anew, if nobody
 // has done so yet. Errors: [ErrUnavailable].
-func (s *Store) ResealSigningKey(ctx context.Context, kid string, before, anew []byte) error {
+func (s *Keys) Reseal(ctx context.Context, kid string, before, anew []byte) error {
 	r, err := s.runDurably(ctx, s.scripts.keysReseal, []string{keysKey}, kid, before, anew)
 	if err != nil {
 		return err
@@ -162,10 +162,10 @@ func (s *Store) ResealSigningKey(ctx context.Context, kid string, before, anew [
 	return r.oneOf(0, 1)
 }
 
-// DenyKey denies every token that was signed with a key, on all shards, for ever.
+// Deny denies every token that was signed with a key, on all shards, for ever.
 // It returns one revocation for each shard, to be confirmed. Asked again it
 // returns the same. Errors: [ErrUnavailable].
-func (s *Store) DenyKey(ctx context.Context, kid string) ([]Revocation, error) {
+func (s *Keys) Deny(ctx context.Context, kid string) ([]Revocation, error) {
 	calls := make([]call, s.shards)
 	for i := range calls {
 		c, err := s.denyKeyCall(s.KeyID(kid, i))
@@ -191,7 +191,7 @@ func (s *Store) DenyKey(ctx context.Context, kid string) ([]Revocation, error) {
 	return list, nil
 }
 
-func (s *Store) denyKeyCall(id ID) (call, error) {
+func (s *core) denyKeyCall(id ID) (call, error) {
 	epoch, err := s.freshEpoch()
 	shard := id[0]
 	return call{
@@ -203,7 +203,7 @@ func (s *Store) denyKeyCall(id ID) (call, error) {
 
 // KeyID returns the id under which a signing key is denied in a shard: the first
 // 16 bytes of SHA-256(kid), with the shard as the first of them.
-func (s *Store) KeyID(kid string, shard int) ID {
+func (s *core) KeyID(kid string, shard int) ID {
 	sum := sha256.Sum256([]byte(kid))
 	var id ID
 	copy(id[:], sum[:])
@@ -213,7 +213,7 @@ func (s *Store) KeyID(kid string, shard int) ID {
 
 // keys runs one of the scripts that share lua/keyring.lua. active is set where code 1 says
 // that a key was not revoked, since it signs.
-func (s *Store) keys(ctx context.Context, sc *script, o KeySettings, args ...any) (ring KeyRing, active bool, err error) {
+func (s *core) keys(ctx context.Context, sc *script, o KeySettings, args ...any) (ring KeyRing, active bool, err error) {
 	args = append([]any{
 		milliseconds(s.life.Access), milliseconds(o.Publish), milliseconds(o.Rotation), o.Algorithm, milliseconds(skewPad),
 		milliseconds(s.life.Session),

@@ -33,12 +33,12 @@ func (r ring) must(got tokenstore.KeyRing, err error) tokenstore.KeyRing {
 
 func (r ring) sync() tokenstore.KeyRing {
 	r.t.Helper()
-	return r.must(r.SyncSigningKeys(r.t.Context(), r.o))
+	return r.must(r.Keys.Sync(r.t.Context(), r.o))
 }
 
 func (r ring) offer(kid string, why tokenstore.Offer) tokenstore.KeyRing {
 	r.t.Helper()
-	return r.must(r.OfferSigningKey(r.t.Context(), r.o, sealed(kid), why))
+	return r.must(r.Keys.Offer(r.t.Context(), r.o, sealed(kid), why))
 }
 
 func (r ring) revoke(kid, replacement string) (tokenstore.KeyRing, error) {
@@ -46,7 +46,7 @@ func (r ring) revoke(kid, replacement string) (tokenstore.KeyRing, error) {
 	if replacement != "" {
 		other = sealed(replacement)
 	}
-	return r.RevokeSigningKey(r.t.Context(), r.o, kid, other)
+	return r.Keys.Revoke(r.t.Context(), r.o, kid, other)
 }
 
 // back makes all that was noted of the keys d older.
@@ -105,7 +105,7 @@ func TestOneSigningKeyWinsTheFirstBoot(t *testing.T) {
 		for i := range kept {
 			wg.Go(func() {
 				var err error
-				kept[i], err = r.OfferSigningKey(t.Context(), r.o, sealed(fmt.Sprint("k", i)), tokenstore.OfferDue)
+				kept[i], err = r.Keys.Offer(t.Context(), r.o, sealed(fmt.Sprint("k", i)), tokenstore.OfferDue)
 				if err != nil {
 					t.Error(err)
 				}
@@ -117,7 +117,7 @@ func TestOneSigningKeyWinsTheFirstBoot(t *testing.T) {
 				t.Errorf("a replica got %+v, the first %+v", k, kept[0])
 			}
 		}
-		read := r.must(r.SigningKeys(t.Context()))
+		read := r.must(r.Keys.Ring(t.Context()))
 		r.states("read", read, states{kept[0].Active: active})
 	})
 }
@@ -185,7 +185,7 @@ func TestARetiredKeyIsRecognisedForAsLongAsSessionsLive(t *testing.T) {
 		r.offer("a", tokenstore.OfferDue)
 		secret := sealed("secret") // HS256 has no public half
 		secret.Public = nil
-		r.must(r.OfferSigningKey(t.Context(), r.o, secret, tokenstore.OfferNow))
+		r.must(r.Keys.Offer(t.Context(), r.o, secret, tokenstore.OfferNow))
 		r.offer("stolen", tokenstore.OfferNow)
 		r.offer("b", tokenstore.OfferNow)
 		recognised("while they verify", r.sync())
@@ -193,7 +193,7 @@ func TestARetiredKeyIsRecognisedForAsLongAsSessionsLive(t *testing.T) {
 		s := r.sync()
 		r.states("gone", s, states{"b": active})
 		recognised("gone", s, "a", "stolen")
-		recognised("read", r.must(r.SigningKeys(t.Context())), "a", "stolen")
+		recognised("read", r.must(r.Keys.Ring(t.Context())), "a", "stolen")
 		// The last session of which it has signed a token began as it was retired.
 		near(t, "how long", s.Retired["a"].Until.Sub(s.Now), r.Lifetimes().Session-r.Lifetimes().Access, 5*time.Second)
 		r.must(r.revoke("stolen", ""))
@@ -264,7 +264,7 @@ func TestAnotherAlgorithmRotates(t *testing.T) {
 		}
 		k := sealed("b")
 		k.Algorithm = "ES256"
-		r.states("offered", r.must(r.OfferSigningKey(t.Context(), r.o, k, tokenstore.OfferDue)), states{"a": active, "b": next})
+		r.states("offered", r.must(r.Keys.Offer(t.Context(), r.o, k, tokenstore.OfferDue)), states{"a": active, "b": next})
 		r.back(r.o.Publish)
 		if s := r.sync(); s.Wanted || s.Active != "b" || s.Keys["b"].Algorithm != "ES256" {
 			t.Errorf("after the rotation: %+v", s)
@@ -312,14 +312,14 @@ func TestResealReplacesTheSameKeyOnly(t *testing.T) {
 		for _, step := range []struct{ before, anew, want string }{
 			{"another", "x", "sealed a"}, {"sealed a", "anew", "anew"}, {"sealed a", "late", "anew"},
 		} {
-			if err := r.ResealSigningKey(t.Context(), "a", []byte(step.before), []byte(step.anew)); err != nil {
+			if err := r.Keys.Reseal(t.Context(), "a", []byte(step.before), []byte(step.anew)); err != nil {
 				t.Fatal(err)
 			}
 			if got := string(r.sync().Keys["a"].Sealed); got != step.want {
 				t.Errorf("sealed %q, want %q", got, step.want)
 			}
 		}
-		if err := r.ResealSigningKey(t.Context(), "gone", nil, []byte("x")); err != nil || len(r.sync().Keys) != 1 {
+		if err := r.Keys.Reseal(t.Context(), "gone", nil, []byte("x")); err != nil || len(r.sync().Keys) != 1 {
 			t.Errorf("a key that is gone was sealed again: %v", err)
 		}
 	})
@@ -329,12 +329,12 @@ func TestResealReplacesTheSameKeyOnly(t *testing.T) {
 // denial has no end, and asked again there is no second entry: the head is returned.
 func TestDenyKeyDeniesItsTokensForEver(t *testing.T) {
 	onEachRing(t, func(t *testing.T, r ring) {
-		first, err := r.DenyKey(t.Context(), "stolen")
+		first, err := r.Keys.Deny(t.Context(), "stolen")
 		if err != nil || len(first) != r.Shards() {
 			t.Fatalf("%d revocations, %v", len(first), err)
 		}
 		head := r.login("alice").logout(false)
-		again, err := r.DenyKey(t.Context(), "stolen")
+		again, err := r.Keys.Deny(t.Context(), "stolen")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -351,15 +351,15 @@ func TestDenyKeyDeniesItsTokensForEver(t *testing.T) {
 			fam := r.login(user)
 			token := fam.access(0)
 			shard := token.SID.Shard()
-			is(t, "without a key", r.Verify(t.Context(), token), nil)
+			is(t, "without a key", r.Revocations.Verify(t.Context(), token), nil)
 			token.Key = r.KeyID("sound", shard)
-			is(t, "of a sound key", r.Verify(t.Context(), token), nil)
+			is(t, "of a sound key", r.Revocations.Verify(t.Context(), token), nil)
 			token.Key = r.KeyID("stolen", shard)
-			is(t, "of the stolen key", r.Verify(t.Context(), token), tokenstore.ErrRevoked)
+			is(t, "of the stolen key", r.Revocations.Verify(t.Context(), token), tokenstore.ErrRevoked)
 			if ttl := r.ttl(fmt.Sprintf("lk:{%d}:dead", shard)); ttl != -1 {
 				t.Errorf("the denial ends after %v", ttl)
 			}
-			views, err := r.Renew(t.Context(), []tokenstore.Renewal{{Shard: shard}})
+			views, err := r.Revocations.Renew(t.Context(), []tokenstore.Renewal{{Shard: shard}})
 			if err != nil || len(views[0].Dead) != 1 || views[0].Dead[0] != token.Key {
 				t.Errorf("a follower is told: %+v, %v", views, err)
 			}

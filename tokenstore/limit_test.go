@@ -30,7 +30,7 @@ func (f *fixture) all(uid tokenstore.ID, limit int) []tokenstore.ID {
 	f.t.Helper()
 	var sids []tokenstore.ID
 	for cursor, pages := "", 0; ; pages++ {
-		page, next, err := f.Sessions(f.t.Context(), uid, cursor, limit)
+		page, next, err := f.Sessions.List(f.t.Context(), uid, cursor, limit)
 		if err != nil || len(page) > limit || pages > 1000 {
 			f.t.Fatalf("page %d has %d sessions, %v", pages, len(page), err)
 		}
@@ -225,7 +225,7 @@ func TestWhatLogOutEverywhereEndedIsForgotten(t *testing.T) {
 	onEach(t, func(t *testing.T, f *fixture) {
 		f = f.limited(3)
 		a, b, kept, bystander := f.login("alice"), f.login("alice"), f.login("alice"), f.login("bob")
-		if _, err := f.RevokeUser(t.Context(), tokenstore.UserEnd{UID: a.uid, Except: &kept.sid}); err != nil {
+		if _, err := f.Sessions.RevokeUser(t.Context(), tokenstore.UserEnd{UID: a.uid, Except: &kept.sid}); err != nil {
 			t.Fatal(err)
 		}
 		forgotten := func(s *family, want bool) {
@@ -241,7 +241,7 @@ func TestWhatLogOutEverywhereEndedIsForgotten(t *testing.T) {
 		forgotten(kept, false)
 		_, err := a.show(1)
 		is(t, "a session that ended", err, tokenstore.ErrSuperseded)
-		if _, err := f.RevokeUser(t.Context(), tokenstore.UserEnd{UID: a.uid}); err != nil {
+		if _, err := f.Sessions.RevokeUser(t.Context(), tokenstore.UserEnd{UID: a.uid}); err != nil {
 			t.Fatal(err)
 		}
 		forgotten(kept, true)
@@ -291,7 +291,7 @@ func TestManySessionsMakeNoScriptLonger(t *testing.T) {
 	}
 	ghosts(1000, func(int) float64 { return float64(f.Now().Add(time.Hour).UnixMilli()) })
 	got := f.commands(func() {
-		_, err := f.RevokeUser(t.Context(), tokenstore.UserEnd{UID: s.uid})
+		_, err := f.Sessions.RevokeUser(t.Context(), tokenstore.UserEnd{UID: s.uid})
 		is(t, "log out everywhere", err, nil)
 	})
 	if got["del"] != 0 || got["unlink"] == 0 {
@@ -307,7 +307,7 @@ func TestAClientsTokensAreFewEntries(t *testing.T) {
 	places := map[tokenstore.Place]bool{}
 	var last tokenstore.Place
 	for range 3100 {
-		g, err := f.IssueToClient(t.Context(), "lkc_a", secret)
+		g, err := f.Clients.IssueToken(t.Context(), "lkc_a", secret)
 		if err != nil || places[g.Place] || g.Place.N == 0 {
 			t.Fatalf("place %+v, %v", g.Place, err)
 		}
@@ -317,10 +317,10 @@ func TestAClientsTokensAreFewEntries(t *testing.T) {
 	if n := f.rdb.ZCard(t.Context(), key).Val(); n != 33 {
 		t.Errorf("3,100 tokens are %d entries, want 33: 16 of 64, 16 of 128, one of 256", n)
 	}
-	if _, err := f.RevokeUser(t.Context(), tokenstore.UserEnd{UID: uid}); err != nil {
+	if _, err := f.Sessions.RevokeUser(t.Context(), tokenstore.UserEnd{UID: uid}); err != nil {
 		t.Fatal(err)
 	}
-	v, err := f.StatusView(t.Context(), uid.Shard())
+	v, err := f.Revocations.StatusView(t.Context(), uid.Shard())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -335,7 +335,7 @@ func TestAClientsTokensAreFewEntries(t *testing.T) {
 			t.Fatalf("place %d is not shown as revoked", p.N)
 		}
 	}
-	if after, err := f.IssueToClient(t.Context(), "lkc_a", secret); err != nil || shown[after.Place.N] || after.Place.N <= last.N {
+	if after, err := f.Clients.IssueToken(t.Context(), "lkc_a", secret); err != nil || shown[after.Place.N] || after.Place.N <= last.N {
 		t.Errorf("a token that was issued afterwards has the place %+v, %v", after.Place, err)
 	}
 }
@@ -375,7 +375,7 @@ func TestSessionsAreListedByPages(t *testing.T) {
 			"ended": func(s *family) { s.logout(false) },
 			"used":  func(s *family) { s.scored(200 * time.Hour) },
 		} {
-			_, next, err := f.Sessions(t.Context(), uid, "", 2)
+			_, next, err := f.Sessions.List(t.Context(), uid, "", 2)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -385,14 +385,14 @@ func TestSessionsAreListedByPages(t *testing.T) {
 					change(s)
 				}
 			}
-			page, _, err := f.Sessions(t.Context(), uid, next, 1)
+			page, _, err := f.Sessions.List(t.Context(), uid, next, 1)
 			if err != nil || len(page) != 1 || page[0].SID != before[2] {
 				t.Errorf("%s: the page after is %+v, %v; want %s", what, page, err, before[2])
 			}
 		}
 
 		for _, bad := range []string{"x", ".", "1", "1.", "." + uid.String(), "-1." + uid.String(), "1.AAAA", "+inf." + uid.String(), strings.Repeat("9", 30) + "." + uid.String()} {
-			_, _, err := f.Sessions(t.Context(), uid, bad, 10)
+			_, _, err := f.Sessions.List(t.Context(), uid, bad, 10)
 			is(t, fmt.Sprintf("the cursor %q", bad), err, tokenstore.ErrCursor)
 		}
 	})

@@ -28,13 +28,13 @@ type followed struct {
 }
 
 // FollowedBy tells the store of the follower of its process. made is called with what
-// [Store.Revoke] has revoked before Revoke returns, and must not block. So where member is
+// [Sessions.Revoke] has revoked before Revoke returns, and must not block. So where member is
 // the only one that follows, Redis tells nobody of that.
-func (s *Store) FollowedBy(member string, made func(Revocation)) {
+func (s *Revocations) FollowedBy(member string, made func(Revocation)) {
 	s.follower.Store(&followed{member, made})
 }
 
-func (s *Store) followedBy() followed {
+func (s *core) followedBy() followed {
 	if f := s.follower.Load(); f != nil {
 		return *f
 	}
@@ -46,7 +46,7 @@ func (s *Store) followedBy() followed {
 // was heard for twice as long as silence, though it has asked. Entries may be missing, and
 // may be of a history that Redis has lost, or of another deployment: the chain of the entry
 // tells. Errors: [ErrUnavailable].
-func (s *Store) Listen(ctx context.Context, silence time.Duration, ready func(), take func(Told)) error {
+func (s *Revocations) Listen(ctx context.Context, silence time.Duration, ready func(), take func(Told)) error {
 	sub := s.rdb.Subscribe(ctx, toldOn)
 	stop := context.AfterFunc(ctx, func() { _ = sub.Close() })
 	defer func() {
@@ -80,7 +80,7 @@ func (s *Store) Listen(ctx context.Context, silence time.Duration, ready func(),
 }
 
 // parseTold reads what lua/log.lua publishes.
-func (s *Store) parseTold(text string) (t Told, ok bool) {
+func (s *core) parseTold(text string) (t Told, ok bool) {
 	head, rest, _ := strings.Cut(text, "|")
 	epoch, rest, _ := strings.Cut(rest, "|")
 	seq, value, _ := strings.Cut(rest, "|")

@@ -84,7 +84,7 @@ type Ack struct {
 	Mark   Mark
 }
 
-// Look is what [Store.Look] reads of a shard.
+// Look is what [Revocations.Look] reads of a shard.
 type Look struct {
 	Shard int
 	After uint64 // entries after this seq are wanted
@@ -124,7 +124,7 @@ type View struct {
 const (
 	// Page is how many entries of a shard Renew and Tail return unless the caller sets
 	// Renewal.Limit. A follower that is more than a page behind reads the log with
-	// [Store.ReadLog] instead: Redis answers that outside of a script, and can serve
+	// [Revocations.ReadLog] instead: Redis answers that outside of a script, and can serve
 	// other commands between two reads.
 	Page = 128
 	// NoEntries is the Renewal.After that asks for the head alone. It is the largest integer
@@ -139,7 +139,7 @@ const (
 // several shards at once: one round trip on standalone Redis, one for each node
 // of a Cluster. With [Options.WaitReplicas] it counts only when the replicas
 // have it too. Errors: [ErrUnavailable].
-func (s *Store) Renew(ctx context.Context, renewals []Renewal) ([]View, error) {
+func (s *Revocations) Renew(ctx context.Context, renewals []Renewal) ([]View, error) {
 	calls := make([]call, len(renewals))
 	cluster := !s.TailsTogether()
 	for i, r := range renewals {
@@ -191,7 +191,7 @@ func (s *Store) Renew(ctx context.Context, renewals []Renewal) ([]View, error) {
 // Look reads the heads of some shards, their tables of followers, and their logs, at most
 // limit entries of each: in one script, or on a Cluster in one for each shard. It makes no
 // head: where there is none, that of the View is zero. Errors: [ErrUnavailable].
-func (s *Store) Look(ctx context.Context, looks []Look, limit int) ([]View, error) {
+func (s *Revocations) Look(ctx context.Context, looks []Look, limit int) ([]View, error) {
 	size := len(looks)
 	if !s.TailsTogether() {
 		size = 1
@@ -237,7 +237,7 @@ func (s *Store) Look(ctx context.Context, looks []Look, limit int) ([]View, erro
 // Tail blocks until a shard of those given has entries after the seq given for
 // it, or block has passed, and returns what has come, at most [Page] entries of each.
 // Errors: [ErrUnavailable], if there is no answer [Options.Timeout] after block at the latest.
-func (s *Store) Tail(ctx context.Context, after map[int]uint64, block time.Duration) (map[int][]Entry, error) {
+func (s *Revocations) Tail(ctx context.Context, after map[int]uint64, block time.Duration) (map[int][]Entry, error) {
 	// Without this deadline go-redis waits for an answer until 10 s after block, even if ctx
 	// is cancelled meanwhile.
 	ctx, cancel := context.WithTimeout(ctx, block+s.timeout)
@@ -267,7 +267,7 @@ func (s *Store) Tail(ctx context.Context, after map[int]uint64, block time.Durat
 }
 
 // Acknowledge records what a follower has applied. Errors: [ErrUnavailable].
-func (s *Store) Acknowledge(ctx context.Context, acks []Ack) error {
+func (s *Revocations) Acknowledge(ctx context.Context, acks []Ack) error {
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
 	start := time.Now()
@@ -286,7 +286,7 @@ func (s *Store) Acknowledge(ctx context.Context, acks []Ack) error {
 //
 // It is for long logs: it parses the raw reply itself, at a third of the CPU that go-redis
 // takes.
-func (s *Store) ReadLog(ctx context.Context, after map[int]uint64, limit int) (map[int][]Entry, error) {
+func (s *Revocations) ReadLog(ctx context.Context, after map[int]uint64, limit int) (map[int][]Entry, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
 	start := time.Now()
@@ -309,7 +309,7 @@ func (s *Store) ReadLog(ctx context.Context, after map[int]uint64, limit int) (m
 
 // streams returns the arguments of XREAD that name the logs of shards, and which shard each
 // log is of.
-func (s *Store) streams(after map[int]uint64) (streams []string, shards map[string]int) {
+func (s *core) streams(after map[int]uint64) (streams []string, shards map[string]int) {
 	ids := make([]string, 0, len(after))
 	shards = make(map[string]int, len(after))
 	for shard, seq := range after {
@@ -323,7 +323,7 @@ func (s *Store) streams(after map[int]uint64) (streams []string, shards map[stri
 
 // Strike takes a follower out of a shard's table if it has shown no life since.
 // Errors: [ErrUnavailable].
-func (s *Store) Strike(ctx context.Context, shard int, m Member) error {
+func (s *Revocations) Strike(ctx context.Context, shard int, m Member) error {
 	r, err := s.run(ctx, s.scripts.strike, []string{s.membersKey(byte(shard)), s.acksKey(byte(shard))}, m.Name, m.line) //nolint:gosec // at most 255
 	if err != nil {
 		return err
@@ -333,7 +333,7 @@ func (s *Store) Strike(ctx context.Context, shard int, m Member) error {
 
 // Leave takes a follower that has ended out of every shard's table. Errors:
 // [ErrUnavailable].
-func (s *Store) Leave(ctx context.Context, member string) error {
+func (s *Revocations) Leave(ctx context.Context, member string) error {
 	start := time.Now()
 	pipe := s.rdb.Pipeline()
 	for i := range s.shards {
@@ -349,12 +349,12 @@ func (s *Store) Leave(ctx context.Context, member string) error {
 // Restore revokes again what an entry revoked, should Redis have lost it. It changes
 // nothing if Redis knows. With [Options.WaitReplicas] it returns when the replicas have the
 // revocation, too. Errors: [ErrUnavailable].
-func (s *Store) Restore(ctx context.Context, e Entry) error {
+func (s *Revocations) Restore(ctx context.Context, e Entry) error {
 	// The user of a session is not in its entry: the list of the user's
 	// sessions is left to its own expiry.
 	nobody := ID{e.ID[0]}
 	if e.Kind == KindSession {
-		_, err := s.Revoke(ctx, SessionEnd{SID: e.ID, UID: nobody})
+		_, err := (*Sessions)(s).Revoke(ctx, SessionEnd{SID: e.ID, UID: nobody})
 		return err
 	}
 	if e.Kind == KindKey {

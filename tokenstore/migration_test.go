@@ -96,7 +96,7 @@ func moveSlotsUnderLoad(t *testing.T, cluster *redistest.Cluster, wait int) {
 				}
 				if i%2 == 0 {
 					if err := insist(func() error {
-						_, err := f.Revoke(context.Background(), tokenstore.SessionEnd{SID: v.sid, UID: v.uid})
+						_, err := f.Sessions.Revoke(context.Background(), tokenstore.SessionEnd{SID: v.sid, UID: v.uid})
 						return err
 					}); err != nil {
 						t.Errorf("revoke: %v", err)
@@ -125,7 +125,7 @@ func moveSlotsUnderLoad(t *testing.T, cluster *redistest.Cluster, wait int) {
 	for _, list := range visits {
 		for _, v := range list {
 			total++
-			err := insist(func() error { return f.Verify(t.Context(), v.access(len(v.grants)-1)) })
+			err := insist(func() error { return f.Revocations.Verify(t.Context(), v.access(len(v.grants)-1)) })
 			switch {
 			case v.out:
 				is(t, "a session that was ended", err, tokenstore.ErrRevoked)

@@ -31,38 +31,38 @@ func operations(s *family, charged tokenstore.Lookup) map[string]func() error {
 		"login":       func() error { _, err := s.f.tryLogin("alice", time.Now().Add(time.Hour)); return err },
 		"rotate":      func() error { _, err := s.show(1); return err },
 		"verify":      func() error { return s.verify(0) },
-		"lookup":      func() error { _, err := s.f.Lookup(ctx, attempt("alice", "192.0.2.1")); return err },
-		"refund":      func() error { return s.f.Refund(ctx, charged.Charge) },
-		"sessions":    func() error { _, _, err := s.f.Sessions(ctx, s.uid, "", 100); return err },
-		"session":     func() error { _, err := s.f.Session(ctx, s.sid); return err },
-		"keys":        func() error { _, err := s.f.SigningKeys(ctx); return err },
-		"keys_sync":   func() error { _, err := s.f.SyncSigningKeys(ctx, keySettings()); return err },
-		"deny_key":    func() error { _, err := s.f.DenyKey(ctx, "k"); return err },
+		"lookup":      func() error { _, err := s.f.Attempts.Lookup(ctx, attempt("alice", "192.0.2.1")); return err },
+		"refund":      func() error { return s.f.Attempts.Refund(ctx, charged.Charge) },
+		"sessions":    func() error { _, _, err := s.f.Sessions.List(ctx, s.uid, "", 100); return err },
+		"session":     func() error { _, err := s.f.Sessions.Get(ctx, s.sid); return err },
+		"keys":        func() error { _, err := s.f.Keys.Ring(ctx); return err },
+		"keys_sync":   func() error { _, err := s.f.Keys.Sync(ctx, keySettings()); return err },
+		"deny_key":    func() error { _, err := s.f.Keys.Deny(ctx, "k"); return err },
 		"ping":        func() error { return s.f.Ping(ctx) },
 		"open":        func() error { return s.f.Open(ctx) },
-		"account":     func() error { _, _, err := s.f.Account(ctx, "alice"); return err },
-		"password":    func() error { _, err := s.f.SetPassword(ctx, "alice", "", "h"); return err },
-		"replace":     func() error { _, err := s.f.ReplacePassword(ctx, "alice", "h", "h"); return err },
-		"replaced":    func() error { _, err := s.f.ReplacedPassword(ctx, "alice"); return err },
-		"create":      func() error { return s.f.CreateAccount(ctx, tokenstore.Account{Username: "bob", Hash: "h"}) },
-		"delete":      func() error { _, err := s.f.DeleteAccount(ctx, "bob"); return err },
-		"usernames":   func() error { _, err := s.f.Usernames(ctx); return err },
-		"revoke user": func() error { _, err := s.f.RevokeUser(ctx, tokenstore.UserEnd{UID: s.uid}); return err },
-		"client":      func() error { _, err := s.f.Client(ctx, "lkc_a"); return err },
-		"clients":     func() error { _, err := s.f.ClientIDs(ctx); return err },
+		"account":     func() error { _, _, err := s.f.Accounts.Get(ctx, "alice"); return err },
+		"password":    func() error { _, err := s.f.Accounts.SetPassword(ctx, "alice", "", "h"); return err },
+		"replace":     func() error { _, err := s.f.Accounts.ReplacePassword(ctx, "alice", "h", "h"); return err },
+		"replaced":    func() error { _, err := s.f.Accounts.ReplacedPassword(ctx, "alice"); return err },
+		"create":      func() error { return s.f.Accounts.Create(ctx, tokenstore.Account{Username: "bob", Hash: "h"}) },
+		"delete":      func() error { _, err := s.f.Accounts.Delete(ctx, "bob"); return err },
+		"usernames":   func() error { _, err := s.f.Accounts.Usernames(ctx); return err },
+		"revoke user": func() error { _, err := s.f.Sessions.RevokeUser(ctx, tokenstore.UserEnd{UID: s.uid}); return err },
+		"client":      func() error { _, err := s.f.Clients.Get(ctx, "lkc_a"); return err },
+		"clients":     func() error { _, err := s.f.Clients.IDs(ctx); return err },
 		"client's sessions": func() error {
-			return s.f.ClientSessions(ctx, "lkc_a", func(tokenstore.SessionEnd) error { return nil })
+			return s.f.Clients.Sessions(ctx, "lkc_a", func(tokenstore.SessionEnd) error { return nil })
 		},
-		"create client":       func() error { return s.f.CreateClient(ctx, tokenstore.Client{ID: "lkc_a"}, [32]byte{}) },
-		"rotate client":       func() error { return s.f.RotateClientSecret(ctx, "lkc_a", [32]byte{}, 0) },
-		"delete client":       func() error { return s.f.DeleteClient(ctx, "lkc_a") },
-		"authenticate client": func() error { _, err := s.f.AuthenticateClient(ctx, "lkc_a", [32]byte{}); return err },
-		"issue to client":     func() error { _, err := s.f.IssueToClient(ctx, "lkc_a", [32]byte{}); return err },
-		"first use":           func() error { _, err := s.f.FirstUse(ctx, [32]byte{}, time.Now().Add(time.Minute)); return err },
-		"peek":                func() error { _, err := s.f.Peek(ctx, s.rotation(1)); return err },
-		"status view":         func() error { _, err := s.f.StatusView(ctx, s.sid.Shard()); return err },
+		"create client":       func() error { return s.f.Clients.Create(ctx, tokenstore.Client{ID: "lkc_a"}, [32]byte{}) },
+		"rotate client":       func() error { return s.f.Clients.RotateSecret(ctx, "lkc_a", [32]byte{}, 0) },
+		"delete client":       func() error { return s.f.Clients.Delete(ctx, "lkc_a") },
+		"authenticate client": func() error { _, err := s.f.Clients.Authenticate(ctx, "lkc_a", [32]byte{}); return err },
+		"issue to client":     func() error { _, err := s.f.Clients.IssueToken(ctx, "lkc_a", [32]byte{}); return err },
+		"first use":           func() error { _, err := s.f.Proofs.FirstUse(ctx, [32]byte{}, time.Now().Add(time.Minute)); return err },
+		"peek":                func() error { _, err := s.f.Sessions.Peek(ctx, s.rotation(1)); return err },
+		"status view":         func() error { _, err := s.f.Revocations.StatusView(ctx, s.sid.Shard()); return err },
 		"revoke": func() error {
-			_, err := s.f.Revoke(ctx, tokenstore.SessionEnd{SID: s.sid, UID: s.uid})
+			_, err := s.f.Sessions.Revoke(ctx, tokenstore.SessionEnd{SID: s.sid, UID: s.uid})
 			return err
 		},
 	}
@@ -171,7 +171,7 @@ func TestACancelledCallerIsNotAbsence(t *testing.T) {
 	s := f.login("alice")
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	err := f.Verify(ctx, s.access(0))
+	err := f.Revocations.Verify(ctx, s.access(0))
 	is(t, "cancelled", err, tokenstore.ErrUnavailable)
 	is(t, "cancelled", err, context.Canceled)
 }

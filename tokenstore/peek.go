@@ -7,7 +7,7 @@ import "context"
 // which is accepted within the grace. JKT is the thumbprint of the key that the session is
 // bound to. Errors: [ErrNoSession], whatever the reason why the token would not be accepted;
 // [ErrUnavailable].
-func (s *Store) Peek(ctx context.Context, t Rotation) (Grant, error) {
+func (s *Sessions) Peek(ctx context.Context, t Rotation) (Grant, error) {
 	if !s.together(t.SID, t.UID) {
 		return Grant{}, ErrNoSession
 	}

@@ -33,7 +33,7 @@ func primaries(t *testing.T, s *tokenstore.Store) (list []string) {
 		asks[i].Shard = i
 	}
 	eventually(t, func() error {
-		views, err := s.Renew(t.Context(), asks)
+		views, err := s.Revocations.Renew(t.Context(), asks)
 		list = nil
 		for i, v := range views {
 			list = append(list, v.Server.Primary)
@@ -48,7 +48,7 @@ func primaries(t *testing.T, s *tokenstore.Store) (list []string) {
 		for i := range looks {
 			looks[i].Shard = i
 		}
-		seen, err := s.Look(t.Context(), looks, 10)
+		seen, err := s.Revocations.Look(t.Context(), looks, 10)
 		for i, v := range seen {
 			if v.Server != views[i].Server || v.Head != views[i].Head {
 				t.Errorf("shard %d: a look at %v finds %v, a renewal %v at %v", i, v.Server, v.Head, views[i].Head, views[i].Server)
@@ -89,16 +89,16 @@ func TestAPrimaryHasANameOfItsOwn(t *testing.T) {
 	for what, revoke := range map[string]func() (tokenstore.Revocation, error){
 		"revoke": func() (tokenstore.Revocation, error) {
 			a := f.login("alice")
-			return s.Revoke(t.Context(), tokenstore.SessionEnd{SID: a.sid, UID: a.uid})
+			return s.Sessions.Revoke(t.Context(), tokenstore.SessionEnd{SID: a.sid, UID: a.uid})
 		},
 		"revoke user": func() (tokenstore.Revocation, error) {
-			return s.RevokeUser(t.Context(), tokenstore.UserEnd{UID: s.UserID("alice")})
+			return s.Sessions.RevokeUser(t.Context(), tokenstore.UserEnd{UID: s.UserID("alice")})
 		},
 		"reuse": func() (tokenstore.Revocation, error) {
 			a := f.login("alice")
-			_, r, err := s.Rotate(t.Context(), tokenstore.Rotation{SID: a.sid, UID: a.uid, Gen: 1, Hash: [32]byte{1}})
+			_, r, err := s.Sessions.Rotate(t.Context(), tokenstore.Rotation{SID: a.sid, UID: a.uid, Gen: 1, Hash: [32]byte{1}})
 			is(t, "a wrong secret", err, tokenstore.ErrReuse)
-			_, again, err := s.Rotate(t.Context(), tokenstore.Rotation{SID: a.sid, UID: a.uid, Gen: 1, Hash: [32]byte{1}})
+			_, again, err := s.Sessions.Rotate(t.Context(), tokenstore.Rotation{SID: a.sid, UID: a.uid, Gen: 1, Hash: [32]byte{1}})
 			is(t, "and again", err, tokenstore.ErrRevoked)
 			if again.Server != r.Server {
 				t.Errorf("reuse is answered by %v, and then by %v", r.Server, again.Server)
@@ -151,7 +151,7 @@ func TestAPrimaryThatMayNotTellItsName(t *testing.T) {
 	if names := primaries(t, s); names[0] != "" {
 		t.Errorf("named %q", names[0])
 	}
-	if _, err := s.Revoke(t.Context(), tokenstore.SessionEnd{SID: tokenstore.ID{1}, UID: tokenstore.ID{1}}); err != nil {
+	if _, err := s.Sessions.Revoke(t.Context(), tokenstore.SessionEnd{SID: tokenstore.ID{1}, UID: tokenstore.ID{1}}); err != nil {
 		t.Error(err)
 	}
 }
@@ -166,9 +166,9 @@ func TestAReplicaIsNotLookedAt(t *testing.T) {
 	if err := server.Client().ReplicaOf(t.Context(), "127.0.0.1", "1").Err(); err != nil {
 		t.Fatal(err)
 	}
-	_, err := s.Renew(t.Context(), []tokenstore.Renewal{{Shard: 1}})
+	_, err := s.Revocations.Renew(t.Context(), []tokenstore.Renewal{{Shard: 1}})
 	is(t, "a renewal by a replica", err, tokenstore.ErrUnavailable)
-	_, err = s.Look(t.Context(), []tokenstore.Look{{Shard: 1}}, 10)
+	_, err = s.Revocations.Look(t.Context(), []tokenstore.Look{{Shard: 1}}, 10)
 	is(t, "a look at a replica", err, tokenstore.ErrUnavailable)
 }
 
@@ -177,9 +177,9 @@ func TestAReplicaIsNotLookedAt(t *testing.T) {
 func TestWhatIsPutBackRevivesNobody(t *testing.T) {
 	onEach(t, func(t *testing.T, f *fixture) {
 		mine, other := f.login("alice"), f.login("alice")
-		_, err := f.RevokeUser(t.Context(), tokenstore.UserEnd{UID: mine.uid, Except: &mine.sid})
+		_, err := f.Sessions.RevokeUser(t.Context(), tokenstore.UserEnd{UID: mine.uid, Except: &mine.sid})
 		is(t, "all but mine", err, nil)
-		is(t, "put back", f.Restore(t.Context(), tokenstore.Entry{Kind: tokenstore.KindUser, ID: mine.uid, Epoch: 2, Except: other.sid}), nil)
+		is(t, "put back", f.Revocations.Restore(t.Context(), tokenstore.Entry{Kind: tokenstore.KindUser, ID: mine.uid, Epoch: 2, Except: other.sid}), nil)
 		is(t, "the other", other.verify(0), tokenstore.ErrRevoked)
 	})
 }

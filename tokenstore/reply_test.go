@@ -160,7 +160,7 @@ func operationsByMethod() map[string]replied {
 				s.rotation(i + 1)
 			}
 			ready(w, s)
-			return func() error { _, _, err := w.Rotate(ctx, s.rotation(gen)); return err }
+			return func() error { _, _, err := w.Sessions.Rotate(ctx, s.rotation(gen)); return err }
 		}
 	}
 	show := func(gens ...int) func(*world, *family) {
@@ -183,13 +183,13 @@ func operationsByMethod() map[string]replied {
 			s := w.login(subject)
 			token := s.access(0)
 			change(w, s, &token)
-			return func() error { return w.Verify(ctx, token) }
+			return func() error { return w.Revocations.Verify(ctx, token) }
 		}
 	}
 	secret := [32]byte{1}
 	withClient := func(op func(w *world) error) replied {
 		return func(w *world) func() error {
-			if err := errors.Join(w.DeleteClient(ctx, "lkc_c"), w.CreateClient(ctx, tokenstore.Client{ID: "lkc_c", Grants: "g", Scopes: "s", Audiences: "a", Claims: "{}"}, secret)); err != nil {
+			if err := errors.Join(w.Clients.Delete(ctx, "lkc_c"), w.Clients.Create(ctx, tokenstore.Client{ID: "lkc_c", Grants: "g", Scopes: "s", Audiences: "a", Claims: "{}"}, secret)); err != nil {
 				w.t.Fatal(err)
 			}
 			return func() error { return op(w) }
@@ -199,7 +199,7 @@ func operationsByMethod() map[string]replied {
 		return func(w *world) func() error {
 			s := w.login(subject)
 			e.SID, e.UID = s.sid, s.uid
-			return func() error { _, err := w.Revoke(ctx, e); return err }
+			return func() error { _, err := w.Sessions.Revoke(ctx, e); return err }
 		}
 	}
 	other := "lkc_other"
@@ -217,7 +217,7 @@ func operationsByMethod() map[string]replied {
 		"Rotate, too large": func(w *world) func() error {
 			t := w.login(subject).rotation(1)
 			t.Room, t.Members = 1, 1
-			return func() error { _, _, err := w.Rotate(ctx, t); return err }
+			return func() error { _, _, err := w.Sessions.Rotate(ctx, t); return err }
 		},
 		"Rotate, none": func(w *world) func() error {
 			s := w.login(subject)
@@ -231,30 +231,30 @@ func operationsByMethod() map[string]replied {
 		"Rotate, foreign": func(w *world) func() error {
 			t := w.login(subject).rotation(1)
 			t.IssuedTo = other
-			return func() error { _, _, err := w.Rotate(ctx, t); return err }
+			return func() error { _, _, err := w.Sessions.Rotate(ctx, t); return err }
 		},
 		"Rotate, scope": func(w *world) func() error {
 			t := w.login(subject).rotation(1)
 			t.Scope = "more"
-			return func() error { _, _, err := w.Rotate(ctx, t); return err }
+			return func() error { _, _, err := w.Sessions.Rotate(ctx, t); return err }
 		},
 		"Rotate, key": func(w *world) func() error {
 			t := w.login(subject).rotation(1)
 			t.JKT = "another"
-			return func() error { _, _, err := w.Rotate(ctx, t); return err }
+			return func() error { _, _, err := w.Sessions.Rotate(ctx, t); return err }
 		},
 		"Peek": func(w *world) func() error {
 			r := w.login(subject).rotation(1)
-			return func() error { _, err := w.Peek(ctx, r); return err }
+			return func() error { _, err := w.Sessions.Peek(ctx, r); return err }
 		},
 		"Peek, the parent": func(w *world) func() error {
 			s := w.login(subject)
 			justNow(w, s)
-			return func() error { _, err := w.Peek(ctx, s.rotation(1)); return err }
+			return func() error { _, err := w.Sessions.Peek(ctx, s.rotation(1)); return err }
 		},
 		"Peek, none": func(w *world) func() error {
 			r := w.login(subject).rotation(2)
-			return func() error { _, err := w.Peek(ctx, r); return err }
+			return func() error { _, err := w.Sessions.Peek(ctx, r); return err }
 		},
 		"Verify":             verify(func(*world, *family, *tokenstore.AccessToken) {}),
 		"Verify, denied":     verify(func(_ *world, s *family, _ *tokenstore.AccessToken) { s.logout(false) }),
@@ -271,131 +271,133 @@ func operationsByMethod() map[string]replied {
 		"Revoke, not the owner's": revoke(tokenstore.SessionEnd{Owner: "eve"}),
 		"Revoke, foreign":         revoke(tokenstore.SessionEnd{IssuedTo: &other}),
 		"RevokeUser": always(func(w *world) error {
-			_, err := w.RevokeUser(ctx, tokenstore.UserEnd{UID: w.UserID("dora")})
+			_, err := w.Sessions.RevokeUser(ctx, tokenstore.UserEnd{UID: w.UserID("dora")})
 			return err
 		}),
 		"RevokeUser, no such session": always(func(w *world) error {
 			uid := w.UserID("dora")
-			_, err := w.RevokeUser(ctx, tokenstore.UserEnd{UID: uid, Except: &uid})
+			_, err := w.Sessions.RevokeUser(ctx, tokenstore.UserEnd{UID: uid, Except: &uid})
 			return err
 		}),
 		"Session": func(w *world) func() error {
 			s := w.login(subject)
-			return func() error { _, err := w.Session(ctx, s.sid); return err }
+			return func() error { _, err := w.Sessions.Get(ctx, s.sid); return err }
 		},
 		"Sessions": func(w *world) func() error {
 			w.revokeUser(tokenstore.UserEnd{UID: w.UserID("fay")})
 			s := w.login("fay")
-			return func() error { _, _, err := w.Sessions(ctx, s.uid, "", 100); return err }
+			return func() error { _, _, err := w.Sessions.List(ctx, s.uid, "", 100); return err }
 		},
 		"AnyAlive": func(w *world) func() error {
 			s := w.login("fay")
 			w.revokeUser(tokenstore.UserEnd{UID: s.uid})
-			return func() error { _, err := w.AnyAlive(ctx, []tokenstore.ID{s.sid}); return err }
+			return func() error { _, err := w.Sessions.AnyAlive(ctx, []tokenstore.ID{s.sid}); return err }
 		},
-		"Lookup":  always(func(w *world) error { _, err := w.Lookup(ctx, attempt(account, "192.0.2.1")); return err }),
-		"Account": always(func(w *world) error { _, _, err := w.Account(ctx, account); return err }),
+		"Lookup":  always(func(w *world) error { _, err := w.Attempts.Lookup(ctx, attempt(account, "192.0.2.1")); return err }),
+		"Account": always(func(w *world) error { _, _, err := w.Accounts.Get(ctx, account); return err }),
 		"Refund": func(w *world) func() error {
 			l := w.try(attempt(account, "192.0.2.1"))
-			return func() error { return w.Refund(ctx, l.Charge) }
+			return func() error { return w.Attempts.Refund(ctx, l.Charge) }
 		},
 		"ReplacePassword": always(func(w *world) error {
-			_, err := w.ReplacePassword(ctx, account, "", fmt.Sprint("h", w.next()))
+			_, err := w.Accounts.ReplacePassword(ctx, account, "", fmt.Sprint("h", w.next()))
 			return err
 		}),
 		"CreateAccount": always(func(w *world) error {
-			return w.CreateAccount(ctx, tokenstore.Account{Username: fmt.Sprint("u", w.next()), Hash: "h"})
+			return w.Accounts.Create(ctx, tokenstore.Account{Username: fmt.Sprint("u", w.next()), Hash: "h"})
 		}),
 		"CreateAccount, taken": always(func(w *world) error {
-			return w.CreateAccount(ctx, tokenstore.Account{Username: account, Hash: "other"})
+			return w.Accounts.Create(ctx, tokenstore.Account{Username: account, Hash: "other"})
 		}),
-		"SetPassword":           always(func(w *world) error { _, err := w.SetPassword(ctx, account, "", "h"); return err }),
-		"SetPassword, conflict": always(func(w *world) error { _, err := w.SetPassword(ctx, account, "other", "another"); return err }),
-		"SetDisabled":           always(func(w *world) error { _, err := w.SetDisabled(ctx, account, false); return err }),
-		"SetDisabled, none":     always(func(w *world) error { _, err := w.SetDisabled(ctx, "nobody", false); return err }),
-		"DeleteAccount":         always(func(w *world) error { _, err := w.DeleteAccount(ctx, "nobody"); return err }),
+		"SetPassword":           always(func(w *world) error { _, err := w.Accounts.SetPassword(ctx, account, "", "h"); return err }),
+		"SetPassword, conflict": always(func(w *world) error { _, err := w.Accounts.SetPassword(ctx, account, "other", "another"); return err }),
+		"SetDisabled":           always(func(w *world) error { _, err := w.Accounts.SetDisabled(ctx, account, false); return err }),
+		"SetDisabled, none":     always(func(w *world) error { _, err := w.Accounts.SetDisabled(ctx, "nobody", false); return err }),
+		"DeleteAccount":         always(func(w *world) error { _, err := w.Accounts.Delete(ctx, "nobody"); return err }),
 		"CreateClient": always(func(w *world) error {
-			return w.CreateClient(ctx, tokenstore.Client{ID: fmt.Sprint("lkc_", w.next())}, secret)
+			return w.Clients.Create(ctx, tokenstore.Client{ID: fmt.Sprint("lkc_", w.next())}, secret)
 		}),
-		"CreateClient, taken":                withClient(func(w *world) error { return w.CreateClient(ctx, tokenstore.Client{ID: "lkc_c"}, [32]byte{2}) }),
-		"RotateClientSecret":                 withClient(func(w *world) error { return w.RotateClientSecret(ctx, "lkc_c", [32]byte{3}, 0) }),
-		"RotateClientSecret, none":           always(func(w *world) error { return w.RotateClientSecret(ctx, "lkc_none", secret, 0) }),
-		"DeleteClient":                       always(func(w *world) error { return w.DeleteClient(ctx, "lkc_none") }),
-		"AuthenticateClient":                 withClient(func(w *world) error { _, err := w.AuthenticateClient(ctx, "lkc_c", secret); return err }),
-		"AuthenticateClient, another secret": withClient(func(w *world) error { _, err := w.AuthenticateClient(ctx, "lkc_c", [32]byte{2}); return err }),
-		"IssueToClient":                      withClient(func(w *world) error { _, err := w.IssueToClient(ctx, "lkc_c", secret); return err }),
-		"IssueToClient, none":                always(func(w *world) error { _, err := w.IssueToClient(ctx, "lkc_none", secret); return err }),
-		"Client":                             withClient(func(w *world) error { _, err := w.Client(ctx, "lkc_c"); return err }),
+		"CreateClient, taken":                withClient(func(w *world) error { return w.Clients.Create(ctx, tokenstore.Client{ID: "lkc_c"}, [32]byte{2}) }),
+		"RotateClientSecret":                 withClient(func(w *world) error { return w.Clients.RotateSecret(ctx, "lkc_c", [32]byte{3}, 0) }),
+		"RotateClientSecret, none":           always(func(w *world) error { return w.Clients.RotateSecret(ctx, "lkc_none", secret, 0) }),
+		"DeleteClient":                       always(func(w *world) error { return w.Clients.Delete(ctx, "lkc_none") }),
+		"AuthenticateClient":                 withClient(func(w *world) error { _, err := w.Clients.Authenticate(ctx, "lkc_c", secret); return err }),
+		"AuthenticateClient, another secret": withClient(func(w *world) error { _, err := w.Clients.Authenticate(ctx, "lkc_c", [32]byte{2}); return err }),
+		"IssueToClient":                      withClient(func(w *world) error { _, err := w.Clients.IssueToken(ctx, "lkc_c", secret); return err }),
+		"IssueToClient, none":                always(func(w *world) error { _, err := w.Clients.IssueToken(ctx, "lkc_none", secret); return err }),
+		"Client":                             withClient(func(w *world) error { _, err := w.Clients.Get(ctx, "lkc_c"); return err }),
 		"ClientSessions": func(w *world) func() error {
 			w.loginBy("gus", "lkc_c", "read")
 			return func() error {
-				return w.ClientSessions(ctx, "lkc_c", func(tokenstore.SessionEnd) error { return nil })
+				return w.Clients.Sessions(ctx, "lkc_c", func(tokenstore.SessionEnd) error { return nil })
 			}
 		},
 		"FirstUse": always(func(w *world) error {
-			_, err := w.FirstUse(ctx, sha256.Sum256(fmt.Append(nil, w.next())), w.Now().Add(time.Minute))
+			_, err := w.Proofs.FirstUse(ctx, sha256.Sum256(fmt.Append(nil, w.next())), w.Now().Add(time.Minute))
 			return err
 		}),
 		"FirstUse, used": func(w *world) func() error {
-			op := func() error { _, err := w.FirstUse(ctx, [32]byte{}, w.Now().Add(time.Minute)); return err }
+			op := func() error { _, err := w.Proofs.FirstUse(ctx, [32]byte{}, w.Now().Add(time.Minute)); return err }
 			if err := op(); err != nil {
 				w.t.Fatal(err)
 			}
 			return op
 		},
 		"Open":            always(func(w *world) error { return w.Open(ctx) }),
-		"DenyKey":         always(func(w *world) error { _, err := w.DenyKey(ctx, "dead"); return err }),
-		"SyncSigningKeys": always(func(w *world) error { _, err := w.SyncSigningKeys(ctx, keys); return err }),
+		"DenyKey":         always(func(w *world) error { _, err := w.Keys.Deny(ctx, "dead"); return err }),
+		"SyncSigningKeys": always(func(w *world) error { _, err := w.Keys.Sync(ctx, keys); return err }),
 		"OfferSigningKey": always(func(w *world) error {
-			_, err := w.OfferSigningKey(ctx, keys, fresh(w), tokenstore.OfferDue)
+			_, err := w.Keys.Offer(ctx, keys, fresh(w), tokenstore.OfferDue)
 			return err
 		}),
 		"RevokeSigningKey": always(func(w *world) error {
-			_, err := w.RevokeSigningKey(ctx, keys, "none", tokenstore.SealedKey{})
+			_, err := w.Keys.Revoke(ctx, keys, "none", tokenstore.SealedKey{})
 			return err
 		}),
 		"RevokeSigningKey, active": func(w *world) func() error {
-			ring, err := w.OfferSigningKey(ctx, keys, fresh(w), tokenstore.OfferNow)
+			ring, err := w.Keys.Offer(ctx, keys, fresh(w), tokenstore.OfferNow)
 			if err != nil {
 				w.t.Fatal(err)
 			}
-			return func() error { _, err := w.RevokeSigningKey(ctx, keys, ring.Active, tokenstore.SealedKey{}); return err }
+			return func() error { _, err := w.Keys.Revoke(ctx, keys, ring.Active, tokenstore.SealedKey{}); return err }
 		},
-		"ResealSigningKey": always(func(w *world) error { return w.ResealSigningKey(ctx, "none", nil, nil) }),
+		"ResealSigningKey": always(func(w *world) error { return w.Keys.Reseal(ctx, "none", nil, nil) }),
 		"Renew": func(w *world) func() error {
 			w.login(subject).logout(false)
 			return func() error {
-				_, err := w.Renew(ctx, []tokenstore.Renewal{{Shard: w.shard(), Member: "m", Beat: w.next()}})
+				_, err := w.Revocations.Renew(ctx, []tokenstore.Renewal{{Shard: w.shard(), Member: "m", Beat: w.next()}})
 				return err
 			}
 		},
 		"Look": func(w *world) func() error {
 			w.login(subject).logout(false)
 			return func() error {
-				_, err := w.Look(ctx, []tokenstore.Look{{Shard: w.shard()}, {Shard: w.shard()}}, 10)
+				_, err := w.Revocations.Look(ctx, []tokenstore.Look{{Shard: w.shard()}, {Shard: w.shard()}}, 10)
 				return err
 			}
 		},
-		"Strike": always(func(w *world) error { return w.Strike(ctx, w.shard(), tokenstore.Member{Name: "none"}) }),
+		"Strike": always(func(w *world) error { return w.Revocations.Strike(ctx, w.shard(), tokenstore.Member{Name: "none"}) }),
 		"Restore": always(func(w *world) error {
-			return w.Restore(ctx, tokenstore.Entry{Kind: tokenstore.KindUser, ID: w.UserID("dora"), Epoch: 1000 * w.next()})
+			return w.Revocations.Restore(ctx, tokenstore.Entry{Kind: tokenstore.KindUser, ID: w.UserID("dora"), Epoch: 1000 * w.next()})
 		}),
 		"Restore, known": func(w *world) func() error {
 			w.revokeUser(tokenstore.UserEnd{UID: w.UserID("dora")})
 			return func() error {
-				return w.Restore(ctx, tokenstore.Entry{Kind: tokenstore.KindUser, ID: w.UserID("dora"), Epoch: 1})
+				return w.Revocations.Restore(ctx, tokenstore.Entry{Kind: tokenstore.KindUser, ID: w.UserID("dora"), Epoch: 1})
 			}
 		},
 		"Restore, a session": func(w *world) func() error {
 			s := w.login(subject)
-			return func() error { return w.Restore(ctx, tokenstore.Entry{Kind: tokenstore.KindSession, ID: s.sid}) }
+			return func() error {
+				return w.Revocations.Restore(ctx, tokenstore.Entry{Kind: tokenstore.KindSession, ID: s.sid})
+			}
 		},
 		"Restore, a key": always(func(w *world) error {
-			return w.Restore(ctx, tokenstore.Entry{Kind: tokenstore.KindKey, ID: w.KeyID("dead", w.shard())})
+			return w.Revocations.Restore(ctx, tokenstore.Entry{Kind: tokenstore.KindKey, ID: w.KeyID("dead", w.shard())})
 		}),
 		"StatusView": func(w *world) func() error {
 			w.login(subject).logout(false)
-			return func() error { _, err := w.StatusView(ctx, w.shard()); return err }
+			return func() error { _, err := w.Revocations.StatusView(ctx, w.shard()); return err }
 		},
 		"Preflight": always(func(w *world) error { _, err := w.Preflight(ctx); return err }),
 	}
@@ -489,7 +491,7 @@ func TestAListOfPairsIsWhole(t *testing.T) {
 	_, err := m.watch(0, func(v []any) any {
 		return replaced(v, 5, []any{"a name"})
 	}, func() error {
-		_, err := w.Revoke(t.Context(), tokenstore.SessionEnd{SID: s.sid, UID: s.uid})
+		_, err := w.Sessions.Revoke(t.Context(), tokenstore.SessionEnd{SID: s.sid, UID: s.uid})
 		return err
 	})
 	is(t, "half a member", err, tokenstore.ErrUnavailable)

@@ -33,7 +33,7 @@ type revoking struct {
 // revokeTogether calls lua/revoke.lua for a session. With [Options.WaitReplicas] it returns
 // when the replicas have the revocation, too. If ctx ends before, the revocation may still be
 // made.
-func (s *Store) revokeTogether(ctx context.Context, sid ID, c call) (Revocation, error) {
+func (s *core) revokeTogether(ctx context.Context, sid ID, c call) (Revocation, error) {
 	if !s.TailsTogether() {
 		c.args[revokeWho] = "1"
 		r, err := s.runDurably(ctx, c.script, c.keys, c.args...)
@@ -77,7 +77,7 @@ func (s *Store) revokeTogether(ctx context.Context, sid ID, c call) (Revocation,
 // revokeWaiting sends the revocations that wait, as one exchange. The next exchange begins
 // when this one has ended, or after an eighth of the timeout: a connection that hangs must
 // not hold up the others for longer.
-func (s *Store) revokeWaiting() {
+func (s *core) revokeWaiting() {
 	q := &s.revocations
 	q.mu.Lock()
 	list := q.waiting
@@ -104,7 +104,7 @@ func (s *Store) revokeWaiting() {
 //
 // The last script asks for all who the primary is. A primary's name never comes back once
 // it was another's, so what the last one is told holds for the tables that the others read.
-func (s *Store) revokeAll(list []*revoking) {
+func (s *core) revokeAll(list []*revoking) {
 	ctx, cancel := context.WithTimeout(context.Background(), s.timeout)
 	defer cancel()
 	calls := make([]call, len(list))
@@ -130,7 +130,7 @@ func (s *Store) revokeAll(list []*revoking) {
 
 // tellFollower tells the follower of this process of a revocation: before the caller of
 // Revoke goes on, and in the order in which one exchange has made them.
-func (s *Store) tellFollower(made Revocation, err error) {
+func (s *core) tellFollower(made Revocation, err error) {
 	if told := s.followedBy().made; told != nil && err == nil {
 		told(made)
 	}
@@ -146,7 +146,7 @@ func primaryOf(r *reply) string {
 
 // TailsTogether reports whether one command may name keys of several shards: not on a
 // Cluster, where they live in different slots.
-func (s *Store) TailsTogether() bool {
+func (s *core) TailsTogether() bool {
 	_, cluster := s.rdb.(*redis.ClusterClient)
 	return !cluster
 }

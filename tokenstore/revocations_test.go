@@ -65,7 +65,7 @@ func TestRevocationsGather(t *testing.T) {
 	var wg sync.WaitGroup
 	for _, e := range sessions {
 		wg.Go(func() {
-			r, err := s.Revoke(t.Context(), e)
+			r, err := s.Sessions.Revoke(t.Context(), e)
 			switch {
 			case e.Owner != "":
 				is(t, "another's session", err, tokenstore.ErrNoSession)
@@ -107,13 +107,13 @@ func TestFollowersAreTold(t *testing.T) {
 			ctx, cancel := context.WithCancel(t.Context())
 			ready, told, ended := make(chan struct{}, 1), make(chan tokenstore.Told, 10), make(chan error)
 			go func() {
-				ended <- s.Listen(ctx, time.Minute, func() { ready <- struct{}{} }, func(e tokenstore.Told) { told <- e })
+				ended <- s.Revocations.Listen(ctx, time.Minute, func() { ready <- struct{}{} }, func(e tokenstore.Told) { told <- e })
 			}()
 			<-ready
 			sid := func(n byte) tokenstore.ID { return tokenstore.ID{3, n} }
 			revoke := func(n byte) tokenstore.Revocation {
 				t.Helper()
-				r, err := s.Revoke(t.Context(), tokenstore.SessionEnd{SID: sid(n), UID: tokenstore.ID{3}})
+				r, err := s.Sessions.Revoke(t.Context(), tokenstore.SessionEnd{SID: sid(n), UID: tokenstore.ID{3}})
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -131,14 +131,14 @@ func TestFollowersAreTold(t *testing.T) {
 			}
 
 			var made []tokenstore.Revocation
-			s.FollowedBy("me:1000", func(r tokenstore.Revocation) { made = append(made, r) })
-			if _, err := s.Renew(t.Context(), []tokenstore.Renewal{{Shard: 3, Member: "me:1000", Mark: begin, Beat: 1}}); err != nil {
+			s.Revocations.FollowedBy("me:1000", func(r tokenstore.Revocation) { made = append(made, r) })
+			if _, err := s.Revocations.Renew(t.Context(), []tokenstore.Renewal{{Shard: 3, Member: "me:1000", Mark: begin, Beat: 1}}); err != nil {
 				t.Fatal(err)
 			}
 			if r := revoke(2); r.Followers != 1 || len(r.Members) != 1 || r.Members[0].Name != "me:1000" {
 				t.Errorf("alone: %+v", r)
 			}
-			if _, err := s.Renew(t.Context(), []tokenstore.Renewal{{Shard: 3, Member: "other:1000", Mark: begin, Beat: 1}}); err != nil {
+			if _, err := s.Revocations.Renew(t.Context(), []tokenstore.Renewal{{Shard: 3, Member: "other:1000", Mark: begin, Beat: 1}}); err != nil {
 				t.Fatal(err)
 			}
 			if r := revoke(3); r.Followers != 2 || len(r.Members) != 0 {
@@ -151,10 +151,10 @@ func TestFollowersAreTold(t *testing.T) {
 				t.Errorf("told of %v, want the third", got.Entry.ID)
 			}
 
-			if err := s.Acknowledge(t.Context(), []tokenstore.Ack{{Shard: 3, Member: "me:1000", Mark: mark}, {Shard: 3, Member: "gone", Mark: mark}}); err != nil {
+			if err := s.Revocations.Acknowledge(t.Context(), []tokenstore.Ack{{Shard: 3, Member: "me:1000", Mark: mark}, {Shard: 3, Member: "gone", Mark: mark}}); err != nil {
 				t.Fatal(err)
 			}
-			views, err := s.Look(t.Context(), []tokenstore.Look{{Shard: 3, After: 1}, {Shard: 5, After: 0}}, 10)
+			views, err := s.Revocations.Look(t.Context(), []tokenstore.Look{{Shard: 3, After: 1}, {Shard: 5, After: 0}}, 10)
 			if err != nil || len(views) != 2 || len(views[0].Members) != 2 || len(views[0].Entries) != 2 || views[0].Head.Seq != 3 {
 				t.Fatalf("the look: %+v, %v", views, err)
 			}
@@ -169,7 +169,7 @@ func TestFollowersAreTold(t *testing.T) {
 				if m.Acked != want || m.Mark != (tokenstore.Mark{Chain: begin.Chain}) {
 					t.Errorf("%s has acknowledged %v and shown %v", m.Name, m.Acked, m.Mark)
 				}
-				if err := s.Strike(t.Context(), 3, m); err != nil {
+				if err := s.Revocations.Strike(t.Context(), 3, m); err != nil {
 					t.Error(err)
 				}
 			}
@@ -205,6 +205,6 @@ func TestListeningToSilenceIsGivenUp(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	err = s.Listen(t.Context(), 50*time.Millisecond, func() { t.Error("nobody has answered") }, func(tokenstore.Told) {})
+	err = s.Revocations.Listen(t.Context(), 50*time.Millisecond, func() { t.Error("nobody has answered") }, func(tokenstore.Told) {})
 	is(t, "silence", err, tokenstore.ErrUnavailable)
 }

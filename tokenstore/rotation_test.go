@@ -62,7 +62,7 @@ func TestACurrentTokenIsCheckedWithinTheGrace(t *testing.T) {
 		}
 		own := s.rotation(1)
 		own.IssuedTo, own.JKT = "lkc_a", "k"
-		if _, _, err := f.Rotate(t.Context(), own); err != nil {
+		if _, _, err := f.Sessions.Rotate(t.Context(), own); err != nil {
 			t.Fatal(err)
 		}
 		for name, c := range map[string]struct {
@@ -77,7 +77,7 @@ func TestACurrentTokenIsCheckedWithinTheGrace(t *testing.T) {
 			r := s.rotation(2)
 			r.IssuedTo, r.JKT = "lkc_a", "k"
 			c.change(&r)
-			_, _, err := f.Rotate(t.Context(), r)
+			_, _, err := f.Sessions.Rotate(t.Context(), r)
 			is(t, name, err, c.want)
 		}
 	})
@@ -110,14 +110,14 @@ func TestARotationKeepsItsGrace(t *testing.T) {
 		s.age(30 * time.Second)
 		must("its parent, under 2 s", short, 1, true)
 		must("the current one, under 2 s", short, 2, true)
-		if g, err := short.Peek(t.Context(), s.rotation(1)); err != nil || g.Current {
+		if g, err := short.Sessions.Peek(t.Context(), s.rotation(1)); err != nil || g.Current {
 			t.Errorf("its parent, looked at under 2 s: %+v, %v", g, err)
 		}
 		s.age(time.Minute)
 		must("it rotates under 2 s", short, 2, false)
 		s.age(30 * time.Second)
 		must("its parent, under a minute", long, 2, true)
-		if _, err := short.Peek(t.Context(), s.rotation(2)); !errors.Is(err, tokenstore.ErrNoSession) {
+		if _, err := short.Sessions.Peek(t.Context(), s.rotation(2)); !errors.Is(err, tokenstore.ErrNoSession) {
 			t.Errorf("its parent, looked at under 2 s after 30 s: %v", err)
 		}
 		_, err := shown(short, 2)
@@ -209,7 +209,7 @@ func TestATokenOfALateRotationIsKnownAsLongAsItLives(t *testing.T) {
 			life := lifetimes()
 			life.Access, life.Refresh, life.Session = 15*time.Minute, time.Hour, time.Hour
 			f := newFixture(t, w.rdb, life)
-			if _, err := f.RevokeUser(t.Context(), tokenstore.UserEnd{UID: f.UserID("alice")}); err != nil {
+			if _, err := f.Sessions.RevokeUser(t.Context(), tokenstore.UserEnd{UID: f.UserID("alice")}); err != nil {
 				t.Fatal(err)
 			}
 			s := f.login("alice")
@@ -227,7 +227,7 @@ func TestATokenOfALateRotationIsKnownAsLongAsItLives(t *testing.T) {
 			last := len(s.grants) - 1
 			w.pass(110 * time.Minute)
 			is(t, "the token", s.verify(last), nil)
-			if _, err := s.f.RevokeUser(t.Context(), tokenstore.UserEnd{UID: s.uid}); err != nil {
+			if _, err := s.f.Sessions.RevokeUser(t.Context(), tokenstore.UserEnd{UID: s.uid}); err != nil {
 				t.Fatal(err)
 			}
 			is(t, "the token after log out everywhere", s.verify(last), tokenstore.ErrRevoked)

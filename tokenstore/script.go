@@ -122,7 +122,7 @@ func loadScripts() (scripts, error) {
 
 // run calls one script: one round trip, or two the first time that a Redis
 // sees it. Any error is an [ErrUnavailable].
-func (s *Store) run(ctx context.Context, sc *script, keys []string, args ...any) (*reply, error) {
+func (s *core) run(ctx context.Context, sc *script, keys []string, args ...any) (*reply, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
 	ctx, end := s.trace(ctx, sc.name)
@@ -140,7 +140,7 @@ func (s *Store) run(ctx context.Context, sc *script, keys []string, args ...any)
 // send sends a script with the key and the argument that its effect needs. If Redis answers
 // LATE, our estimate of Redis time was off: the script has changed nothing, and send tries
 // once more with the Redis time from the answer.
-func (s *Store) send(ctx context.Context, c call) ([]any, error) {
+func (s *core) send(ctx context.Context, c call) ([]any, error) {
 	c, err := s.prepare(c)
 	if err != nil {
 		return nil, err
@@ -159,7 +159,7 @@ func (s *Store) send(ctx context.Context, c call) ([]any, error) {
 
 // sendOnce sends a script, the hot ones in batches. What went wrong with a batch says
 // little of one script of it: that is sent once more, by itself.
-func (s *Store) sendOnce(ctx context.Context, c call, deadline int64) ([]any, error) {
+func (s *core) sendOnce(ctx context.Context, c call, deadline int64) ([]any, error) {
 	args := c.argsBy(deadline)
 	if c.script.hot && s.batches != nil {
 		values, err := s.batches.run(ctx, c.script, c.keys, args)
@@ -175,7 +175,7 @@ var errLate = errors.New("it reached Redis too late")
 
 // deadline returns the Redis time (ms) until which ctx waits for an answer. A store that
 // does not know Redis time yet returns 0, which is always late: the answer tells the time.
-func (s *Store) deadline(ctx context.Context) int64 {
+func (s *core) deadline(ctx context.Context) int64 {
 	if s.observed.Load() == nil {
 		return 0
 	}
@@ -201,7 +201,7 @@ func late(values []any) (now time.Time, ok bool) {
 
 // runDurably calls a script and returns when the number of replicas that the
 // store was made for has its writes too. Without one it is run.
-func (s *Store) runDurably(ctx context.Context, sc *script, keys []string, args ...any) (*reply, error) {
+func (s *core) runDurably(ctx context.Context, sc *script, keys []string, args ...any) (*reply, error) {
 	if s.waitReplicas == 0 {
 		return s.run(ctx, sc, keys, args...)
 	}
@@ -223,7 +223,7 @@ type call struct {
 
 // prepare adds the key that keeps the answer of a script that writes once. It is named
 // by a nonce, the same in every copy of the request.
-func (s *Store) prepare(c call) (call, error) {
+func (s *core) prepare(c call) (call, error) {
 	if c.script.effect != writesOnce {
 		return c, nil
 	}
@@ -248,7 +248,7 @@ func (c call) argsBy(deadline int64) []any {
 // together, and may live in different slots. waitReplicas > 0 adds a WAIT on the
 // same connection, and fewer replicas than that is an [ErrUnavailable]; on a
 // Cluster each node then gets a round trip of its own.
-func (s *Store) runAll(ctx context.Context, calls []call, waitReplicas int) ([]*reply, error) {
+func (s *core) runAll(ctx context.Context, calls []call, waitReplicas int) ([]*reply, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
 	calls = slices.Clone(calls)
@@ -306,7 +306,7 @@ func elsewhere(err error) bool {
 
 // onNodes sends scripts to the nodes of a Cluster that own their slots, one
 // after the other.
-func (s *Store) onNodes(ctx context.Context, cluster *redis.ClusterClient, calls []call, waitReplicas int) ([]*reply, error) {
+func (s *core) onNodes(ctx context.Context, cluster *redis.ClusterClient, calls []call, waitReplicas int) ([]*reply, error) {
 	byNode := map[*redis.Client][]int{}
 	for i, c := range calls {
 		node, err := cluster.MasterForKey(ctx, c.keys[0])
@@ -338,7 +338,7 @@ func (s *Store) onNodes(ctx context.Context, cluster *redis.ClusterClient, calls
 // from the Redis time in the answer. Either way the last script still runs last, perhaps
 // on another connection. On a Cluster there is no order, and only those that did not run
 // are sent again.
-func (s *Store) pipeline(ctx context.Context, rdb redis.Cmdable, calls []call, waitReplicas int) ([]*reply, error) {
+func (s *core) pipeline(ctx context.Context, rdb redis.Cmdable, calls []call, waitReplicas int) ([]*reply, error) {
 	ctx, end := s.trace(ctx, calls[0].script.name)
 	start := time.Now()
 	replies, errs := s.sendAll(ctx, rdb, calls, waitReplicas)
@@ -358,7 +358,7 @@ func (s *Store) pipeline(ctx context.Context, rdb redis.Cmdable, calls []call, w
 }
 
 // sendAll is pipeline, with an error for each script.
-func (s *Store) sendAll(ctx context.Context, rdb redis.Cmdable, calls []call, waitReplicas int) ([]*reply, []error) {
+func (s *core) sendAll(ctx context.Context, rdb redis.Cmdable, calls []call, waitReplicas int) ([]*reply, []error) {
 	replies := make([]*reply, len(calls))
 	errs := make([]error, len(calls))
 	deadlines := slices.Repeat([]int64{s.deadline(ctx)}, len(calls))

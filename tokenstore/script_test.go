@@ -23,7 +23,7 @@ func TestAFailedAttemptCountsOnceOnACluster(t *testing.T) {
 			Username: "alice", Address: netip.MustParseAddr(fmt.Sprintf("192.0.2.%d", last)),
 			Limits: tokenstore.AttemptLimits{Client: many, Account: many, Address: tokenstore.Limit{Burst: 2, Period: time.Hour}},
 		}
-		l, err := s.Lookup(t.Context(), a)
+		l, err := s.Attempts.Lookup(t.Context(), a)
 		if err != nil || l.Wait > 0 {
 			t.Errorf("an attempt: %v, %v", l.Wait, err)
 		}
@@ -38,7 +38,7 @@ func TestAFailedAttemptCountsOnceOnACluster(t *testing.T) {
 				t.Fatal(err)
 			}
 			a := failed(10*i + last)
-			if l, err := s.Lookup(t.Context(), a); err != nil || l.Wait > 0 {
+			if l, err := s.Attempts.Lookup(t.Context(), a); err != nil || l.Wait > 0 {
 				t.Errorf("one of two attempts was used, and the second has to wait %v: %v", l.Wait, err)
 			}
 		}

@@ -54,7 +54,7 @@ type NewSession struct {
 	Address  string
 	// JKT is the thumbprint of the key that the tokens are bound to (RFC 9449), or "".
 	JKT string
-	// ReadAt is when the account was read, as [Store.Lookup] returned it.
+	// ReadAt is when the account was read, as [Attempts.Lookup] returned it.
 	ReadAt time.Time
 	// Leaving are sessions that the caller ends once this one is there. Those of the same
 	// user do not count towards [Options.SessionsPerUser].
@@ -96,7 +96,7 @@ type Grant struct {
 // ends up to four of the surplus in a second round trip: of the sessions beyond the limit,
 // the four that would expire last. If that fails, Login succeeds all the same, and a later
 // login ends them. Errors: [ErrSuperseded], [ErrUnavailable].
-func (s *Store) Login(ctx context.Context, n NewSession) (Grant, error) {
+func (s *Sessions) Login(ctx context.Context, n NewSession) (Grant, error) {
 	if !s.together(n.SID, n.UID) {
 		return Grant{}, errNotTogether
 	}
@@ -148,7 +148,7 @@ func (s *Store) Login(ctx context.Context, n NewSession) (Grant, error) {
 // endSurplus ends sessions of a user and returns those that may have ended: all of them,
 // even if Redis did not answer. Nobody is told that they have, so it waits neither for
 // replicas of Redis nor for followers.
-func (s *Store) endSurplus(ctx context.Context, uid ID, sids []ID) []ID {
+func (s *core) endSurplus(ctx context.Context, uid ID, sids []ID) []ID {
 	calls := make([]call, 0, len(sids))
 	for _, sid := range sids {
 		c, err := s.revokeCall(SessionEnd{SID: sid, UID: uid})
@@ -210,7 +210,7 @@ const (
 // a stolen token gets ErrRevoked). An error that is both ErrReuse or ErrRollback and
 // ErrUnavailable means that the session was ended, but that it is not known whether
 // WaitReplicas replicas of Redis have that; it comes with no Revocation.
-func (s *Store) Rotate(ctx context.Context, t Rotation) (Grant, Revocation, error) {
+func (s *Sessions) Rotate(ctx context.Context, t Rotation) (Grant, Revocation, error) {
 	if !s.together(t.SID, t.UID) {
 		return Grant{}, Revocation{}, ErrNoSession
 	}
@@ -287,10 +287,10 @@ func (s *Store) Rotate(ctx context.Context, t Rotation) (Grant, Revocation, erro
 
 // endFamily returns the revocation that a rotation made or found, and first makes sure
 // of it where replicas have to have it.
-func (s *Store) endFamily(ctx context.Context, t Rotation, r *reply, why error) (Grant, Revocation, error) {
+func (s *core) endFamily(ctx context.Context, t Rotation, r *reply, why error) (Grant, Revocation, error) {
 	rev, err := r.revocation(t.SID, 7)
 	if err == nil && s.waitReplicas > 0 {
-		rev, err = s.Revoke(ctx, SessionEnd{SID: t.SID, UID: t.UID})
+		rev, err = (&Sessions{s}).Revoke(ctx, SessionEnd{SID: t.SID, UID: t.UID})
 	}
 	switch {
 	case err != nil && errors.Is(why, ErrRevoked): // nothing was ended now
@@ -307,7 +307,7 @@ func (s *Store) endFamily(ctx context.Context, t Rotation, r *reply, why error) 
 type Revocation struct {
 	Shard int
 	Mark  Mark // the revocation's own entry; the last entry of the log if it was revoked before
-	// Entry is the entry that [Store.Revoke] has made. It is zero, with Seq 0, for any other
+	// Entry is the entry that [Sessions.Revoke] has made. It is zero, with Seq 0, for any other
 	// revocation, and for a session that was revoked before.
 	Entry Entry
 	// Followers is how many followers the revoking script saw, and Members their table if
@@ -357,7 +357,7 @@ type SessionEnd struct {
 // [ErrNoSession] if Owner is set and has no such session, or the ids were never
 // issued here; [ErrForeign] if IssuedTo is set and the session is another's;
 // [ErrUnavailable].
-func (s *Store) Revoke(ctx context.Context, e SessionEnd) (Revocation, error) {
+func (s *Sessions) Revoke(ctx context.Context, e SessionEnd) (Revocation, error) {
 	if !s.together(e.SID, e.UID) || (!e.Expires.IsZero() && !s.together(e.SID, e.JTI)) {
 		return Revocation{}, ErrNoSession
 	}
@@ -370,7 +370,7 @@ func (s *Store) Revoke(ctx context.Context, e SessionEnd) (Revocation, error) {
 }
 
 // revoked reads the reply of lua/revoke.lua about a session.
-func (s *Store) revoked(sid ID, r *reply, primary string) (Revocation, error) {
+func (s *core) revoked(sid ID, r *reply, primary string) (Revocation, error) {
 	now := r.time(1)
 	s.observeTime(now)
 	switch r.code() {
@@ -398,7 +398,7 @@ func (s *Store) revoked(sid ID, r *reply, primary string) (Revocation, error) {
 // this process.
 const revokeWho, revokeBy = 8, 9
 
-func (s *Store) revokeCall(e SessionEnd) (call, error) {
+func (s *core) revokeCall(e SessionEnd) (call, error) {
 	epoch, err := s.freshEpoch()
 	if err != nil {
 		return call{}, err
@@ -428,7 +428,7 @@ type UserEnd struct {
 
 // RevokeUser ends every session of a user. Errors: [ErrNoSession] if the
 // excepted session is not alive, and then nothing was revoked; [ErrUnavailable].
-func (s *Store) RevokeUser(ctx context.Context, e UserEnd) (Revocation, error) {
+func (s *Sessions) RevokeUser(ctx context.Context, e UserEnd) (Revocation, error) {
 	if !s.together(e.UID) || (e.Except != nil && !s.together(e.UID, *e.Except)) {
 		return Revocation{}, ErrNoSession
 	}
@@ -481,7 +481,7 @@ const supersededKept = time.Minute
 // forget has Redis drop the refresh keys of sessions that the user's epoch has ended.
 // Without it they would stay until they expire, for days, and no limit counts them any more.
 // It is no part of ending the sessions, so nobody is told if it fails.
-func (s *Store) forget(ctx context.Context, sids []ID) {
+func (s *core) forget(ctx context.Context, sids []ID) {
 	sids = slices.DeleteFunc(sids, func(sid ID) bool { return !s.together(sid) })
 	if len(sids) == 0 {
 		return
@@ -516,8 +516,8 @@ func sessionFields() []string {
 	return []string{"sub", "user", "client", "scope", "dev", "ip", "cre", "rot", "ue"}
 }
 
-// Session reads one session. Errors: [ErrNoSession], [ErrUnavailable].
-func (s *Store) Session(ctx context.Context, sid ID) (Session, error) {
+// Get reads one session. Errors: [ErrNoSession], [ErrUnavailable].
+func (s *Sessions) Get(ctx context.Context, sid ID) (Session, error) {
 	list, err := s.readSessions(ctx, "session", []ID{sid}, 0, "")
 	if err != nil {
 		return Session{}, err
@@ -528,13 +528,13 @@ func (s *Store) Session(ctx context.Context, sid ID) (Session, error) {
 	return list[0], nil
 }
 
-// MaxSessionPage is how many sessions [Store.Sessions] returns at most.
+// MaxSessionPage is how many sessions [Sessions.List] returns at most.
 const MaxSessionPage = 100
 
-// ErrCursor says that a cursor is none that [Store.Sessions] returned.
+// ErrCursor says that a cursor is none that [Sessions.List] returned.
 var ErrCursor = errors.New("not a cursor of a list of sessions")
 
-// Sessions lists a user's live sessions, those that expire last first: at most limit of
+// List lists a user's live sessions, those that expire last first: at most limit of
 // them, 1 to [MaxSessionPage]. It begins after the cursor, "" for the beginning, and
 // returns the cursor to go on from, "" at the end. There may be more to come after a page
 // of less than limit, or of none.
@@ -542,7 +542,7 @@ var ErrCursor = errors.New("not a cursor of a list of sessions")
 // It reads in two round trips and is no decision: a session may end before the caller
 // sees it, and one that is refreshed between two pages moves to the front. Errors:
 // [ErrCursor], [ErrUnavailable].
-func (s *Store) Sessions(ctx context.Context, uid ID, cursor string, limit int) (list []Session, next string, err error) {
+func (s *Sessions) List(ctx context.Context, uid ID, cursor string, limit int) (list []Session, next string, err error) {
 	limit = max(1, min(limit, MaxSessionPage))
 	score, after, _ := strings.Cut(cursor, ".")
 	if cursor != "" {
@@ -583,7 +583,7 @@ func (s *Store) Sessions(ctx context.Context, uid ID, cursor string, limit int) 
 
 // readSessions reads the refresh keys of sessions, leaving out those that are gone, or of
 // an epoch before the user's. It is measured as operation.
-func (s *Store) readSessions(ctx context.Context, operation string, sids []ID, epoch uint64, except string) ([]Session, error) {
+func (s *core) readSessions(ctx context.Context, operation string, sids []ID, epoch uint64, except string) ([]Session, error) {
 	sids = slices.DeleteFunc(sids, func(sid ID) bool { return !s.together(sid) })
 	if len(sids) == 0 {
 		return nil, nil

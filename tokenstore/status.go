@@ -25,7 +25,7 @@ func (p Place) String() string {
 
 // place reads a place whose n and history are at two indexes of a reply. Where the store
 // gives places it must be there, or a token would be in no list.
-func (s *Store) place(r *reply, n, history int) Place {
+func (s *core) place(r *reply, n, history int) Place {
 	if !s.statusLists {
 		return Place{}
 	}
@@ -50,7 +50,7 @@ type Places struct{ First, Count uint64 }
 // StatusView returns what of a shard's places is revoked, each for as long as an
 // unexpired token may name it. With [Options.WaitReplicas] it is what the replicas have,
 // too. Errors: [ErrUnavailable].
-func (s *Store) StatusView(ctx context.Context, shard int) (StatusView, error) {
+func (s *Revocations) StatusView(ctx context.Context, shard int) (StatusView, error) {
 	i := byte(shard) //nolint:gosec // at most 255
 	r, err := s.runDurably(ctx, s.scripts.statusView, []string{s.headKey(i), s.invalidKey(i)})
 	if err != nil {

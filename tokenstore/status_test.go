@@ -32,7 +32,7 @@ func (f *fixture) shows(shard int, p tokenstore.Place) bool {
 	if p == (tokenstore.Place{}) {
 		f.t.Fatal("there is no place")
 	}
-	v, err := f.StatusView(f.t.Context(), shard)
+	v, err := f.Revocations.StatusView(f.t.Context(), shard)
 	if err != nil {
 		f.t.Fatal(err)
 	}
@@ -67,7 +67,7 @@ func TestASessionHasOnePlace(t *testing.T) {
 		if s.grants[0].Place == other.grants[0].Place {
 			t.Error("two sessions share a place")
 		}
-		v, err := f.StatusView(t.Context(), s.sid.Shard())
+		v, err := f.Revocations.StatusView(t.Context(), s.sid.Shard())
 		if err != nil || v.History != s.grants[0].LogEpoch || v.Last != 2 || len(v.Revoked) != 0 {
 			t.Errorf("the view: %+v, %v", v, err)
 		}
@@ -77,16 +77,16 @@ func TestASessionHasOnePlace(t *testing.T) {
 func TestALoginAskedAgainKeepsItsPlace(t *testing.T) {
 	onEachWithLists(t, func(t *testing.T, f *fixture) {
 		uid := f.UserID("alice")
-		sid, err := f.NewID(uid)
+		sid, err := f.Sessions.NewID(uid)
 		if err != nil {
 			t.Fatal(err)
 		}
 		n := tokenstore.NewSession{SID: sid, UID: uid, Hash: random32(t), Subject: "alice", Username: "alice", ReadAt: f.Now().Add(time.Hour)}
-		first, err := f.Login(t.Context(), n)
+		first, err := f.Sessions.Login(t.Context(), n)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if again, err := f.Login(t.Context(), n); err != nil || again.Place != first.Place {
+		if again, err := f.Sessions.Login(t.Context(), n); err != nil || again.Place != first.Place {
 			t.Errorf("first %+v, again %+v, %v", first.Place, again.Place, err)
 		}
 	})
@@ -115,16 +115,16 @@ func TestNoTwoRacersShareAPlace(t *testing.T) {
 			wg.Go(func() {
 				// All users of this test in one shard, the client's: they use one counter.
 				uid := f.UserID("lkc_a")
-				sid, err := f.NewID(uid)
+				sid, err := f.Sessions.NewID(uid)
 				if err != nil {
 					t.Error(err)
 				}
-				g, err := f.Login(context.Background(), tokenstore.NewSession{SID: sid, UID: uid, Hash: [32]byte{byte(i)}, Subject: "alice", Username: "alice", ReadAt: time.Now().Add(time.Hour)})
+				g, err := f.Sessions.Login(context.Background(), tokenstore.NewSession{SID: sid, UID: uid, Hash: [32]byte{byte(i)}, Subject: "alice", Username: "alice", ReadAt: time.Now().Add(time.Hour)})
 				take(sid.Shard(), g, err)
 			})
 			wg.Go(func() {
 				for range 5 { // 200 in all: more than a client takes at a time
-					g, err := f.IssueToClient(context.Background(), "lkc_a", secret)
+					g, err := f.Clients.IssueToken(context.Background(), "lkc_a", secret)
 					take(f.UserID("lkc_a").Shard(), g.Grant, err)
 				}
 			})
@@ -149,7 +149,7 @@ func TestEveryRevocationIsListed(t *testing.T) {
 		"logout, sent twice":      func(_ *testing.T, _ *fixture, s *family) { s.logout(false); s.logout(true) },
 		"by a store that gives out no places": func(t *testing.T, f *fixture, s *family) {
 			off := newFixtureOn(t, backend{store: f.store, test: f.rdb}, lifetimes())
-			if _, err := off.Revoke(t.Context(), tokenstore.SessionEnd{SID: s.sid, UID: s.uid}); err != nil {
+			if _, err := off.Sessions.Revoke(t.Context(), tokenstore.SessionEnd{SID: s.sid, UID: s.uid}); err != nil {
 				t.Fatal(err)
 			}
 		},
@@ -172,31 +172,31 @@ func TestEveryRevocationIsListed(t *testing.T) {
 		"logout after the session's end, by access token": func(t *testing.T, f *fixture, s *family) {
 			f.rdb.Del(t.Context(), s.key("rt", s.sid), s.key("idx", s.uid))
 			e := tokenstore.SessionEnd{SID: s.sid, UID: s.uid, JTI: s.jtis[1], Expires: s.access(1).Expires, Place: s.grants[1].Place}
-			if _, err := f.Revoke(t.Context(), e); err != nil {
+			if _, err := f.Sessions.Revoke(t.Context(), e); err != nil {
 				t.Fatal(err)
 			}
 		},
 		"log out everywhere": func(t *testing.T, f *fixture, s *family) {
-			if _, err := f.RevokeUser(t.Context(), tokenstore.UserEnd{UID: s.uid}); err != nil {
+			if _, err := f.Sessions.RevokeUser(t.Context(), tokenstore.UserEnd{UID: s.uid}); err != nil {
 				t.Fatal(err)
 			}
 		},
 		"log out everywhere, after the session's end": func(t *testing.T, f *fixture, s *family) {
 			f.rdb.Del(t.Context(), s.key("rt", s.sid))
-			if _, err := f.RevokeUser(t.Context(), tokenstore.UserEnd{UID: s.uid, ChangedAt: f.Now()}); err != nil {
+			if _, err := f.Sessions.RevokeUser(t.Context(), tokenstore.UserEnd{UID: s.uid, ChangedAt: f.Now()}); err != nil {
 				t.Fatal(err)
 			}
 		},
 		"all but another session": func(t *testing.T, f *fixture, s *family) {
 			kept := f.login("alice")
-			if _, err := f.RevokeUser(t.Context(), tokenstore.UserEnd{UID: s.uid, Except: &kept.sid}); err != nil {
+			if _, err := f.Sessions.RevokeUser(t.Context(), tokenstore.UserEnd{UID: s.uid, Except: &kept.sid}); err != nil {
 				t.Fatal(err)
 			}
 			kept.listed("the excepted session", false)
 			is(t, "the excepted session", kept.verify(0), nil)
 			defer func() {
 				// The exception is for this once.
-				if _, err := f.RevokeUser(t.Context(), tokenstore.UserEnd{UID: s.uid}); err != nil {
+				if _, err := f.Sessions.RevokeUser(t.Context(), tokenstore.UserEnd{UID: s.uid}); err != nil {
 					t.Fatal(err)
 				}
 				kept.listed("the session that was excepted before", true)
@@ -204,14 +204,14 @@ func TestEveryRevocationIsListed(t *testing.T) {
 		},
 		"a follower puts a logout back": func(t *testing.T, f *fixture, s *family) {
 			e := tokenstore.Entry{Kind: tokenstore.KindSession, ID: s.sid}
-			if err := f.Restore(t.Context(), e); err != nil {
+			if err := f.Revocations.Restore(t.Context(), e); err != nil {
 				t.Fatal(err)
 			}
 		},
 		"a follower puts a user's epoch back": func(t *testing.T, f *fixture, s *family) {
 			kept := f.login("alice")
 			e := tokenstore.Entry{Kind: tokenstore.KindUser, ID: s.uid, Epoch: 7, Except: kept.sid}
-			if err := f.Restore(t.Context(), e); err != nil {
+			if err := f.Revocations.Restore(t.Context(), e); err != nil {
 				t.Fatal(err)
 			}
 			kept.listed("the excepted session", false)
@@ -246,12 +246,12 @@ func TestARefusedRevocationIsNotListed(t *testing.T) {
 			{SID: s.sid, UID: s.uid, Owner: "mallory", Place: s.grants[0].Place},
 			{SID: s.sid, UID: s.uid, IssuedTo: &app, Place: s.grants[0].Place},
 		} {
-			if _, err := f.Revoke(t.Context(), e); err == nil {
+			if _, err := f.Sessions.Revoke(t.Context(), e); err == nil {
 				t.Fatalf("%+v was revoked", e)
 			}
 		}
 		kept.logout(false)
-		if _, err := f.RevokeUser(t.Context(), tokenstore.UserEnd{UID: s.uid, Except: &kept.sid}); err == nil {
+		if _, err := f.Sessions.RevokeUser(t.Context(), tokenstore.UserEnd{UID: s.uid, Except: &kept.sid}); err == nil {
 			t.Fatal("a dead session was excepted")
 		}
 		s.listed("afterwards", false)
@@ -266,7 +266,7 @@ func TestTokensOfAClientAreListed(t *testing.T) {
 		uid := f.UserID("lkc_a")
 		issue := func() tokenstore.Place {
 			t.Helper()
-			g, err := f.IssueToClient(t.Context(), "lkc_a", secret)
+			g, err := f.Clients.IssueToken(t.Context(), "lkc_a", secret)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -274,7 +274,7 @@ func TestTokensOfAClientAreListed(t *testing.T) {
 		}
 		revokeAll := func() {
 			t.Helper()
-			if _, err := f.RevokeUser(t.Context(), tokenstore.UserEnd{UID: uid}); err != nil {
+			if _, err := f.Sessions.RevokeUser(t.Context(), tokenstore.UserEnd{UID: uid}); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -282,11 +282,11 @@ func TestTokensOfAClientAreListed(t *testing.T) {
 		for i := range places {
 			places[i] = issue()
 		}
-		sid, err := f.NewID(uid)
+		sid, err := f.Sessions.NewID(uid)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := f.Revoke(t.Context(), tokenstore.SessionEnd{SID: sid, UID: uid, JTI: sid, Expires: f.Now().Add(time.Minute), Place: places[7]}); err != nil {
+		if _, err := f.Sessions.Revoke(t.Context(), tokenstore.SessionEnd{SID: sid, UID: uid, JTI: sid, Expires: f.Now().Add(time.Minute), Place: places[7]}); err != nil {
 			t.Fatal(err)
 		}
 		for i, p := range places {
@@ -318,7 +318,7 @@ func TestAListForgetsWhatHasExpired(t *testing.T) {
 		s, all := f.login("alice"), f.login("bob")
 		near(t, "TTL of what living tokens name", f.ttl(s.key("idx", s.uid)), 15*time.Minute+10*time.Second, 5*time.Second)
 		s.logout(false)
-		if _, err := f.RevokeUser(t.Context(), tokenstore.UserEnd{UID: all.uid}); err != nil {
+		if _, err := f.Sessions.RevokeUser(t.Context(), tokenstore.UserEnd{UID: all.uid}); err != nil {
 			t.Fatal(err)
 		}
 		for _, fam := range []*family{s, all} {
@@ -367,10 +367,10 @@ func TestShorterLifetimesDoNotShortenAListing(t *testing.T) {
 		old := newFixtureWith(t, backend{store: f.store, test: f.rdb}, tokenstore.Options{Lifetimes: long, StatusLists: true})
 		one, two := old.login("alice"), old.login("bob")
 		l := f.withLists()
-		if _, err := two.f.RevokeUser(t.Context(), tokenstore.UserEnd{UID: two.uid}); err != nil {
+		if _, err := two.f.Sessions.RevokeUser(t.Context(), tokenstore.UserEnd{UID: two.uid}); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := l.Revoke(t.Context(), tokenstore.SessionEnd{SID: one.sid, UID: one.uid}); err != nil {
+		if _, err := l.Sessions.Revoke(t.Context(), tokenstore.SessionEnd{SID: one.sid, UID: one.uid}); err != nil {
 			t.Fatal(err)
 		}
 		for _, s := range []*family{one, two} {
@@ -391,7 +391,7 @@ func TestWithoutListsThereIsNothingOfThem(t *testing.T) {
 		if _, err := s.show(1); err != nil {
 			t.Fatal(err)
 		}
-		g, err := f.IssueToClient(t.Context(), "lkc_a", secret)
+		g, err := f.Clients.IssueToken(t.Context(), "lkc_a", secret)
 		is(t, "issue", err, nil)
 		for _, p := range []tokenstore.Place{s.grants[0].Place, s.grants[1].Place, g.Place} {
 			if p != (tokenstore.Place{}) {
@@ -399,7 +399,7 @@ func TestWithoutListsThereIsNothingOfThem(t *testing.T) {
 			}
 		}
 		gone.logout(true)
-		if _, err := f.RevokeUser(t.Context(), tokenstore.UserEnd{UID: s.uid}); err != nil {
+		if _, err := f.Sessions.RevokeUser(t.Context(), tokenstore.UserEnd{UID: s.uid}); err != nil {
 			t.Fatal(err)
 		}
 		for _, key := range f.allKeys() {
@@ -412,7 +412,7 @@ func TestWithoutListsThereIsNothingOfThem(t *testing.T) {
 				t.Errorf("%s has a field of status lists", key)
 			}
 		}
-		v, err := f.StatusView(t.Context(), s.sid.Shard())
+		v, err := f.Revocations.StatusView(t.Context(), s.sid.Shard())
 		if err != nil || v.Last != 0 || len(v.Revoked) != 0 {
 			t.Errorf("the view: %+v, %v", v, err)
 		}
@@ -442,7 +442,7 @@ func TestALossOfDataEndsItsLists(t *testing.T) {
 		if err := flushAll(t.Context(), f.rdb); err != nil {
 			t.Fatal(err)
 		}
-		v, err := f.StatusView(t.Context(), before.sid.Shard())
+		v, err := f.Revocations.StatusView(t.Context(), before.sid.Shard())
 		if err != nil || v.History != "" || v.Last != 0 || len(v.Revoked) != 0 {
 			t.Errorf("of an empty Redis: %+v, %v", v, err)
 		}
@@ -454,7 +454,7 @@ func TestALossOfDataEndsItsLists(t *testing.T) {
 			t.Errorf("the first place of the next history is %+v, that of the one before was %+v", p, before.grants[0].Place)
 		}
 		// A place of before means nobody now, least of all who has its number.
-		if _, err := f.Revoke(t.Context(), tokenstore.SessionEnd{SID: before.sid, UID: before.uid, Place: before.grants[0].Place}); err != nil {
+		if _, err := f.Sessions.Revoke(t.Context(), tokenstore.SessionEnd{SID: before.sid, UID: before.uid, Place: before.grants[0].Place}); err != nil {
 			t.Fatal(err)
 		}
 		after.listed("when a place of the history before is revoked", false)
@@ -499,9 +499,9 @@ func TestRacersLeaveAListThatIsRight(t *testing.T) {
 					mu.Unlock()
 					switch {
 					case j%3 == 0:
-						_, err = f.Revoke(context.Background(), tokenstore.SessionEnd{SID: s.sid, UID: s.uid})
+						_, err = f.Sessions.Revoke(context.Background(), tokenstore.SessionEnd{SID: s.sid, UID: s.uid})
 					case j == 4:
-						_, err = f.RevokeUser(context.Background(), tokenstore.UserEnd{UID: s.uid})
+						_, err = f.Sessions.RevokeUser(context.Background(), tokenstore.UserEnd{UID: s.uid})
 					default:
 						_, _ = s.show(1) // it may be over by now
 					}
@@ -534,7 +534,7 @@ func TestAFullRedisListsRevocations(t *testing.T) {
 			_, err := f.tryLogin("alice", time.Now().Add(time.Hour))
 			is(t, "a login", err, tokenstore.ErrUnavailable)
 			if everywhere {
-				_, err = f.RevokeUser(t.Context(), tokenstore.UserEnd{UID: s.uid})
+				_, err = f.Sessions.RevokeUser(t.Context(), tokenstore.UserEnd{UID: s.uid})
 				is(t, "log out everywhere", err, nil)
 			} else {
 				s.logout(false)

@@ -63,8 +63,43 @@ type Options struct {
 	Rand io.Reader
 }
 
-// Store is the one owner of the keys under "lk:". It is safe for concurrent use.
+// Store is the one owner of the keys under "lk:", by concept: whoever needs one concept is
+// given that and nothing else. It is safe for concurrent use, as each of its parts is.
 type Store struct {
+	*core
+
+	Sessions    *Sessions
+	Revocations *Revocations
+	Accounts    *Accounts
+	Attempts    *Attempts
+	Clients     *Clients
+	Keys        *Keys
+	Proofs      *Proofs
+	Audit       *AuditStream
+}
+
+type (
+	// Sessions are the logins: they begin, refresh, and end.
+	Sessions struct{ *core }
+	// Revocations are what has been denied: the denylist, its log, and who follows the log.
+	// A [Revocations] can revoke again what Redis lost, and nothing else.
+	Revocations struct{ *core }
+	// Accounts are the users, their passwords and what they may.
+	Accounts struct{ *core }
+	// Attempts are the guesses of a password that count against an account and an address.
+	Attempts struct{ *core }
+	// Clients are the OAuth clients that are registered (RFC 6749, section 2).
+	Clients struct{ *core }
+	// Keys is the ring of signing keys.
+	Keys struct{ *core }
+	// Proofs are the DPoP proofs that were used (RFC 9449, section 11.1).
+	Proofs struct{ *core }
+	// AuditStream is the stream of security events in Redis.
+	AuditStream struct{ *core }
+)
+
+// core is what all parts share: the client, the scripts, the names of the keys, the clock.
+type core struct {
 	rdb          redis.UniversalClient
 	batches      *batches // nil: each script is sent by itself
 	shards       int
@@ -116,14 +151,17 @@ func New(rdb redis.UniversalClient, o Options) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{
+	c := &core{
 		rdb: rdb, batches: batches, shards: o.Shards, life: o.Lifetimes, timeout: o.Timeout,
 		waitReplicas: o.WaitReplicas, perUser: o.SessionsPerUser, statusLists: o.StatusLists, observe: o.Observe, trace: o.Trace, rand: o.Rand, scripts: sc,
 	}
 	for i := range o.Shards {
-		s.prefix = append(s.prefix, "lk:{"+strconv.Itoa(i)+"}:")
+		c.prefix = append(c.prefix, "lk:{"+strconv.Itoa(i)+"}:")
 	}
-	return s, nil
+	return &Store{
+		core: c, Sessions: &Sessions{c}, Revocations: &Revocations{c}, Accounts: &Accounts{c}, Attempts: &Attempts{c},
+		Clients: &Clients{c}, Keys: &Keys{c}, Proofs: &Proofs{c}, Audit: &AuditStream{c},
+	}, nil
 }
 
 // Open records the number of shards if nobody has yet, and otherwise checks it.
@@ -148,17 +186,17 @@ func (s *Store) Open(ctx context.Context) error {
 }
 
 // Lifetimes returns the durations this store was made with.
-func (s *Store) Lifetimes() Lifetimes { return s.life }
+func (s *core) Lifetimes() Lifetimes { return s.life }
 
 // WaitReplicas returns how many replicas of Redis must have a revocation.
-func (s *Store) WaitReplicas() int { return s.waitReplicas }
+func (s *core) WaitReplicas() int { return s.waitReplicas }
 
 // Shards returns the number of shards.
-func (s *Store) Shards() int { return s.shards }
+func (s *core) Shards() int { return s.shards }
 
 // Now estimates Redis TIME from the last reply: the time that the issuing and
 // the denying of tokens go by. Before the first reply it is the local clock.
-func (s *Store) Now() time.Time {
+func (s *core) Now() time.Time {
 	o := s.observed.Load()
 	if o == nil {
 		return time.Now()
@@ -169,7 +207,7 @@ func (s *Store) Now() time.Time {
 // observeTime takes note of a Redis TIME that a reply carried, at most once a
 // second: the two clocks do not drift apart faster than that matters. The zero time, of a
 // reply that cannot be read, is ignored.
-func (s *Store) observeTime(t time.Time) {
+func (s *core) observeTime(t time.Time) {
 	if t.IsZero() {
 		return
 	}
@@ -188,55 +226,55 @@ const (
 	keysKey = "lk:keys"
 )
 
-func (s *Store) rtKey(sid ID) string    { return s.prefix[sid[0]] + "rt:" + sid.String() }
-func (s *Store) denyKey(id ID) string   { return s.prefix[id[0]] + "deny:" + id.String() }
-func (s *Store) epochKey(uid ID) string { return s.prefix[uid[0]] + "ue:" + uid.String() }
-func (s *Store) userKey(uid ID) string  { return s.prefix[uid[0]] + "us:" + uid.String() }
-func (s *Store) headKey(shard byte) string {
+func (s *core) rtKey(sid ID) string    { return s.prefix[sid[0]] + "rt:" + sid.String() }
+func (s *core) denyKey(id ID) string   { return s.prefix[id[0]] + "deny:" + id.String() }
+func (s *core) epochKey(uid ID) string { return s.prefix[uid[0]] + "ue:" + uid.String() }
+func (s *core) userKey(uid ID) string  { return s.prefix[uid[0]] + "us:" + uid.String() }
+func (s *core) headKey(shard byte) string {
 	return s.prefix[shard] + "head"
 }
-func (s *Store) logKey(shard byte) string     { return s.prefix[shard] + "log" }
-func (s *Store) membersKey(shard byte) string { return s.prefix[shard] + "members" }
+func (s *core) logKey(shard byte) string     { return s.prefix[shard] + "log" }
+func (s *core) membersKey(shard byte) string { return s.prefix[shard] + "members" }
 
 // acksKey has what followers have applied since they last renewed.
-func (s *Store) acksKey(shard byte) string { return s.prefix[shard] + "acks" }
+func (s *core) acksKey(shard byte) string { return s.prefix[shard] + "acks" }
 
 // invalidKey has the places in status lists that are revoked, livingKey those that a
 // user's living tokens name.
-func (s *Store) invalidKey(shard byte) string { return s.prefix[shard] + "invalid" }
-func (s *Store) livingKey(uid ID) string      { return s.prefix[uid[0]] + "idx:" + uid.String() }
+func (s *core) invalidKey(shard byte) string { return s.prefix[shard] + "invalid" }
+func (s *core) livingKey(uid ID) string      { return s.prefix[uid[0]] + "idx:" + uid.String() }
 
 // deadKeysKey has the signing keys that were revoked.
-func (s *Store) deadKeysKey(shard byte) string { return s.prefix[shard] + "dead" }
+func (s *core) deadKeysKey(shard byte) string { return s.prefix[shard] + "dead" }
 
 // accountKey is in the shard of the username, which need not be the shard of
 // the account's subject.
-func (s *Store) accountKey(username string) string {
+func (s *core) accountKey(username string) string {
 	return s.prefix[s.UserID(username)[0]] + "acct:" + username
 }
 
 // costsKey counts a shard's accounts by what their password hashes cost.
-func (s *Store) costsKey(username string) string {
+func (s *core) costsKey(username string) string {
 	return s.prefix[s.UserID(username)[0]] + "costs"
 }
 
 // replacedKey has the password hash that an account had before its user replaced it.
-func (s *Store) replacedKey(username string) string {
+func (s *core) replacedKey(username string) string {
 	return s.prefix[s.UserID(username)[0]] + "old:" + username
 }
 
 // throttleKeys are named by a hash, so that an attacker's input is of one
 // length and no address is readable in a dump.
-func (s *Store) throttleKey(username, client string) string {
+func (s *core) throttleKey(username, client string) string {
 	return s.prefix[s.UserID(username)[0]] + "thr:c:" + digest(username+"\x00"+client)
 }
 
-func (s *Store) anyoneKey(username, client string) string {
+func (s *core) anyoneKey(username, client string) string {
 	return s.prefix[s.UserID(username)[0]] + "thr:a:" + digest(username+"\x00"+client)
 }
 
 // receiptKey names what one attempt was charged in one slot.
-func (s *Store) receiptKey(shard byte, nonce string) string {
+func (s *core) receiptKey(shard byte, nonce string) string {
 	return s.prefix[shard] + "thr:r:" + nonce
 }
 
@@ -247,7 +285,7 @@ func digest(v string) string {
 
 // freshEpoch returns the name that a script gives to a new head, should it find
 // none. It is fresh for each call: two losses of data never share an epoch.
-func (s *Store) freshEpoch() (string, error) {
+func (s *core) freshEpoch() (string, error) {
 	var b [8]byte
 	if _, err := io.ReadFull(s.rand, b[:]); err != nil {
 		return "", fmt.Errorf("read randomness: %w", err)

@@ -44,8 +44,8 @@ func TestAStoredRecordThatCannotBeReadIsAnOutage(t *testing.T) {
 		}
 		rt := s.key("rt", s.sid)
 		for name, ask := range map[string]func() error{
-			"rotate": func() error { _, _, err := f.Rotate(ctx, s.rotation(2)); return err },
-			"peek":   func() error { _, err := f.Peek(ctx, s.rotation(2)); return err },
+			"rotate": func() error { _, _, err := f.Sessions.Rotate(ctx, s.rotation(2)); return err },
+			"peek":   func() error { _, err := f.Sessions.Peek(ctx, s.rotation(2)); return err },
 		} {
 			t.Log(name)
 			for _, value := range []string{"", "-1", "1e300", "x"} {
@@ -67,17 +67,17 @@ func TestAStoredRecordThatCannotBeReadIsAnOutage(t *testing.T) {
 
 		// A user has logged out everywhere: unreadable, the epoch revives no session.
 		over := f.login("bob")
-		if _, err := f.RevokeUser(ctx, tokenstore.UserEnd{UID: over.uid}); err != nil {
+		if _, err := f.Sessions.RevokeUser(ctx, tokenstore.UserEnd{UID: over.uid}); err != nil {
 			t.Fatal(err)
 		}
 		later := f.login("bob")
 		for name, ask := range map[string]func() error{
-			"rotate":   func() error { _, _, err := f.Rotate(ctx, over.rotation(1)); return err },
-			"peek":     func() error { _, err := f.Peek(ctx, over.rotation(1)); return err },
+			"rotate":   func() error { _, _, err := f.Sessions.Rotate(ctx, over.rotation(1)); return err },
+			"peek":     func() error { _, err := f.Sessions.Peek(ctx, over.rotation(1)); return err },
 			"verify":   func() error { return over.verify(0) },
 			"login":    func() error { _, err := f.tryLogin("bob", f.Now().Add(time.Hour)); return err },
-			"sessions": func() error { _, _, err := f.Sessions(ctx, over.uid, "", 100); return err },
-			"revoke":   func() error { _, err := f.RevokeUser(ctx, tokenstore.UserEnd{UID: over.uid}); return err },
+			"sessions": func() error { _, _, err := f.Sessions.List(ctx, over.uid, "", 100); return err },
+			"revoke":   func() error { _, err := f.Sessions.RevokeUser(ctx, tokenstore.UserEnd{UID: over.uid}); return err },
 		} {
 			t.Log(name)
 			for _, value := range []string{"", "-1", "1e300", "x"} {
@@ -90,10 +90,10 @@ func TestAStoredRecordThatCannotBeReadIsAnOutage(t *testing.T) {
 		}
 
 		account := tokenstore.Account{Username: "alice", Hash: "a hash"}
-		if err := f.CreateAccount(ctx, account); err != nil {
+		if err := f.Accounts.Create(ctx, account); err != nil {
 			t.Fatal(err)
 		}
-		ask := func() error { _, err := f.Lookup(ctx, tokenstore.Attempt{Username: "alice"}); return err }
+		ask := func() error { _, err := f.Attempts.Lookup(ctx, tokenstore.Attempt{Username: "alice"}); return err }
 		keys := f.allKeys()
 		at := slices.IndexFunc(keys, func(key string) bool { return strings.HasSuffix(key, ":acct:alice") })
 		if at < 0 {

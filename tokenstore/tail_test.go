@@ -37,7 +37,7 @@ func TestATailWaitsNoLongerThanItsTimeout(t *testing.T) {
 			t.Fatal(err)
 		}
 		began := time.Now()
-		_, err = s.Tail(t.Context(), map[int]uint64{0: 0}, block)
+		_, err = s.Revocations.Tail(t.Context(), map[int]uint64{0: 0}, block)
 		is(t, "no answer", err, tokenstore.ErrUnavailable)
 		if took := time.Since(began); took != block+timeout {
 			t.Errorf("it was given up after %v, want %v", took, block+timeout)

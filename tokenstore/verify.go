@@ -22,7 +22,7 @@ type AccessToken struct {
 // [ErrRevoked] if it, its session, its user's epoch or its key was revoked or this
 // Redis lost its data since it was issued, [ErrExpired] if it expired by Redis time,
 // [ErrUnavailable].
-func (s *Store) Verify(ctx context.Context, t AccessToken) error {
+func (s *Revocations) Verify(ctx context.Context, t AccessToken) error {
 	if !s.together(t.SID, t.JTI, t.UID) {
 		return fmt.Errorf("%w: it was issued for other shards", ErrRevoked)
 	}

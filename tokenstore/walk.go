@@ -12,7 +12,7 @@ import (
 )
 
 // names returns what follows "lk:{i}:<kind>:" in every key of a kind, sorted, each once.
-func (s *Store) names(ctx context.Context, kind string) ([]string, error) {
+func (s *core) names(ctx context.Context, kind string) ([]string, error) {
 	var all []string
 	err := s.walk(ctx, kind, func(_ context.Context, _ *redis.Client, names []string) error {
 		all = append(all, names...)
@@ -32,7 +32,7 @@ const walkBatch = 1000
 // server that holds them. It makes one call after the other, from this goroutine. A
 // key that exists from the beginning to the end is passed at least once, unless the
 // Cluster moves it to another server meanwhile.
-func (s *Store) walk(
+func (s *core) walk(
 	ctx context.Context, kind string, fn func(ctx context.Context, node *redis.Client, names []string) error,
 ) error {
 	nodes, err := s.primaries(ctx)
@@ -64,7 +64,7 @@ func (s *Store) walk(
 
 // primaries returns a client of each server that takes writes, in the order of their
 // addresses.
-func (s *Store) primaries(ctx context.Context) ([]*redis.Client, error) {
+func (s *core) primaries(ctx context.Context) ([]*redis.Client, error) {
 	switch c := s.rdb.(type) {
 	case *redis.ClusterClient:
 		var mu sync.Mutex

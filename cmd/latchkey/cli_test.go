@@ -140,7 +140,7 @@ func (c *console) add(args ...string) {
 
 func (c *console) account(username string) tokenstore.Account {
 	c.t.Helper()
-	a, _, err := c.store.Account(c.t.Context(), username)
+	a, _, err := c.store.Accounts.Get(c.t.Context(), username)
 	if err != nil {
 		c.t.Fatalf("the account of %s: %v", username, err)
 	}
@@ -174,22 +174,22 @@ type opened struct {
 func (c *console) begin(username string) (finish func() (*opened, error)) {
 	c.t.Helper()
 	ctx := c.t.Context()
-	found, err := c.store.Lookup(ctx, tokenstore.Attempt{Username: username})
+	found, err := c.store.Attempts.Lookup(ctx, tokenstore.Attempt{Username: username})
 	if err != nil || !found.Found {
 		c.t.Fatalf("look %s up: %v, found: %t", username, err, found.Found)
 	}
 	return func() (*opened, error) {
 		o := &opened{c: c, uid: c.store.UserID(found.Account.Subject)}
 		_, _ = rand.Read(o.secret[:])
-		sid, err := c.store.NewID(o.uid)
+		sid, err := c.store.Sessions.NewID(o.uid)
 		if err != nil {
 			return nil, err
 		}
-		jti, err := c.store.NewID(o.uid)
+		jti, err := c.store.Sessions.NewID(o.uid)
 		if err != nil {
 			return nil, err
 		}
-		g, err := c.store.Login(ctx, tokenstore.NewSession{
+		g, err := c.store.Sessions.Login(ctx, tokenstore.NewSession{
 			SID: sid, UID: o.uid, Hash: sha256.Sum256(o.secret[:]), Subject: found.Account.Subject, Username: username,
 			ClientID: "latchkey", Device: "Firefox 128 on Linux", Address: "192.0.2.7", ReadAt: found.ReadAt,
 		})
@@ -217,7 +217,7 @@ func (c *console) open(username string) *opened {
 // lives fails the test unless the session's access token is accepted.
 func (o *opened) lives() {
 	o.c.t.Helper()
-	if err := o.c.store.Verify(o.c.t.Context(), o.access); err != nil {
+	if err := o.c.store.Revocations.Verify(o.c.t.Context(), o.access); err != nil {
 		o.c.t.Errorf("the access token is refused: %v", err)
 	}
 }
@@ -226,10 +226,10 @@ func (o *opened) lives() {
 func (o *opened) ended() {
 	o.c.t.Helper()
 	ctx := o.c.t.Context()
-	if err := o.c.store.Verify(ctx, o.access); !errors.Is(err, tokenstore.ErrRevoked) {
+	if err := o.c.store.Revocations.Verify(ctx, o.access); !errors.Is(err, tokenstore.ErrRevoked) {
 		o.c.t.Errorf("the access token: %v, want revoked", err)
 	}
-	_, _, err := o.c.store.Rotate(ctx, tokenstore.Rotation{SID: o.access.SID, UID: o.uid, Gen: 1, Hash: sha256.Sum256(o.secret[:])})
+	_, _, err := o.c.store.Sessions.Rotate(ctx, tokenstore.Rotation{SID: o.access.SID, UID: o.uid, Gen: 1, Hash: sha256.Sum256(o.secret[:])})
 	if !errors.Is(err, tokenstore.ErrSuperseded) && !errors.Is(err, tokenstore.ErrRevoked) && !errors.Is(err, tokenstore.ErrNoSession) {
 		o.c.t.Errorf("the refresh token: %v, want it refused", err)
 	}

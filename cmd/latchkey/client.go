@@ -58,7 +58,7 @@ own id and secret, and refresh their tokens at POST /oauth2/token.`,
 			client.Introspect = introspect
 			return operate(cmd, func(ctx context.Context, op operator) error {
 				secret := newSecret()
-				err := op.CreateClient(ctx, client, sha256.Sum256([]byte(secret)))
+				err := op.Clients.Create(ctx, client, sha256.Sum256([]byte(secret)))
 				if errors.Is(err, tokenstore.ErrClientExists) {
 					return fmt.Errorf("the client %s is there already, and stays as it was; give it another secret with: latchkey client rotate-secret %s", client.ID, client.ID)
 				}
@@ -158,7 +158,7 @@ client's own tokens any more, nor those of the users that it logged in.`,
 			}
 			return operate(cmd, func(ctx context.Context, op operator) error {
 				secret := newSecret()
-				err := op.RotateClientSecret(ctx, id, sha256.Sum256([]byte(secret)), keep)
+				err := op.Clients.RotateSecret(ctx, id, sha256.Sum256([]byte(secret)), keep)
 				if errors.Is(err, tokenstore.ErrNoClient) {
 					return fmt.Errorf("there is no client %s; list them with: latchkey client list", id)
 				}
@@ -189,14 +189,14 @@ func newClientDelete() *cobra.Command {
 				return err
 			}
 			return operate(cmd, func(ctx context.Context, op operator) error {
-				_, err := op.Client(ctx, id)
+				_, err := op.Clients.Get(ctx, id)
 				known := err == nil
 				if !known && !errors.Is(err, tokenstore.ErrNoClient) {
 					return err
 				}
 				// The client first: what it is issued afterwards is nothing. One that is
 				// gone is ended again: that completes a command that was cut off.
-				if err := op.DeleteClient(ctx, id); err != nil {
+				if err := op.Clients.Delete(ctx, id); err != nil {
 					return err
 				}
 				if err := op.endTokens(ctx, id); err != nil {
@@ -214,12 +214,12 @@ func newClientDelete() *cobra.Command {
 // endTokens ends the tokens that a client got for itself, and the sessions of the
 // users that it logged in. It returns nil once every replica knows.
 func (op operator) endTokens(ctx context.Context, id string) error {
-	err := op.confirmed(ctx)(op.RevokeUser(ctx, tokenstore.UserEnd{UID: op.UserID(id)}))
+	err := op.confirmed(ctx)(op.Sessions.RevokeUser(ctx, tokenstore.UserEnd{UID: op.UserID(id)}))
 	if err != nil {
 		return fmt.Errorf("end the tokens of %s: %w", id, err)
 	}
 	ends := map[tokenstore.ID]tokenstore.SessionEnd{}
-	err = op.ClientSessions(ctx, id, func(e tokenstore.SessionEnd) error {
+	err = op.Clients.Sessions(ctx, id, func(e tokenstore.SessionEnd) error {
 		ends[e.SID] = e
 		return nil
 	})
@@ -229,7 +229,7 @@ func (op operator) endTokens(ctx context.Context, id string) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(op.parallel)
 	for _, e := range ends {
-		g.Go(func() error { return op.confirmed(ctx)(op.Revoke(ctx, e)) })
+		g.Go(func() error { return op.confirmed(ctx)(op.Sessions.Revoke(ctx, e)) })
 	}
 	if err := g.Wait(); err != nil {
 		return fmt.Errorf("end the sessions of %s: %w", id, err)

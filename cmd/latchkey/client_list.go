@@ -38,13 +38,13 @@ func newClientList() *cobra.Command {
 
 // clients reads every client, sorted by id.
 func (op operator) clients(ctx context.Context) ([]tokenstore.Client, error) {
-	ids, err := op.ClientIDs(ctx)
+	ids, err := op.Clients.IDs(ctx)
 	if err != nil {
 		return nil, err
 	}
 	var list []tokenstore.Client
 	for _, id := range ids {
-		c, err := op.Client(ctx, id)
+		c, err := op.Clients.Get(ctx, id)
 		if errors.Is(err, tokenstore.ErrNoClient) {
 			continue // deleted since
 		}

@@ -31,7 +31,7 @@ func secretOf(t *testing.T, out string) string {
 
 // authenticate shows the secret of the client billing.
 func (c *console) authenticate(secret string) (tokenstore.ClientGrant, error) {
-	return c.store.AuthenticateClient(c.t.Context(), "lkc_billing", sha256.Sum256([]byte(secret)))
+	return c.store.Clients.Authenticate(c.t.Context(), "lkc_billing", sha256.Sum256([]byte(secret)))
 }
 
 func TestClientAdd(t *testing.T) {
@@ -143,18 +143,18 @@ func TestWhatEndsTheTokensOfAClient(t *testing.T) {
 			c.register("other")
 			c.add("alice")
 			own := func() tokenstore.AccessToken {
-				g, err := c.store.IssueToClient(t.Context(), "lkc_billing", sha256.Sum256([]byte(secret)))
+				g, err := c.store.Clients.IssueToken(t.Context(), "lkc_billing", sha256.Sum256([]byte(secret)))
 				if err != nil {
 					t.Fatal(err)
 				}
 				uid := c.store.UserID("lkc_billing")
-				sid, _ := c.store.NewID(uid)
+				sid, _ := c.store.Sessions.NewID(uid)
 				return tokenstore.AccessToken{JTI: sid, SID: sid, UID: uid, UserEpoch: g.UserEpoch, LogEpoch: g.LogEpoch, Expires: g.Now.Add(time.Minute)}
 			}()
 			by := func(client string) tokenstore.AccessToken {
 				uid := c.store.UserID("alice")
-				sid, _ := c.store.NewID(uid)
-				g, err := c.store.Login(t.Context(), tokenstore.NewSession{SID: sid, UID: uid, Subject: "alice", ClientID: client, ReadAt: time.Now().Add(time.Hour)})
+				sid, _ := c.store.Sessions.NewID(uid)
+				g, err := c.store.Sessions.Login(t.Context(), tokenstore.NewSession{SID: sid, UID: uid, Subject: "alice", ClientID: client, ReadAt: time.Now().Add(time.Hour)})
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -164,12 +164,12 @@ func TestWhatEndsTheTokensOfAClient(t *testing.T) {
 			stay := []tokenstore.AccessToken{by("lkc_other"), by("latchkey")}
 			c.works("", tt.args...)
 			for i, token := range users {
-				if err := c.store.Verify(t.Context(), token); errors.Is(err, tokenstore.ErrRevoked) != tt.ends {
+				if err := c.store.Revocations.Verify(t.Context(), token); errors.Is(err, tokenstore.ErrRevoked) != tt.ends {
 					t.Errorf("token %d: %v", i, err)
 				}
 			}
 			for i, token := range stay {
-				if err := c.store.Verify(t.Context(), token); err != nil {
+				if err := c.store.Revocations.Verify(t.Context(), token); err != nil {
 					t.Errorf("another's token %d: %v", i, err)
 				}
 			}

@@ -27,8 +27,8 @@ func TestListsOnAClusterAreWhole(t *testing.T) {
 		user := fmt.Sprintf("user-%03d", i)
 		client := tokenstore.Client{ID: fmt.Sprintf("lkc_%03d", i)}
 		err := errors.Join(
-			c.store.CreateAccount(t.Context(), tokenstore.Account{Username: user, Hash: "h"}),
-			c.store.CreateClient(t.Context(), client, sha256.Sum256([]byte("secret"))),
+			c.store.Accounts.Create(t.Context(), tokenstore.Account{Username: user, Hash: "h"}),
+			c.store.Clients.Create(t.Context(), client, sha256.Sum256([]byte("secret"))),
 		)
 		if err != nil {
 			t.Fatal(err)
@@ -81,11 +81,11 @@ func TestClientDeleteOnAClusterEndsEverySession(t *testing.T) {
 	for i := range 60 {
 		subject := fmt.Sprintf("user-%03d", i)
 		uid := c.store.UserID(subject)
-		sid, err := c.store.NewID(uid)
+		sid, err := c.store.Sessions.NewID(uid)
 		if err != nil {
 			t.Fatal(err)
 		}
-		g, err := c.store.Login(t.Context(), tokenstore.NewSession{
+		g, err := c.store.Sessions.Login(t.Context(), tokenstore.NewSession{
 			SID: sid, UID: uid, Subject: subject, ClientID: "lkc_billing", ReadAt: time.Now().Add(time.Hour),
 		})
 		if err != nil {
@@ -97,7 +97,7 @@ func TestClientDeleteOnAClusterEndsEverySession(t *testing.T) {
 	}
 	c.works("", "client", "delete", "billing")
 	for _, token := range tokens {
-		if err := c.store.Verify(t.Context(), token); !errors.Is(err, tokenstore.ErrRevoked) {
+		if err := c.store.Revocations.Verify(t.Context(), token); !errors.Is(err, tokenstore.ErrRevoked) {
 			t.Errorf("a token of the client: %v, want %v", err, tokenstore.ErrRevoked)
 		}
 	}

@@ -198,7 +198,7 @@ func account(t *testing.T, redisURL string, others ...string) {
 		t.Fatal(err)
 	}
 	for _, name := range append(others, "johndoe") {
-		if err := store.CreateAccount(t.Context(), tokenstore.Account{Username: name, Hash: hash}); err != nil {
+		if err := store.Accounts.Create(t.Context(), tokenstore.Account{Username: name, Hash: hash}); err != nil {
 			t.Fatal(err)
 		}
 	}

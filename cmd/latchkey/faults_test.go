@@ -297,7 +297,7 @@ func (r *faultRun) must(err error) {
 func (r *faultRun) createAccount() {
 	r.t.Helper()
 	stacktest.Eventually(r.t, "an account", func() bool {
-		return r.store.CreateAccount(r.t.Context(), tokenstore.Account{Username: "johndoe", Hash: r.hash}) == nil
+		return r.store.Accounts.Create(r.t.Context(), tokenstore.Account{Username: "johndoe", Hash: r.hash}) == nil
 	})
 }
 

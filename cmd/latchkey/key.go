@@ -46,7 +46,7 @@ the set is fetched again. Latchkey's replicas fetch it when they meet the new ke
 				if now {
 					why = tokenstore.OfferNow
 				}
-				have, err := op.OfferSigningKey(ctx, replica.KeySettings(op.cfg), fresh, why)
+				have, err := op.Keys.Offer(ctx, replica.KeySettings(op.cfg), fresh, why)
 				if err != nil {
 					return err
 				}
@@ -99,7 +99,7 @@ A KID that begins with - goes behind --:  latchkey key revoke --now -- -KID`,
 // revokeKey takes the key from all replicas, denies its tokens and returns once no
 // replica accepts them. Asked again it completes what was cut off.
 func (op operator) revokeKey(ctx context.Context, kid string, now bool) error {
-	have, err := op.SigningKeys(ctx)
+	have, err := op.Keys.Ring(ctx)
 	if err != nil {
 		return err
 	}
@@ -126,14 +126,14 @@ func (op operator) revokeKey(ctx context.Context, kid string, now bool) error {
 			return err
 		}
 	}
-	_, err = op.RevokeSigningKey(ctx, replica.KeySettings(op.cfg), kid, instead)
+	_, err = op.Keys.Revoke(ctx, replica.KeySettings(op.cfg), kid, instead)
 	if errors.Is(err, tokenstore.ErrKeyActive) {
 		return fmt.Errorf("the key %s has just begun to sign; run the same command again", kid)
 	}
 	if err != nil {
 		return err
 	}
-	revoked, err := op.DenyKey(ctx, kid)
+	revoked, err := op.Keys.Deny(ctx, kid)
 	if err != nil {
 		return err
 	}

@@ -37,7 +37,7 @@ recognised (verifies no more; a logout still knows its tokens as ours), or revok
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return operate(cmd, func(ctx context.Context, op operator) error {
-				have, err := op.SigningKeys(ctx)
+				have, err := op.Keys.Ring(ctx)
 				if err != nil {
 					return err
 				}

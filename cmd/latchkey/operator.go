@@ -48,7 +48,7 @@ func operate(cmd *cobra.Command, do func(context.Context, operator) error) (err 
 		return err
 	}
 	defer func() { err = errors.Join(err, rdb.Close()) }()
-	op.Store, op.confirmer = store, edge.NewConfirmer(store, cfg.EdgeLease)
+	op.Store, op.confirmer = store, edge.NewConfirmer(store.Revocations, cfg.EdgeLease)
 	ctx := cmd.Context()
 	if err := store.Open(ctx); errors.Is(err, tokenstore.ErrUnavailable) {
 		return fmt.Errorf("%w (%s: %w)", errNothingDone, cfg.RedisURL, err)
@@ -65,7 +65,7 @@ func operate(cmd *cobra.Command, do func(context.Context, operator) error) (err 
 
 // mustAccount reads an account, or tells the operator that there is none.
 func (op operator) mustAccount(ctx context.Context, username string) (tokenstore.Account, error) {
-	a, _, err := op.Account(ctx, username)
+	a, _, err := op.Accounts.Get(ctx, username)
 	return a, named(username, err)
 }
 

@@ -220,7 +220,7 @@ func stolen(t *testing.T, redisURL, secret string) *accesstoken.Ring {
 	}
 	var key *accesstoken.Key
 	for deadline := time.Now().Add(2 * time.Minute); ; time.Sleep(50 * time.Millisecond) { // the keeper may be about to seal it anew
-		have, err := store.SigningKeys(t.Context())
+		have, err := store.Keys.Ring(t.Context())
 		if err == nil {
 			key, err = sealer.Open(have.Active, have.Keys[have.Active].Sealed)
 		}

@@ -51,7 +51,7 @@ at the time shown unless it is refreshed before.`,
 func (op operator) allSessions(ctx context.Context, a tokenstore.Account) ([]tokenstore.Session, error) {
 	var all []tokenstore.Session
 	for cursor := ""; ; {
-		page, next, err := op.Sessions(ctx, op.UserID(a.Subject), cursor, tokenstore.MaxSessionPage)
+		page, next, err := op.Sessions.List(ctx, op.UserID(a.Subject), cursor, tokenstore.MaxSessionPage)
 		if err != nil {
 			return nil, err
 		}
@@ -133,7 +133,7 @@ refused from then on. The user can log in again: see latchkey user disable.`,
 // revokeSession ends one session of a user. One that was ended lately is ended again: that
 // is how a command that was cut off before every replica knew is completed.
 func (op operator) revokeSession(ctx context.Context, cmd *cobra.Command, a tokenstore.Account, sid tokenstore.ID) error {
-	err := op.confirmed(ctx)(op.Revoke(ctx, tokenstore.SessionEnd{SID: sid, UID: op.UserID(a.Subject), Owner: a.Subject}))
+	err := op.confirmed(ctx)(op.Sessions.Revoke(ctx, tokenstore.SessionEnd{SID: sid, UID: op.UserID(a.Subject), Owner: a.Subject}))
 	if errors.Is(err, tokenstore.ErrNoSession) {
 		return fmt.Errorf("%s has no session %s, so there is nothing to end; list those there are with: latchkey session list %s",
 			terminal.Printable(a.Username), sid, shellWord(a.Username))

@@ -32,8 +32,8 @@ func TestCommandsShowInStatusLists(t *testing.T) {
 			session := func(sub, client string) (tokenstore.ID, tokenstore.Place) {
 				t.Helper()
 				uid := c.store.UserID(sub)
-				sid, _ := c.store.NewID(uid)
-				g, err := c.store.Login(t.Context(), tokenstore.NewSession{SID: sid, UID: uid, Subject: sub, ClientID: client, ReadAt: c.store.Now()})
+				sid, _ := c.store.Sessions.NewID(uid)
+				g, err := c.store.Sessions.Login(t.Context(), tokenstore.NewSession{SID: sid, UID: uid, Subject: sub, ClientID: client, ReadAt: c.store.Now()})
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -41,7 +41,7 @@ func TestCommandsShowInStatusLists(t *testing.T) {
 			}
 			shown := func(sub string, p tokenstore.Place) bool {
 				t.Helper()
-				v, err := c.store.StatusView(t.Context(), c.store.UserID(sub).Shard())
+				v, err := c.store.Revocations.StatusView(t.Context(), c.store.UserID(sub).Shard())
 				if err != nil || p.N == 0 || p.History != v.History {
 					t.Fatalf("the place %+v of %s, in %+v: %v", p, sub, v, err)
 				}
@@ -53,7 +53,7 @@ func TestCommandsShowInStatusLists(t *testing.T) {
 			}
 			sid, place := session("alice", issuer)
 			_, other := session("bob", "latchkey")
-			own, err := c.store.IssueToClient(t.Context(), "lkc_billing", sha256.Sum256([]byte(secret)))
+			own, err := c.store.Clients.IssueToken(t.Context(), "lkc_billing", sha256.Sum256([]byte(secret)))
 			if err != nil {
 				t.Fatal(err)
 			}

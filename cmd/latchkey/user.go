@@ -50,7 +50,7 @@ func (op operator) addUser(ctx context.Context, cmd *cobra.Command, a tokenstore
 	taken := fmt.Errorf("the user %s is there already, and stays as it was; give it another password with: latchkey user passwd %s",
 		terminal.Printable(a.Username), shellWord(a.Username))
 	// Asked first only to spare the typing: CreateAccount decides.
-	_, _, err := op.Account(ctx, a.Username)
+	_, _, err := op.Accounts.Get(ctx, a.Username)
 	if err == nil {
 		return taken
 	}
@@ -60,7 +60,7 @@ func (op operator) addUser(ctx context.Context, cmd *cobra.Command, a tokenstore
 	if a.Hash, err = op.newPassword(ctx, cmd, a.Username); err != nil {
 		return err
 	}
-	if err := op.CreateAccount(ctx, a); errors.Is(err, tokenstore.ErrAccountExists) {
+	if err := op.Accounts.Create(ctx, a); errors.Is(err, tokenstore.ErrAccountExists) {
 		return taken
 	} else if err != nil {
 		return err
@@ -85,7 +85,7 @@ otherwise read from standard input. All sessions of the user end at once.`,
 				if err != nil {
 					return err
 				}
-				changed, err := op.SetPassword(ctx, args[0], "", hash)
+				changed, err := op.Accounts.SetPassword(ctx, args[0], "", hash)
 				if err != nil {
 					return named(args[0], err)
 				}
@@ -123,7 +123,7 @@ func newUserEnable() *cobra.Command {
 		Args:  oneUsername(nil),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return operate(cmd, func(ctx context.Context, op operator) error {
-				if _, err := op.SetDisabled(ctx, args[0], false); err != nil {
+				if _, err := op.Accounts.SetDisabled(ctx, args[0], false); err != nil {
 					return named(args[0], err)
 				}
 				return say(cmd, "enabled %s; sessions from before stay ended", terminal.Printable(args[0]))
@@ -158,11 +158,11 @@ func newUserDelete() *cobra.Command {
 // is refused by the time that endSessions is given. A second call does no harm,
 // and does what the first left undone.
 func (op operator) shutOut(ctx context.Context, username string) error {
-	at, err := op.SetDisabled(ctx, username, true)
+	at, err := op.Accounts.SetDisabled(ctx, username, true)
 	if err != nil {
 		return err
 	}
-	account, _, err := op.Account(ctx, username)
+	account, _, err := op.Accounts.Get(ctx, username)
 	if err != nil {
 		return err
 	}
@@ -176,7 +176,7 @@ func (op operator) deleteUser(ctx context.Context, username string) error {
 	if err := op.shutOut(ctx, username); err != nil {
 		return err
 	}
-	_, err := op.DeleteAccount(ctx, username)
+	_, err := op.Accounts.Delete(ctx, username)
 	return err
 }
 
@@ -184,7 +184,7 @@ func (op operator) deleteUser(ctx context.Context, username string) error {
 // that read the account up to the time of its change. It returns nil once every
 // replica knows.
 func (op operator) endSessions(ctx context.Context, a tokenstore.Account, changed time.Time) error {
-	revoked, err := op.RevokeUser(ctx, tokenstore.UserEnd{UID: op.UserID(a.Subject), ChangedAt: changed})
+	revoked, err := op.Sessions.RevokeUser(ctx, tokenstore.UserEnd{UID: op.UserID(a.Subject), ChangedAt: changed})
 	if err == nil {
 		err = op.confirmer.Confirm(ctx, revoked)
 	}

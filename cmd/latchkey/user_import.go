@@ -153,7 +153,7 @@ func (im *importing) put(ctx context.Context, l numbered) error {
 	want := l.account
 	// Asked first: CreateAccount takes an account of the same hash for the same
 	// request sent again, and would enable anew a user who was disabled since.
-	have, _, err := im.Account(ctx, want.Username)
+	have, _, err := im.Accounts.Get(ctx, want.Username)
 	switch {
 	case err == nil && have == want:
 		im.count(&im.unchanged)
@@ -168,7 +168,7 @@ func (im *importing) put(ctx context.Context, l numbered) error {
 	case !errors.Is(err, tokenstore.ErrNoAccount):
 		return err
 	}
-	switch err := im.CreateAccount(ctx, want); {
+	switch err := im.Accounts.Create(ctx, want); {
 	case errors.Is(err, tokenstore.ErrAccountExists): // added by somebody else this moment
 		im.skip(l)
 	case err != nil:

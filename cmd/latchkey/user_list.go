@@ -39,7 +39,7 @@ func newUserList() *cobra.Command {
 
 // accounts reads every account, sorted by username.
 func (op operator) accounts(ctx context.Context) ([]tokenstore.Account, error) {
-	names, err := op.Usernames(ctx)
+	names, err := op.Accounts.Usernames(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -49,7 +49,7 @@ func (op operator) accounts(ctx context.Context) ([]tokenstore.Account, error) {
 	for i, name := range names {
 		g.Go(func() error {
 			var err error
-			accounts[i], _, err = op.Account(ctx, name)
+			accounts[i], _, err = op.Accounts.Get(ctx, name)
 			if errors.Is(err, tokenstore.ErrNoAccount) {
 				return nil // deleted since
 			}

@@ -54,7 +54,7 @@ func TestPasswordFromStandardInput(t *testing.T) {
 	} {
 		fails(t, stdin, []string{"user", "add", "alice"}, text)
 	}
-	if _, _, err := c.store.Account(t.Context(), "alice"); !errors.Is(err, tokenstore.ErrNoAccount) {
+	if _, _, err := c.store.Accounts.Get(t.Context(), "alice"); !errors.Is(err, tokenstore.ErrNoAccount) {
 		t.Errorf("a refused password left an account: %v", err)
 	}
 }
@@ -283,7 +283,7 @@ func TestUserList(t *testing.T) {
 func TestListsEscapeWhatIsNotText(t *testing.T) {
 	c := newConsole(t)
 	hostile := "eve\x1b]0;owned\x07\u009b2J\u202etxt\U000e0041\xff\t\n"
-	if err := c.store.CreateAccount(t.Context(), tokenstore.Account{Username: hostile, Subject: "\x1b[2J", Hash: "h", Scopes: "\rread", Claims: "no JSON"}); err != nil {
+	if err := c.store.Accounts.Create(t.Context(), tokenstore.Account{Username: hostile, Subject: "\x1b[2J", Hash: "h", Scopes: "\rread", Claims: "no JSON"}); err != nil {
 		t.Fatal(err)
 	}
 	for _, args := range [][]string{{"user", "list"}, {"user", "list", "--json"}, {"session", "list", hostile}, {"user", "disable", hostile}, {"user", "delete", hostile}} {
@@ -408,7 +408,7 @@ func TestWhatEndsTokensWorksOnAFullRedis(t *testing.T) {
 	if !c.account("alice").Disabled {
 		t.Error("the account is enabled")
 	}
-	left, err := c.store.SigningKeys(t.Context())
+	left, err := c.store.Keys.Ring(t.Context())
 	if _, there := left.Keys[kid]; there || err != nil {
 		t.Errorf("the key is there: %t, %v", there, err)
 	}
@@ -443,7 +443,7 @@ func (c *console) fallBehind(shard int) (stop func()) {
 	go func() {
 		defer close(done)
 		for beat := uint64(1); ctx.Err() == nil; beat++ {
-			_, err := c.store.Renew(ctx, []tokenstore.Renewal{{Shard: shard, Member: name, Beat: beat}})
+			_, err := c.store.Revocations.Renew(ctx, []tokenstore.Renewal{{Shard: shard, Member: name, Beat: beat}})
 			if err != nil && ctx.Err() == nil {
 				c.t.Errorf("renew: %v", err)
 			}

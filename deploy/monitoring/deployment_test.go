@@ -74,7 +74,7 @@ func (d *deployment) accounts() {
 	hash, err := hasher.Hash(d.Context(), "secret")
 	d.check(err)
 	for i := range 3 {
-		d.check(store.CreateAccount(d.Context(), tokenstore.Account{Username: "user" + strconv.Itoa(i), Hash: hash}))
+		d.check(store.Accounts.Create(d.Context(), tokenstore.Account{Username: "user" + strconv.Itoa(i), Hash: hash}))
 	}
 }
 

@@ -174,7 +174,7 @@ func (w *world) account(name, scopes string) {
 	w.check(err)
 	hash, err := hasher.Hash(w.Context(), password)
 	w.check(err)
-	w.check(store.CreateAccount(w.Context(), tokenstore.Account{Username: name, Hash: hash, Scopes: scopes}))
+	w.check(store.Accounts.Create(w.Context(), tokenstore.Account{Username: name, Hash: hash, Scopes: scopes}))
 }
 
 func (w *world) check(err error) {

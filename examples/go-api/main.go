@@ -44,7 +44,7 @@ func run(ctx context.Context) error {
 	}
 
 	// The store that Latchkey keeps its revocations in, and the keys that it signs with.
-	store, done, err := edge.Dial(ctx, edge.RedisOptions{URL: *redis})
+	revocations, done, err := edge.Dial(ctx, edge.RedisOptions{URL: *redis})
 	if err != nil {
 		return fmt.Errorf("cannot open Latchkey's Redis: %w", err)
 	}
@@ -53,9 +53,9 @@ func run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	follower := edge.NewFollower(edge.FollowerOptions{Store: store})
+	follower := edge.NewFollower(edge.FollowerOptions{Revocations: revocations})
 	verifier, err := edge.New(edge.Options{
-		Store: store, Keys: keys, Follower: follower, Issuer: *issuer, Audience: *audience,
+		Revocations: revocations, Keys: keys, Follower: follower, Issuer: *issuer, Audience: *audience,
 	})
 	if err != nil {
 		return err

@@ -86,7 +86,7 @@ func Run(ctx context.Context, o Options) error {
 
 // makeUsers makes the users in the store. They share one hash, which each login verifies like any other.
 func (b *runner) makeUsers(ctx context.Context) error {
-	account, _, err := b.Store.Account(ctx, b.HashOf)
+	account, _, err := b.Store.Accounts.Get(ctx, b.HashOf)
 	if err != nil {
 		return err
 	}
@@ -98,7 +98,7 @@ func (b *runner) makeUsers(ctx context.Context) error {
 	})
 	defer end()
 	for _, u := range b.Users {
-		if err := b.Store.CreateAccount(ctx, tokenstore.Account{Username: u.Name, Hash: account.Hash}); err != nil {
+		if err := b.Store.Accounts.Create(ctx, tokenstore.Account{Username: u.Name, Hash: account.Hash}); err != nil {
 			return err
 		}
 		made.Add(1)

@@ -21,7 +21,7 @@ import (
 // keyKeeper keeps a replica's ring of signing keys and the sealed keys in Redis in agreement, and makes, activates and
 // removes keys when that is due: see docs/keys.md.
 type keyKeeper struct {
-	store    *tokenstore.Store
+	stored   *tokenstore.Keys
 	sealer   *accesstoken.Sealer
 	ring     *accesstoken.Ring
 	settings tokenstore.KeySettings
@@ -37,9 +37,9 @@ type keyKeeper struct {
 	shown  atomic.Pointer[tokenstore.KeyRing] // for the metrics
 }
 
-func newKeyKeeper(cfg *config.Config, store *tokenstore.Store, sealer *accesstoken.Sealer, logger *slog.Logger) *keyKeeper {
+func newKeyKeeper(cfg *config.Config, stored *tokenstore.Keys, sealer *accesstoken.Sealer, logger *slog.Logger) *keyKeeper {
 	k := &keyKeeper{
-		store: store, sealer: sealer, ring: accesstoken.NewRing(), settings: KeySettings(cfg), log: logger,
+		stored: stored, sealer: sealer, ring: accesstoken.NewRing(), settings: KeySettings(cfg), log: logger,
 		revoked: make(chan struct{}, 1),
 	}
 	if cfg.KeysDir != "" {
@@ -88,7 +88,7 @@ func (k *keyKeeper) sync(ctx context.Context) error {
 // inForce returns the keys that Redis holds, after it put back keys and revocations that Redis had lost and made a key
 // that is due.
 func (k *keyKeeper) inForce(ctx context.Context) (tokenstore.KeyRing, error) {
-	have, err := k.store.SyncSigningKeys(ctx, k.settings)
+	have, err := k.stored.Sync(ctx, k.settings)
 	if err != nil {
 		return have, err
 	}
@@ -139,7 +139,7 @@ func (k *keyKeeper) offer(ctx context.Context, key *accesstoken.Key, why tokenst
 	if err != nil {
 		return tokenstore.KeyRing{}, err
 	}
-	return k.store.OfferSigningKey(ctx, k.settings, sealed, why)
+	return k.stored.Offer(ctx, k.settings, sealed, why)
 }
 
 // revoke repeats a revocation that Redis has lost.
@@ -148,7 +148,7 @@ func (k *keyKeeper) revoke(ctx context.Context, kid string) (tokenstore.KeyRing,
 	if err != nil {
 		return tokenstore.KeyRing{}, err
 	}
-	return k.store.RevokeSigningKey(ctx, k.settings, kid, instead)
+	return k.stored.Revoke(ctx, k.settings, kid, instead)
 }
 
 // NewSigningKey makes a signing key, sealed under the first secret.
@@ -260,7 +260,7 @@ func (k *keyKeeper) reseal(ctx context.Context, kid string, before []byte) error
 	if err != nil {
 		return err
 	}
-	if err := k.store.ResealSigningKey(ctx, kid, before, sealed.Sealed); err != nil {
+	if err := k.stored.Reseal(ctx, kid, before, sealed.Sealed); err != nil {
 		return err
 	}
 	k.log.LogAttrs(ctx, slog.LevelInfo, "a signing key is sealed under the first LATCHKEY_SECRET now", slog.String("kid", kid))
@@ -322,7 +322,7 @@ func (k *keyKeeper) stats() handlers.KeyStats {
 	if have == nil {
 		return handlers.KeyStats{}
 	}
-	s := handlers.KeyStats{Now: k.store.Now(), Since: have.Keys[have.Active].Activated, Rotates: have.Rotates}
+	s := handlers.KeyStats{Now: k.stored.Now(), Since: have.Keys[have.Active].Activated, Rotates: have.Rotates}
 	for kid := range have.Keys {
 		switch have.State(kid) {
 		case tokenstore.KeyActive:

@@ -32,7 +32,7 @@ func keeperOn(t *testing.T, m *miniredis.Miniredis) *keyKeeper {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return newKeyKeeper(cfg, store, sealer, slog.New(slog.DiscardHandler))
+	return newKeyKeeper(cfg, store.Keys, sealer, slog.New(slog.DiscardHandler))
 }
 
 func (k *keyKeeper) mustSync(t *testing.T) tokenstore.KeyRing {
@@ -40,7 +40,7 @@ func (k *keyKeeper) mustSync(t *testing.T) tokenstore.KeyRing {
 	if err := k.sync(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	have, err := k.store.SigningKeys(t.Context())
+	have, err := k.stored.Ring(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -89,14 +89,14 @@ func TestKeysComeBackAfterALossAndRevokedOnesDoNot(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := a.store.RevokeSigningKey(t.Context(), a.settings, stolen, sealed); err != nil {
+	if _, err := a.stored.Revoke(t.Context(), a.settings, stolen, sealed); err != nil {
 		t.Fatal(err)
 	}
 	next, err := freshKey(a.sealer, "EdDSA")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := a.store.OfferSigningKey(t.Context(), a.settings, next, tokenstore.OfferNow); err != nil {
+	if _, err := a.stored.Offer(t.Context(), a.settings, next, tokenstore.OfferNow); err != nil {
 		t.Fatal(err)
 	}
 	a.mustSync(t)
@@ -132,7 +132,7 @@ func TestAKeyThatHasGoneIsNotPutBack(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := awake.store.OfferSigningKey(t.Context(), awake.settings, next, tokenstore.OfferNow); err != nil {
+	if _, err := awake.stored.Offer(t.Context(), awake.settings, next, tokenstore.OfferNow); err != nil {
 		t.Fatal(err)
 	}
 	m.SetTime(time.Now().Add(24 * time.Hour))
@@ -164,7 +164,7 @@ func TestAKeyThatHasGoneIsRecognised(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := a.store.OfferSigningKey(t.Context(), a.settings, fresh, tokenstore.OfferNow); err != nil {
+	if _, err := a.stored.Offer(t.Context(), a.settings, fresh, tokenstore.OfferNow); err != nil {
 		t.Fatal(err)
 	}
 	m.SetTime(began.Add(24 * time.Hour))
@@ -195,7 +195,7 @@ func TestAKeyThatHasGoneIsRecognised(t *testing.T) {
 	if _, retired := a.mustSync(t).Retired[old]; !retired {
 		t.Error("it is not listed as retired")
 	}
-	if _, err := a.store.RevokeSigningKey(t.Context(), a.settings, old, tokenstore.SealedKey{}); err != nil {
+	if _, err := a.stored.Revoke(t.Context(), a.settings, old, tokenstore.SealedKey{}); err != nil {
 		t.Fatal(err)
 	}
 	a.mustSync(t)

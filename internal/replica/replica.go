@@ -93,19 +93,19 @@ func (r *Replica) wire(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	r.keys = newKeyKeeper(cfg, r.store, secrets.sealer, r.log)
-	r.follower = newFollower(cfg, r.store, metrics, r.keys, r.log)
-	verifier, err := newVerifier(cfg, r.store, r.keys, r.follower)
+	r.keys = newKeyKeeper(cfg, r.store.Keys, secrets.sealer, r.log)
+	r.follower = newFollower(cfg, r.store.Revocations, metrics, r.keys, r.log)
+	verifier, err := newVerifier(cfg, r.store.Revocations, r.keys, r.follower)
 	if err != nil {
 		return err
 	}
-	introspected, err := newIntrospectionVerifier(cfg, r.store, r.keys, r.follower)
+	introspected, err := newIntrospectionVerifier(cfg, r.store.Revocations, r.keys, r.follower)
 	if err != nil {
 		return err
 	}
-	r.feed = newFeed(ctx, cfg, r.store, r.log)
+	r.feed = newFeed(ctx, cfg, r.store.Revocations, r.log)
 	r.stalls = newStallDetector(cfg.RefreshGrace)
-	r.audit = newAuditStream(cfg, r.store, metrics, r.log)
+	r.audit = newAuditStream(cfg, r.store.Audit, metrics, r.log)
 	webhook := newClaimsWebhook(cfg)
 
 	d := r.dependencies(secrets, metrics, verifier, introspected)

@@ -90,7 +90,7 @@ func deriveKeys(root [][]byte, purpose string) ([][]byte, error) {
 }
 
 // newFollower returns nil in strict mode.
-func newFollower(cfg *config.Config, store *tokenstore.Store, metrics *handlers.Metrics, keys *keyKeeper, log *slog.Logger) *edge.Follower {
+func newFollower(cfg *config.Config, revocations *tokenstore.Revocations, metrics *handlers.Metrics, keys *keyKeeper, log *slog.Logger) *edge.Follower {
 	if cfg.Verify != "follow" {
 		return nil
 	}
@@ -101,37 +101,37 @@ func newFollower(cfg *config.Config, store *tokenstore.Store, metrics *handlers.
 			"lease", cfg.EdgeLease.String(), "other", other.String())
 	}
 	return edge.NewFollower(edge.FollowerOptions{
-		Store: store, Lease: cfg.EdgeLease, MaxDenied: cfg.EdgeMaxDenied, Observe: observe,
+		Revocations: revocations, Lease: cfg.EdgeLease, MaxDenied: cfg.EdgeMaxDenied, Observe: observe,
 	})
 }
 
-func newVerifier(cfg *config.Config, store *tokenstore.Store, keys *keyKeeper, follower *edge.Follower) (*edge.Verifier, error) {
+func newVerifier(cfg *config.Config, revocations *tokenstore.Revocations, keys *keyKeeper, follower *edge.Follower) (*edge.Verifier, error) {
 	return edge.New(edge.Options{
-		Store: store, Ring: keys.ring, Issuer: cfg.Issuer, Audience: cfg.Audience, Refetch: keys.sync,
+		Revocations: revocations, Ring: keys.ring, Issuer: cfg.Issuer, Audience: cfg.Audience, Refetch: keys.sync,
 		Follower: follower, CacheSize: cfg.EdgeCache, ServeStale: cfg.EdgeOutage.ServeStale,
 	})
 }
 
 // newIntrospectionVerifier returns a verifier for every token that was issued here, for whatever audience.
-func newIntrospectionVerifier(cfg *config.Config, store *tokenstore.Store, keys *keyKeeper, follower *edge.Follower) (*edge.Verifier, error) {
+func newIntrospectionVerifier(cfg *config.Config, revocations *tokenstore.Revocations, keys *keyKeeper, follower *edge.Follower) (*edge.Verifier, error) {
 	return edge.New(edge.Options{
-		Store: store, Ring: keys.ring, Issuer: cfg.Issuer, AnyAudience: true, Refetch: keys.sync,
+		Revocations: revocations, Ring: keys.ring, Issuer: cfg.Issuer, AnyAudience: true, Refetch: keys.sync,
 		Follower: follower, CacheSize: introspectionCache, ServeStale: cfg.EdgeOutage.ServeStale,
 	})
 }
 
-func newFeed(ctx context.Context, cfg *config.Config, store *tokenstore.Store, log *slog.Logger) *edge.Feed {
-	return edge.NewFeed(edge.FeedOptions{Store: store, Lease: cfg.EdgeLease, Failed: func(err error) {
+func newFeed(ctx context.Context, cfg *config.Config, revocations *tokenstore.Revocations, log *slog.Logger) *edge.Feed {
+	return edge.NewFeed(edge.FeedOptions{Revocations: revocations, Lease: cfg.EdgeLease, Failed: func(err error) {
 		log.LogAttrs(context.WithoutCancel(ctx), slog.LevelWarn, "the log of revocations cannot be read for GET /revocations", slog.String("cause", err.Error()))
 	}})
 }
 
 // newAuditStream returns nil if no events are kept in Redis.
-func newAuditStream(cfg *config.Config, store *tokenstore.Store, metrics *handlers.Metrics, log *slog.Logger) *handlers.AuditStream {
+func newAuditStream(cfg *config.Config, stream *tokenstore.AuditStream, metrics *handlers.Metrics, log *slog.Logger) *handlers.AuditStream {
 	if cfg.AuditStream == 0 {
 		return nil
 	}
-	return handlers.NewAuditStream(store, cfg.AuditStream, metrics, log)
+	return handlers.NewAuditStream(stream, cfg.AuditStream, metrics, log)
 }
 
 // auditHandler adds the name of this replica to each event of a stream. The log needs no name: its collector knows.
@@ -161,7 +161,7 @@ func (r *Replica) dependencies(s secrets, metrics *handlers.Metrics, verifier, i
 		Store:       r.store,
 		Verifier:    verifier,
 		Issued:      introspected,
-		Confirmer:   edge.NewConfirmer(r.store, r.cfg.EdgeLease).Beside(r.follower),
+		Confirmer:   edge.NewConfirmer(r.store.Revocations, r.cfg.EdgeLease).Beside(r.follower),
 		Signer:      accesstoken.NewSigner(r.keys.ring),
 		Refresh:     s.refresh,
 		Passwords:   r.passwords,

@@ -16,14 +16,14 @@ func (s *Service) Account(ctx context.Context, caller Caller) (tokenstore.Accoun
 	if err != nil {
 		return tokenstore.Account{}, err
 	}
-	account, _, err := s.Store.Account(ctx, username)
+	account, _, err := s.Store.Accounts.Get(ctx, username)
 	return account, err
 }
 
 // username is the name that the caller's session was opened with. The access token names
 // the subject alone, which may be another.
 func (s *Service) username(ctx context.Context, caller Caller) (string, error) {
-	session, err := s.Store.Session(ctx, caller.SID)
+	session, err := s.Store.Sessions.Get(ctx, caller.SID)
 	if errors.Is(err, tokenstore.ErrNoSession) {
 		return "", edge.ErrRevoked
 	}
@@ -33,7 +33,7 @@ func (s *Service) username(ctx context.Context, caller Caller) (string, error) {
 // Sessions lists the caller's sessions by pages. next is the cursor of the next page, "" for
 // none. Errors: a [RequestError]; [tokenstore.ErrUnavailable].
 func (s *Service) Sessions(ctx context.Context, caller Caller, cursor string, limit int) (list []tokenstore.Session, next string, err error) {
-	list, next, err = s.Store.Sessions(ctx, caller.UID, cursor, limit)
+	list, next, err = s.Store.Sessions.List(ctx, caller.UID, cursor, limit)
 	if errors.Is(err, tokenstore.ErrCursor) {
 		err = BadRequest("after must be the value of next in an earlier answer")
 	}
@@ -45,7 +45,7 @@ func (s *Service) Sessions(ctx context.Context, caller Caller, cursor string, li
 func (s *Service) EndSession(ctx context.Context, from Origin, caller Caller, sid tokenstore.ID) error {
 	end := tokenstore.SessionEnd{SID: sid, UID: caller.UID, Owner: caller.Subject}
 	err := s.end(ctx, from, EventSessionEnded, func(ctx context.Context) (tokenstore.Revocation, error) {
-		return s.Store.Revoke(ctx, end)
+		return s.Store.Sessions.Revoke(ctx, end)
 	}, slog.String("sub", caller.Subject), slog.String("sid", sid.String()))
 	if errors.Is(err, tokenstore.ErrNoSession) {
 		return ErrNoSession
@@ -62,7 +62,7 @@ func (s *Service) LogoutAll(ctx context.Context, from Origin, caller Caller, exc
 		end.Except = &caller.SID
 	}
 	err := s.end(ctx, from, EventLogoutAll, func(ctx context.Context) (tokenstore.Revocation, error) {
-		return s.Store.RevokeUser(ctx, end)
+		return s.Store.Sessions.RevokeUser(ctx, end)
 	}, slog.String("sub", caller.Subject), slog.Bool("except_current", exceptCurrent))
 	if errors.Is(err, tokenstore.ErrNoSession) {
 		return edge.ErrRevoked

@@ -26,7 +26,7 @@ func (s *Service) ClientCredentials(ctx context.Context, from Origin, r ClientCr
 	if err != nil {
 		return Tokens{}, err
 	}
-	client, err := s.client(ctx, from, r.Client, s.Store.IssueToClient)
+	client, err := s.client(ctx, from, r.Client, s.Store.Clients.IssueToken)
 	if err != nil {
 		return Tokens{}, err
 	}
@@ -44,7 +44,7 @@ func (s *Service) ClientCredentials(ctx context.Context, from Origin, r ClientCr
 	uid := s.Store.UserID(client.ID)
 	// A session of its own that nothing else belongs to: to revoke the token is to end it. To
 	// end all of them is to raise the client's epoch.
-	sid, err := s.Store.NewID(uid)
+	sid, err := s.Store.Sessions.NewID(uid)
 	if err != nil {
 		return Tokens{}, err
 	}

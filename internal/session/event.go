@@ -127,7 +127,7 @@ func (s *Service) confirm(ctx context.Context, r tokenstore.Revocation) error {
 // accepts it.
 func (s *Service) endOne(ctx context.Context, from Origin, e Event, end tokenstore.SessionEnd) error {
 	err := s.end(ctx, from, e, func(ctx context.Context) (tokenstore.Revocation, error) {
-		return s.Store.Revoke(ctx, end)
+		return s.Store.Sessions.Revoke(ctx, end)
 	}, slog.String("sid", end.SID.String()))
 	if errors.Is(err, tokenstore.ErrNoSession) {
 		return nil // its ids are of shards that are no more: nothing accepts it

@@ -22,7 +22,7 @@ func inactive() Introspection { return Introspection{"active": false} }
 // client that is registered to ask. Errors: ErrClient, ErrClientMayNot, a [RequestError];
 // [tokenstore.ErrUnavailable].
 func (s *Service) Introspect(ctx context.Context, from Origin, c Credentials, token string) (Introspection, error) {
-	client, err := s.client(ctx, from, c, s.Store.AuthenticateClient)
+	client, err := s.client(ctx, from, c, s.Store.Clients.Authenticate)
 	if err != nil {
 		return nil, err
 	}
@@ -84,7 +84,7 @@ func (s *Service) examineAccess(ctx context.Context, asker tokenstore.Client, to
 // issued to and to no other: a resource server that is shown one must not take it
 // for an access token.
 func (s *Service) examineRefresh(ctx context.Context, asker tokenstore.Client, token refreshtoken.Token) (Introspection, error) {
-	g, err := s.Store.Peek(ctx, shownRefresh(token))
+	g, err := s.Store.Sessions.Peek(ctx, shownRefresh(token))
 	if errors.Is(err, tokenstore.ErrNoSession) {
 		return inactive(), nil
 	}

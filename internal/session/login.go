@@ -119,7 +119,7 @@ func (s *Service) open(ctx context.Context, from Origin, r LoginRequest, account
 func (s *Service) refund(ctx context.Context, from Origin, charge tokenstore.Charge) {
 	// The client may be gone: that is no wrong guess either.
 	ctx = context.WithoutCancel(ctx)
-	if err := s.Store.Refund(ctx, charge); err != nil {
+	if err := s.Store.Attempts.Refund(ctx, charge); err != nil {
 		s.warn(ctx, from, "an attempt at a password was not refunded to the login limits", slog.String("cause", err.Error()))
 	}
 }
@@ -130,7 +130,7 @@ func (s *Service) loginClient(ctx context.Context, from Origin, c Credentials) (
 	if c == (Credentials{}) {
 		return tokenstore.Client{}, nil
 	}
-	client, err := s.authenticate(ctx, from, c, s.Store.AuthenticateClient)
+	client, err := s.authenticate(ctx, from, c, s.Store.Clients.Authenticate)
 	if err == nil {
 		err = allow(client.Client, GrantRefreshToken)
 	}
@@ -210,7 +210,7 @@ func (s *Service) checkPassword(ctx context.Context, from Origin, attempt tokens
 // lookUp reads the account and charges the attempt. Errors: a [ThrottledError],
 // [tokenstore.ErrUnavailable].
 func (s *Service) lookUp(ctx context.Context, from Origin, attempt tokenstore.Attempt) (tokenstore.Lookup, error) {
-	found, err := s.Store.Lookup(ctx, attempt)
+	found, err := s.Store.Attempts.Lookup(ctx, attempt)
 	if err == nil && found.Wait > 0 {
 		s.Record(ctx, from, EventLoginThrottled)
 		err = &ThrottledError{Wait: found.Wait}
@@ -238,7 +238,7 @@ func (s *Service) noteLoginFailed(ctx context.Context, from Origin, found tokens
 func (s *Service) upgradeHash(ctx context.Context, from Origin, account tokenstore.Account, password string) {
 	hash, err := s.Passwords.Hash(ctx, password)
 	if err == nil {
-		_, err = s.Store.SetPassword(ctx, account.Username, account.Hash, hash)
+		_, err = s.Store.Accounts.SetPassword(ctx, account.Username, account.Hash, hash)
 	}
 	if err != nil {
 		s.warn(ctx, from, "password hash not upgraded",
@@ -258,7 +258,7 @@ type newSession struct {
 // token is made of. The caller ends the earlier sessions afterwards.
 func (s *Service) openSession(ctx context.Context, from Origin, found tokenstore.Lookup, n newSession, earlier []refreshtoken.Token) (refreshtoken.Token, draft, error) {
 	account, uid := found.Account, s.Store.UserID(found.Account.Subject)
-	sid, err := s.Store.NewID(uid)
+	sid, err := s.Store.Sessions.NewID(uid)
 	if err != nil {
 		return refreshtoken.Token{}, draft{}, err
 	}
@@ -281,7 +281,7 @@ func (s *Service) openSession(ctx context.Context, from Origin, found tokenstore
 		leaving = append(leaving, e.SID)
 	}
 	// A client that goes away does not interrupt this: else nobody would know of the session.
-	d.grant, err = s.Store.Login(context.WithoutCancel(ctx), tokenstore.NewSession{
+	d.grant, err = s.Store.Sessions.Login(context.WithoutCancel(ctx), tokenstore.NewSession{
 		SID: sid, UID: uid, Hash: token.Hash(),
 		Subject: account.Subject, Username: account.Username, Scope: n.scope, Claims: account.Claims, ClientID: d.grant.ClientID,
 		Device: n.device, Address: from.Address, ReadAt: found.ReadAt, JKT: n.jkt, Leaving: leaving, Charge: found.Charge,
@@ -316,7 +316,7 @@ func (s *Service) endEarlier(ctx context.Context, from Origin, earlier []refresh
 // abandon ends a new session whose tokens nobody was given. If it cannot, the session
 // stays in the user's list until it expires. Nobody waits until every replica knows.
 func (s *Service) abandon(ctx context.Context, from Origin, d draft) {
-	_, err := s.Store.Revoke(context.WithoutCancel(ctx), tokenstore.SessionEnd{SID: d.sid, UID: d.uid})
+	_, err := s.Store.Sessions.Revoke(context.WithoutCancel(ctx), tokenstore.SessionEnd{SID: d.sid, UID: d.uid})
 	if err == nil || errors.Is(err, tokenstore.ErrUnavailable) {
 		s.Record(ctx, from, EventLogout, slog.String("sid", d.sid.String()), slog.Bool("confirmed", false))
 	}

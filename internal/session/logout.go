@@ -159,7 +159,7 @@ func (s *Service) notEnded(ctx context.Context, shown *shownSessions) (why, err 
 			return left.why, nil
 		}
 	}
-	alive, err := s.Store.AnyAlive(ctx, perhaps)
+	alive, err := s.Store.Sessions.AnyAlive(ctx, perhaps)
 	if alive {
 		why = ErrUnchecked
 	}

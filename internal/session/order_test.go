@@ -95,7 +95,7 @@ func start(t *testing.T, change func(*session.Options)) *service {
 	check(t, err)
 	s.ring.Add(key)
 	check(t, s.ring.Activate(key.ID()))
-	verifier, err := edge.New(edge.Options{Store: s.store, Ring: s.ring, Issuer: issuer, Audience: audience})
+	verifier, err := edge.New(edge.Options{Revocations: s.store.Revocations, Ring: s.ring, Issuer: issuer, Audience: audience})
 	check(t, err)
 	codec, err := refreshtoken.New([]byte("a root secret of at least 32 bytes"))
 	check(t, err)
@@ -103,10 +103,10 @@ func start(t *testing.T, change func(*session.Options)) *service {
 	check(t, err)
 	hash, err := hasher.Hash(t.Context(), password)
 	check(t, err)
-	check(t, s.store.CreateAccount(t.Context(), tokenstore.Account{Username: "alice", Hash: hash, Scopes: "read write"}))
+	check(t, s.store.Accounts.Create(t.Context(), tokenstore.Account{Username: "alice", Hash: hash, Scopes: "read write"}))
 	limit := tokenstore.Limit{Burst: 5, Period: time.Hour}
 	o := session.Options{
-		Store: s.store, Verifier: verifier, Issued: verifier, Confirmer: edge.NewConfirmer(s.store, time.Second),
+		Store: s.store, Verifier: verifier, Issued: verifier, Confirmer: edge.NewConfirmer(s.store.Revocations, time.Second),
 		Signer: accesstoken.NewSigner(s.ring), RefreshTokens: codec, Passwords: hasher, Rand: rand.Reader,
 		Log: slog.New(slog.NewJSONHandler(s, nil)), Issuer: issuer, Audience: audience, ClientID: "web",
 		Limits: tokenstore.AttemptLimits{Client: limit, Account: limit, Address: limit}, DeviceKeys: [][]byte{[]byte("device key")},

@@ -35,10 +35,10 @@ func (s *Service) ChangePassword(ctx context.Context, from Origin, caller Caller
 		return err
 	}
 	return s.end(ctx, from, EventPasswordChanged, func(ctx context.Context) (tokenstore.Revocation, error) {
-		revoked, err := s.Store.RevokeUser(ctx, tokenstore.UserEnd{UID: caller.UID, Except: &caller.SID, ChangedAt: changedAt})
+		revoked, err := s.Store.Sessions.RevokeUser(ctx, tokenstore.UserEnd{UID: caller.UID, Except: &caller.SID, ChangedAt: changedAt})
 		if errors.Is(err, tokenstore.ErrNoSession) {
 			// This session ended meanwhile: then all end.
-			revoked, err = s.Store.RevokeUser(ctx, tokenstore.UserEnd{UID: caller.UID, ChangedAt: changedAt})
+			revoked, err = s.Store.Sessions.RevokeUser(ctx, tokenstore.UserEnd{UID: caller.UID, ChangedAt: changedAt})
 		}
 		return revoked, err
 	}, slog.String("sub", caller.Subject))
@@ -82,7 +82,7 @@ func (s *Service) replacePassword(ctx context.Context, from Origin, caller Calle
 	if err != nil {
 		return time.Time{}, err
 	}
-	changedAt, err := s.Store.ReplacePassword(context.WithoutCancel(ctx), username, found.Account.Hash, hash)
+	changedAt, err := s.Store.Accounts.ReplacePassword(context.WithoutCancel(ctx), username, found.Account.Hash, hash)
 	if errors.Is(err, tokenstore.ErrUnavailable) { // it may have been changed, and nothing else will say so
 		s.Record(ctx, from, EventPasswordChanged, slog.String("sub", found.Account.Subject), slog.Bool("confirmed", false))
 	}
@@ -93,7 +93,7 @@ func (s *Service) replacePassword(ctx context.Context, from Origin, caller Calle
 // last five minutes. It compares next with the password in force only if current is the one
 // that was replaced, so that nobody else can use it to guess the password in force.
 func (s *Service) changedBefore(ctx context.Context, account tokenstore.Account, current, next string) (bool, error) {
-	replaced, err := s.Store.ReplacedPassword(ctx, account.Username)
+	replaced, err := s.Store.Accounts.ReplacedPassword(ctx, account.Username)
 	if err != nil || replaced == "" {
 		return false, err
 	}

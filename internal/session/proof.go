@@ -47,7 +47,7 @@ func (s *Service) consumeProof(ctx context.Context, p *dpop.Proof, withToken boo
 		return nil
 	}
 	id, until := p.Use()
-	first, err := s.Store.FirstUse(ctx, id, until)
+	first, err := s.Store.Proofs.FirstUse(ctx, id, until)
 	if err == nil && !first {
 		err = &ProofError{dpop.ErrReplayed, withToken}
 	}

@@ -66,7 +66,7 @@ func (s *Service) Refresh(ctx context.Context, from Origin, r RefreshRequest) (T
 func (s *Service) pickFamily(ctx context.Context, from Origin, families []refreshtoken.Token, jkt string) ([]refreshtoken.Token, error) {
 	var living []refreshtoken.Token
 	for _, token := range families[:min(len(families), maxFamilies)] {
-		grant, err := s.Store.Peek(ctx, shownRefresh(token))
+		grant, err := s.Store.Sessions.Peek(ctx, shownRefresh(token))
 		if errors.Is(err, tokenstore.ErrNoSession) {
 			continue
 		}
@@ -157,7 +157,7 @@ func (s *Service) renew(ctx context.Context, from Origin, token refreshtoken.Tok
 // find it too old and take it for stolen. A token that would not be accepted is no error:
 // the rotation says why. Errors: those of askClaims and fits; [tokenstore.ErrUnavailable].
 func (s *Service) prepareRenewal(ctx context.Context, from Origin, token refreshtoken.Token, r renewal) (extraClaims, error) {
-	grant, err := s.Store.Peek(ctx, shownRefresh(token))
+	grant, err := s.Store.Sessions.Peek(ctx, shownRefresh(token))
 	if errors.Is(err, tokenstore.ErrNoSession) {
 		return nil, nil
 	}
@@ -202,7 +202,7 @@ func (s *Service) rotate(ctx context.Context, from Origin, token refreshtoken.To
 	}
 	rotation.Next, rotation.IssuedTo, rotation.Scope, rotation.JKT = next.Hash(), r.client.ID, r.scope, r.jkt
 	// A client that goes away does not interrupt this: what came of it is recorded.
-	grant, ended, err := s.Store.Rotate(context.WithoutCancel(ctx), rotation)
+	grant, ended, err := s.Store.Sessions.Rotate(context.WithoutCancel(ctx), rotation)
 	if grant.Current {
 		next = token
 	}
@@ -269,7 +269,7 @@ func (s *Service) RefreshForClient(ctx context.Context, from Origin, r ClientRef
 	if err != nil {
 		return Tokens{}, err
 	}
-	client, err := s.client(ctx, from, r.Client, s.Store.AuthenticateClient)
+	client, err := s.client(ctx, from, r.Client, s.Store.Clients.Authenticate)
 	if err != nil {
 		return Tokens{}, err
 	}

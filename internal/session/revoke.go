@@ -17,7 +17,7 @@ import (
 // while the session that it names may be alive. Errors: ErrClient, ErrForeign, a
 // [RequestError]; [tokenstore.ErrUnavailable].
 func (s *Service) Revoke(ctx context.Context, from Origin, c Credentials, token string) error {
-	client, err := s.client(ctx, from, c, s.Store.AuthenticateClient)
+	client, err := s.client(ctx, from, c, s.Store.Clients.Authenticate)
 	if err != nil {
 		return err
 	}

@@ -50,7 +50,7 @@ func (s *Service) canSign() error {
 
 // issue signs an access token.
 func (s *Service) issue(d draft) (Tokens, error) {
-	jti, err := s.Store.NewID(d.uid)
+	jti, err := s.Store.Sessions.NewID(d.uid)
 	if err != nil {
 		return Tokens{}, err
 	}

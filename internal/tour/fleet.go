@@ -111,7 +111,7 @@ func (f *Fleet) open(addrs []string) error {
 		}
 		f.replicas = append(f.replicas, r)
 	}
-	return makeDemoAccount(f.ctx, f.replicas[0].Store())
+	return makeDemoAccount(f.ctx, f.replicas[0].Store().Accounts)
 }
 
 // Close ends the replicas in order, and then Redis. Replicas that never served
@@ -178,7 +178,7 @@ func devAddrs(first string, n int) ([]string, error) {
 func replicaName(i int) string { return "ABCDEFGHI"[i : i+1] }
 
 // makeDemoAccount makes the account that the tour logs in to, with a real hash.
-func makeDemoAccount(ctx context.Context, store *tokenstore.Store) error {
+func makeDemoAccount(ctx context.Context, accounts *tokenstore.Accounts) error {
 	hasher, err := credential.NewHasher(credential.Options{})
 	if err != nil {
 		return err
@@ -187,7 +187,7 @@ func makeDemoAccount(ctx context.Context, store *tokenstore.Store) error {
 	if err != nil {
 		return fmt.Errorf("hash the demo password: %w", err)
 	}
-	return store.CreateAccount(ctx, tokenstore.Account{Username: DemoUser, Hash: hash, Scopes: demoScopes})
+	return accounts.Create(ctx, tokenstore.Account{Username: DemoUser, Hash: hash, Scopes: demoScopes})
 }
 
 // present greets, takes the tour, and then serves until the fleet's context

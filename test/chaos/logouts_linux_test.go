@@ -137,7 +137,7 @@ func (z *stampede) open(redisURL string) {
 	if err != nil {
 		z.t.Fatal(err)
 	}
-	keys, err := z.store.SigningKeys(z.t.Context())
+	keys, err := z.store.Keys.Ring(z.t.Context())
 	if err != nil {
 		z.t.Fatal(err)
 	}
@@ -180,15 +180,15 @@ func (z *stampede) login(ctx context.Context, maker int) {
 
 func (z *stampede) newSession(ctx context.Context, sub string) (*session, error) {
 	uid := z.store.UserID(sub)
-	sid, err := z.store.NewID(uid)
+	sid, err := z.store.Sessions.NewID(uid)
 	if err != nil {
 		return nil, err
 	}
-	jti, err := z.store.NewID(uid)
+	jti, err := z.store.Sessions.NewID(uid)
 	if err != nil {
 		return nil, err
 	}
-	g, err := z.store.Login(ctx, tokenstore.NewSession{
+	g, err := z.store.Sessions.Login(ctx, tokenstore.NewSession{
 		SID: sid, UID: uid, Hash: sha256.Sum256(sid[:]), Subject: sub, Username: sub, ClientID: "latchkey", ReadAt: time.Now().Add(time.Hour),
 	})
 	if err != nil {

@@ -119,7 +119,7 @@ func makeSessions(ctx context.Context, o options) ([]string, error) {
 	err = each(o.connections, int64(o.sessions), func(_ int, i int64) error {
 		user := fmt.Sprintf("user-%s-%d", run, i/perUser)
 		uid := store.UserID(user)
-		sid, err := store.NewID(uid)
+		sid, err := store.Sessions.NewID(uid)
 		if err != nil {
 			return err
 		}
@@ -128,7 +128,7 @@ func makeSessions(ctx context.Context, o options) ([]string, error) {
 			return err
 		}
 		cookies[i] = codec.Encode(token)
-		_, err = store.Login(ctx, tokenstore.NewSession{
+		_, err = store.Sessions.Login(ctx, tokenstore.NewSession{
 			SID: sid, UID: uid, Hash: token.Hash(), Subject: user, Username: user, ClientID: "latchkey",
 			Device: "Firefox on Linux", Address: "192.0.2.1", ReadAt: time.Now().Add(time.Hour),
 		})
