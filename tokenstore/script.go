@@ -163,8 +163,11 @@ func (s *core) sendOnce(ctx context.Context, c call, deadline int64) ([]any, err
 	args := c.argsBy(deadline)
 	if c.script.hot && s.batches != nil {
 		values, err := s.batches.run(ctx, c.script, c.keys, args)
-		if err == nil || ctx.Err() != nil {
-			return values, err
+		if err == nil {
+			return values, nil
+		}
+		if gone := ctx.Err(); gone != nil {
+			return nil, gone
 		}
 	}
 	return c.script.lua.Run(ctx, s.rdb, c.keys, args...).Slice()
