@@ -194,7 +194,7 @@ image: ## the container image, by buildah, podman or docker
 	else echo 'make image needs one of buildah, podman or docker; on Debian: apt-get install buildah' >&2; exit 1; fi; \
 	set -x; "$$@" --build-arg VERSION='$(VERSION)' --tag '$(IMAGE)' .
 
-generate: ## rewrite the settings in docs/settings.md and deploy/latchkey.env.example
+generate: ## rewrite the settings in docs/settings.md, deploy/latchkey.env.example and the chart's schema
 	go generate ./...
 
 tidy-check: ## fail when go.mod or go.sum is not tidy

@@ -5,6 +5,7 @@ import (
 	"flag"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 
@@ -23,7 +24,8 @@ const (
 	end   = "<!-- config:end -->"
 )
 
-// The table in docs/settings.md and the example environment file say what the code does.
+// The table in docs/settings.md, the example environment file and the chart's schema say what the
+// code does.
 func TestGeneratedFiles(t *testing.T) {
 	for _, tt := range []struct {
 		path string
@@ -31,6 +33,7 @@ func TestGeneratedFiles(t *testing.T) {
 	}{
 		{"../docs/settings.md", page},
 		{"../deploy/latchkey.env.example", func(*testing.T, string) string { return config.EnvFile() }},
+		{"../deploy/helm/latchkey/values.schema.json", schema},
 	} {
 		t.Run(tt.path, func(t *testing.T) {
 			old, err := os.ReadFile(tt.path)
@@ -60,6 +63,29 @@ func page(t *testing.T, old string) string {
 		t.Fatalf("docs/settings.md lacks the lines %s and %s, between which the table of settings goes", begin, end)
 	}
 	return head + begin + "\n" + config.Markdown() + end + tail
+}
+
+// schema puts the names of the settings that the chart's values may have into their enum. Secrets
+// are not among them, but the files that hold them are. The chart sets the rest itself.
+func schema(t *testing.T, old string) string {
+	t.Helper()
+	byChart := []string{"LATCHKEY_ADDR", "LATCHKEY_ADMIN_ADDR", "LATCHKEY_EXTAUTHZ_ADDR", "LATCHKEY_SECRET_FILE", "LATCHKEY_REDIS_URL_FILE"}
+	var names []string
+	for _, r := range config.Document() {
+		name := r.Name
+		if r.Secret {
+			name += "_FILE"
+		}
+		if !slices.Contains(byChart, name) {
+			names = append(names, `        "`+name+`"`)
+		}
+	}
+	head, rest, ok := strings.Cut(old, "that are.\",\n      \"enum\": [")
+	_, tail, ok2 := strings.Cut(rest, "]")
+	if !ok || !ok2 {
+		t.Fatal("the definition of a setting, whose enum goes into the chart's schema, is not where it was")
+	}
+	return head + "that are.\",\n      \"enum\": [\n" + strings.Join(names, ",\n") + "\n      ]" + tail
 }
 
 // The example file, with a secret in it, is an environment that loads; and every

@@ -33,9 +33,6 @@ func normalised(t *testing.T, manifests []byte) map[string]object {
 	t.Helper()
 	all := map[string]object{}
 	for _, o := range decode(t, manifests) {
-		if o.kind() == "Namespace" {
-			continue // a release is put into one that exists
-		}
 		metadata, _ := o.at("metadata").(map[string]any)
 		delete(metadata, "namespace")
 		if o.kind() == "ConfigMap" {
@@ -90,6 +87,7 @@ func TestOtherNames(t *testing.T) {
 		{"blue", "", "blue-latchkey"},
 		{"latchkey-blue", "", "latchkey-blue"},
 		{"blue", "auth", "auth"},
+		{"blue.green", "", "blue-green-latchkey"}, // a release may have a dot, a Service may not
 	} {
 		objects := decode(t, run(t, nil, tool(t, "helm"), "template", tt.release, chart, "--set", "fullnameOverride="+tt.override))
 		d := find(t, objects, "Deployment", tt.want)
@@ -117,7 +115,15 @@ func TestValuesRefused(t *testing.T) {
 		{"no issuer", "config.LATCHKEY_ISSUER=null", "LATCHKEY_ISSUER"},
 		{"no memory request", "resources.requests.memory=null", "memory"},
 		{"a memory limit that is none", "resources.limits.memory=much", "memory"},
-		{"one replica to scale from", "autoscaling.minReplicas=1", "minReplicas"},
+		{"no replica to scale from", "autoscaling.minReplicas=0", "minReplicas"},
+		{"a setting that does not exist", "config.LATCHKEY_ACCES_TTL=5m", "LATCHKEY_ACCES_TTL"},
+		{"a setting among the environment", "extraEnv[0].name=LATCHKEY_ISSUER", "extraEnv"},
+		{"root", "podSecurityContext.runAsNonRoot=false", "runAsNonRoot"},
+		{"user 0", "securityContext.runAsUser=0", "runAsUser"},
+		{"a root that can be written", "securityContext.readOnlyRootFilesystem=false", "readOnlyRootFilesystem"},
+		{"a capability", "securityContext.capabilities.add[0]=NET_ADMIN", "capabilities"},
+		{"the label that selects", "podLabels.app\\.kubernetes\\.io/name=x", "app.kubernetes.io/name"},
+		{"a path that is none", "ingress.hosts[0].host=a,ingress.hosts[0].paths[0].path=x", "path"},
 		{"a budget of nothing", "podDisruptionBudget.maxUnavailable=0", "maxUnavailable"},
 		{"an unknown spread", "topologySpread.zones=Never", "zones"},
 		{"out to everywhere", "networkPolicy.redis.to={}", "to"},
@@ -135,6 +141,96 @@ func TestValuesRefused(t *testing.T) {
 				t.Errorf("--set %s: %v", tt.set, err)
 			}
 		})
+	}
+}
+
+// Values that bound each other are refused with what to do.
+func TestValuesThatContradict(t *testing.T) {
+	for _, tt := range []struct {
+		name, want string
+		set        []string
+	}{
+		{"more at least than at most", "raise one or lower the other", []string{"autoscaling.minReplicas=20"}},
+		{"killed before it has ended", "a replica takes up to 70 s", []string{"config.LATCHKEY_SHUTDOWN_TIMEOUT=1m"}},
+		{"a long delay", "a replica takes up to 65.5 s", []string{"config.LATCHKEY_SHUTDOWN_DELAY=40s500ms"}},
+		{"a long preStop", "a replica takes up to 85 s", []string{"preStopSeconds=60"}},
+		{"a short grace period", "give it more", []string{"terminationGracePeriodSeconds=30"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			_, err := try(t, nil, tool(t, "helm"), "template", "latchkey", chart, "--set", strings.Join(tt.set, ","))
+			if err == nil || !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("%v, want %q", err, tt.want)
+			}
+		})
+	}
+	helm(t, "--set", "config.LATCHKEY_SHUTDOWN_TIMEOUT=1m,terminationGracePeriodSeconds=75")
+	helm(t, "--set", "autoscaling.enabled=false,autoscaling.minReplicas=20")
+}
+
+// What users of charts set arrives where it belongs, in objects that pass the schemas.
+func TestCustomValues(t *testing.T) {
+	manifests := helm(t, "--values", "testdata/custom-values.yaml")
+	run(t, manifests, tool(t, "kubeconform"), "-strict", "-schema-location", "testdata/schemas/{{.ResourceKind}}{{.KindSuffix}}.json", "-")
+	objects := decode(t, manifests)
+	d := find(t, objects, "Deployment", "latchkey-auth")
+	service, account := find(t, objects, "Service", "auth"), find(t, objects, "ServiceAccount", "latchkey-id")
+	ingress, policy := find(t, objects, "Ingress", "latchkey-auth"), find(t, objects, "NetworkPolicy", "latchkey-auth")
+	pod := object(d.at("spec", "template", "spec").(map[string]any))
+	container := object(pod.at("containers", 0).(map[string]any))
+	for _, tt := range []struct {
+		what      string
+		got, want any
+	}{
+		{"common label of the Service", service.at("metadata", "labels", "team"), "identity"},
+		{"common label of the pods", d.at("spec", "template", "metadata", "labels", "team"), "identity"},
+		{"label of the pods", d.at("spec", "template", "metadata", "labels", "azure.workload.identity/use"), "true"},
+		{"annotation of the pods", d.at("spec", "template", "metadata", "annotations", "example.com/scan"), "yes"},
+		{"annotation of the Deployment", d.at("metadata", "annotations", "reloader.stakater.com/auto"), "true"},
+		{"selector", d.at("spec", "selector", "matchLabels", "app.kubernetes.io/name"), "auth"},
+		{"type of the Service", service.at("spec", "type"), "LoadBalancer"},
+		{"port of the Service", service.at("spec", "ports", 0, "port"), uint64(8080)},
+		{"annotation of the Service", service.at("metadata", "annotations", "example.com/lb"), "internal"},
+		{"label of the Service", service.at("metadata", "labels", "lb"), "internal"},
+		{"identity of the account", account.at("metadata", "annotations", "eks.amazonaws.com/role-arn"), "arn:aws:iam::1:role/latchkey"},
+		{"account of the pods", pod.at("serviceAccountName"), "latchkey-id"},
+		{"variable", container.at("env", 3, "name"), "OTEL_EXPORTER_OTLP_HEADERS"}, // no CPU limit, so no GOMAXPROCS before it
+		{"variable from a Secret", container.at("env", 3, "valueFrom", "secretKeyRef", "name"), "otel"},
+		{"CPU limit", container.at("resources", "limits", "cpu"), nil},
+		{"user of the pod", pod.at("securityContext", "runAsUser"), nil},
+		{"group of files", pod.at("securityContext", "fsGroup"), nil},
+		{"user of the container", container.at("securityContext", "runAsUser"), nil},
+		{"no root", container.at("securityContext", "runAsNonRoot"), true},
+		{"priority class", pod.at("priorityClassName"), "high"},
+		{"DNS policy", pod.at("dnsPolicy"), "None"},
+		{"DNS server", pod.at("dnsConfig", "nameservers", 0), "10.0.0.10"},
+		{"affinity", pod.at("affinity", "nodeAffinity", "requiredDuringSchedulingIgnoredDuringExecution") != nil, true},
+		{"topology key", pod.at("topologySpreadConstraints", 1, "topologyKey"), "example.com/rack"},
+		{"init container", pod.at("initContainers", 0, "name"), "wait"},
+		{"sidecar", pod.at("containers", 1, "name"), "proxy"},
+		{"volume", pod.at("volumes", 1, "name"), "extra"},
+		{"mount", container.at("volumeMounts", 1, "mountPath"), "/extra"},
+		{"strategy", d.at("spec", "strategy", "rollingUpdate", "maxSurge"), "50%"},
+		{"egress", policy.at("spec", "egress", 2, "ports", 0, "port"), uint64(4318)},
+		{"ingress of the policy", policy.at("spec", "ingress", 2, "from", 0, "ipBlock", "cidr"), "192.0.2.0/24"},
+		{"second host", ingress.at("spec", "rules", 1, "host"), "login.example.com"},
+		{"path of the second host", ingress.at("spec", "rules", 1, "http", "paths", 1, "path"), "/oauth2"},
+		{"Service behind the Ingress", ingress.at("spec", "rules", 1, "http", "paths", 1, "backend", "service", "name"), "auth"},
+		{"certificate", ingress.at("spec", "tls", 0, "secretName"), "both"},
+		{"least replicas", find(t, objects, "HorizontalPodAutoscaler", "latchkey-auth").at("spec", "minReplicas"), uint64(1)},
+	} {
+		if tt.got != tt.want {
+			t.Errorf("%s: %v, want %v", tt.what, tt.got, tt.want)
+		}
+	}
+	// An account of somebody else's is named and not made.
+	objects = decode(t, helm(t, "--set", "serviceAccount.create=false"))
+	if got := find(t, objects, "Deployment", "latchkey").text("spec", "template", "spec", "serviceAccountName"); got != "default" {
+		t.Errorf("the account is %q, want default", got)
+	}
+	for _, o := range objects {
+		if o.kind() == "ServiceAccount" {
+			t.Errorf("%s is made all the same", o.id())
+		}
 	}
 }
 

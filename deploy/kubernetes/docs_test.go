@@ -37,11 +37,19 @@ func TestSecretHasTheKeys(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	notes := run(t, nil, tool(t, "helm"), "install", "--dry-run=client", "latchkey", chart)
+	charts, err := os.ReadFile(chart + "/README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	notes := func(flags ...string) string {
+		return string(run(t, nil, tool(t, "helm"), append([]string{"install", "--dry-run=client", "latchkey", chart}, flags...)...))
+	}
 	for name, tt := range map[string]struct{ folder, text string }{
-		"demo":       {"overlays/demo", section(t, string(text), "## A trial")},
-		"production": {"overlays/production", section(t, string(text), "## Production")},
-		"notes":      {"base", string(notes)},
+		"demo":                {"overlays/demo", section(t, string(text), "## A trial")},
+		"production":          {"overlays/production", section(t, string(text), "## Production")},
+		"chart":               {"overlays/production", string(charts)},
+		"notes":               {"base", notes()},
+		"notes of production": {"overlays/production", notes("--values", chart+"/values-production.yaml")},
 	} {
 		var made []string
 		for _, m := range regexp.MustCompile(`--from-(?:literal|file)=([a-z.-]+)=`).FindAllStringSubmatch(tt.text, -1) {

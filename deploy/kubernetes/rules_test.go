@@ -9,6 +9,18 @@ import (
 	"testing"
 )
 
+// Nothing that is applied owns the namespace: deleting it would delete the Secret, and the data of
+// Redis, of whoever else is in it.
+func TestNothingOwnsTheNamespace(t *testing.T) {
+	for name, manifests := range rendered(t) {
+		for _, o := range decode(t, manifests) {
+			if o.kind() == "Namespace" {
+				t.Errorf("%s: %s", name, o.id())
+			}
+		}
+	}
+}
+
 // No manifest holds a secret, in a Secret or elsewhere, and every image is named by a version.
 func TestNoSecretsAndNoLatest(t *testing.T) {
 	credentials := regexp.MustCompile(`://[^/\s@]+@|-----BEGIN|(?i)LATCHKEY_(SECRET|REDIS_URL|REVOCATIONS_TOKEN):`)
