@@ -12,8 +12,6 @@
 //   USER_PREFIX   their names: load-0, load-1, ...      load-
 //   PASSWORD      of all of them                        (required)
 //   RATE, DURATION, VUS                                 as each scenario says
-//   PHASES        parts of the run that are counted apart, each with the share of
-//                 the run after which it begins: before@0,rolled@0.2,after@0.5
 //   P95_VERIFY, P95_REFRESH, P95_LOGIN, P95_LOGOUT      thresholds, in ms
 //   SUMMARY       a file for the figures as JSON
 
@@ -33,7 +31,7 @@ export const vus = (standard) => Number(__ENV.VUS || standard)
 export const duration = (standard) => __ENV.DURATION || standard
 
 // Every request but those of the checks after a logout is counted here, with the
-// tags op and phase.
+// tag op.
 const requests = new Counter('requests')
 // Answers that say to try again: 502, 503, 504, or none. The request is sent again.
 const retryable = new Counter('retryable')
@@ -49,25 +47,6 @@ const refusedAfterLogout = new Counter('refused_after_logout')
 const unansweredAfterLogout = new Counter('unanswered_after_logout')
 
 export const operations = ['login', 'refresh', 'verify', 'logout', 'logout_all', 'sessions']
-
-export const phases = (__ENV.PHASES || 'all@0').split(',').map((part) => {
-  const [name, share] = part.split('@')
-  return { name, share: Number(share) }
-})
-
-// seconds of a duration such as 1h30m.
-export function seconds(text) {
-  const unit = { h: 3600, m: 60, s: 1, ms: 0.001 }
-  return [...text.matchAll(/([\d.]+)(ms|h|m|s)/g)].reduce((sum, [, n, u]) => sum + Number(n) * unit[u], 0)
-}
-
-const length = __ENV.DURATION ? seconds(__ENV.DURATION) * 1000 : 0
-
-function phase() {
-  if (phases.length === 1 || exec.vu.idInTest === 0) return phases[0].name // 0: setup
-  const share = (Date.now() - exec.scenario.startTime) / length
-  return phases.findLast((p) => p.share <= share).name
-}
 
 // options are k6's for one scenario. A metric is broken down in the summary only
 // where a threshold names its tags, so those that say nothing are there for that.
@@ -86,10 +65,7 @@ export function options(name, scenario, more) {
   }
   for (const metric of ['requests', 'retryable', 'failed']) {
     for (const op of operations) thresholds[`${metric}{op:${op}}`] = ['count>=0']
-    for (const p of phases) thresholds[`${metric}{phase:${p.name}}`] = ['count>=0']
   }
-  // A replica that is rolled fails nobody, not even for one try.
-  if (phases.some((p) => p.name === 'rolled')) thresholds['retryable{phase:rolled}'] = ['count==0']
   return {
     scenarios: { [name]: scenario },
     thresholds: Object.assign(thresholds, more),
@@ -124,14 +100,14 @@ const again = [0, 502, 503, 504]
 // call sends a request until it gets an answer other than try again, five times at
 // most, and returns it if it is one of those wanted; else null.
 function call(op, want, send) {
-  const tags = { op, phase: phase() }
+  const tags = { op }
   for (let tries = 1; ; tries++) {
     const r = send({ tags: { op, name: op }, responseCallback: http.expectedStatuses(...want) })
     requests.add(1, tags)
     if (want.includes(r.status)) return r
     const repeat = again.includes(r.status)
     if (repeat) retryable.add(1, tags)
-    console.warn(`${op} in ${tags.phase}: ${r.status} ${r.error || r.body}`)
+    console.warn(`${new Date().toISOString()} ${op}: ${r.status} ${r.error || r.body}`)
     if (!repeat || tries === 5) {
       failed.add(1, tags)
       return null
@@ -161,7 +137,7 @@ function alive(s, op, want, send) {
   const r = call(op, [want, 401], send)
   if (!r || r.status === want) return r
   falseLogouts.add(1)
-  failed.add(1, { op, phase: phase() })
+  failed.add(1, { op })
   console.error(`false logout: ${op} of ${prefix}${s.user % users}: ${r.body}`)
   s.lost = true
   return null

@@ -1,6 +1,6 @@
 // The table at the end of each run, and the same figures as JSON where SUMMARY says.
 
-import { operations, phases } from './latchkey.js'
+import { operations } from './latchkey.js'
 
 export function handleSummary(data) {
   const metrics = data.metrics
@@ -17,12 +17,6 @@ export function handleSummary(data) {
     const took = `http_req_duration{op:${op}}`
     lines.push(row(op, n, (n / ran).toFixed(1), count(`failed{op:${op}}`), count(`retryable{op:${op}}`),
       ...['med', 'p(95)', 'p(99)', 'max'].map((stat) => ms(of(took, stat)))))
-  }
-  if (phases.length > 1) {
-    lines.push('')
-    for (const p of phases) {
-      lines.push(row(p.name, count(`requests{phase:${p.name}}`), '', count(`failed{phase:${p.name}}`), count(`retryable{phase:${p.name}}`)))
-    }
   }
   lines.push('',
     `after logouts   ${count('accepted_after_logout')} accepted, ${count('refused_after_logout')} refused, ${count('unanswered_after_logout')} not answered`,
