@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 	"unicode/utf8"
@@ -261,6 +262,39 @@ func TestBenchCountsFailures(t *testing.T) {
 	}
 	if diff := cmp.Diff(map[string][]int{"503 Service temporarily unavailable": {2}}, r.Refused); diff != "" || r.Operations[0].Failed["503 Service temporarily unavailable"] != 2 {
 		t.Errorf("the users refused (-want +got):\n%s%+v", diff, r)
+	}
+}
+
+// A 503 that says when to try again is no failure: the request is sent again.
+func TestBenchSendsAgainAfter503(t *testing.T) {
+	t.Parallel()
+	var n atomic.Int64
+	busy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case r.URL.Path == "/auth/logout" && n.Add(1)%2 == 1:
+			w.Header().Set("Retry-After", "0")
+			w.WriteHeader(http.StatusServiceUnavailable)
+		case r.URL.Path == "/auth/verify" && n.Load() > 0:
+			w.WriteHeader(http.StatusUnauthorized)
+		case r.URL.Path == "/auth/verify":
+			w.WriteHeader(http.StatusNoContent)
+		default:
+			_, _ = io.WriteString(w, `{"access_token":"a","refresh_token":"r"}`)
+		}
+	}))
+	t.Cleanup(busy.Close)
+	out, _, err := inProcess(t, "secret", "bench", busy.URL, "--username", "u", "--sessions", "3", "--duration", "100ms")
+	if err != nil || !strings.Contains(out, "sent again after a 503: ") {
+		t.Errorf("%v\n%s", err, out)
+	}
+	// Nothing ends by itself that is always answered so.
+	full := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Retry-After", "0")
+		w.WriteHeader(http.StatusServiceUnavailable)
+	}))
+	t.Cleanup(full.Close)
+	if _, _, err := inProcess(t, "secret", "bench", full.URL, "--username", "u"); err == nil || !strings.Contains(err.Error(), "503") {
+		t.Errorf("%v, want a 503", err)
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -31,9 +32,10 @@ type runner struct {
 	sessions []session        // without those whose login failed
 	refused  map[string][]int // the lines of --users whose login failed, by reason
 	phases   []*phase
-	shown    int // tokens shown again at the end
-	accepted int // of these, still accepted
-	unclear  int // of these, neither accepted nor refused
+	shown    int          // tokens shown again at the end
+	accepted int          // of these, still accepted
+	unclear  int          // of these, neither accepted nor refused
+	again    atomic.Int64 // requests that were sent again after a 503
 }
 
 // phase is one kind of request, and how it went.
@@ -240,9 +242,39 @@ func (b *runner) ask(ctx context.Context, method, target string, form url.Values
 	return status, err
 }
 
-// send returns the body and the status. Any status but the one wanted is an
-// error, whose text is short and the same for the same reason.
+// maxTries is how often a request is sent that is answered 503 each time.
+const maxTries = 5
+
+// send sends a request, and once more after each 503 that says when (RFC 9110, section
+// 10.2.3), as a client should. It returns the body and the status. Any status but the one
+// wanted is an error, whose text is short and the same for the same reason.
 func (b *runner) send(ctx context.Context, method, target string, form url.Values, bearer string, want int) ([]byte, int, error) {
+	for tries := 1; ; tries++ {
+		body, status, err := b.sendOnce(ctx, method, target, form, bearer, want)
+		wait, ok := retryAfter(err)
+		if !ok || tries == maxTries {
+			return body, status, err
+		}
+		select {
+		case <-time.After(wait):
+			b.again.Add(1)
+		case <-ctx.Done():
+			return nil, status, err
+		}
+	}
+}
+
+// retryAfter tells whether an error is a 503 that may be sent again, and when.
+func retryAfter(err error) (time.Duration, bool) {
+	var e *refusal
+	if !errors.As(err, &e) || e.status != http.StatusServiceUnavailable {
+		return 0, false
+	}
+	seconds, err := strconv.Atoi(e.retryAfter)
+	return time.Duration(seconds) * time.Second, err == nil && seconds >= 0 && seconds <= int(requestTimeout.Seconds())
+}
+
+func (b *runner) sendOnce(ctx context.Context, method, target string, form url.Values, bearer string, want int) ([]byte, int, error) {
 	req, err := http.NewRequestWithContext(ctx, method, target, strings.NewReader(form.Encode()))
 	if err != nil {
 		return nil, 0, err

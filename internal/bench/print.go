@@ -91,6 +91,9 @@ func (b *runner) print(p *terminal.Printer) {
 			}
 		}
 	}
+	if n := b.again.Load(); n > 0 {
+		p.Line(fmt.Sprintf("  sent again after a 503: %s", terminal.Plural(int(n), "request")))
+	}
 	verdict := fmt.Sprintf("%s logged out, and each token shown again at %s: %d accepted", terminal.Plural(len(b.sessions), "session"), terminal.Plural(len(b.URLs), "URL"), b.accepted)
 	if b.unclear > 0 {
 		verdict += fmt.Sprintf(", %d not answered", b.unclear)
@@ -173,6 +176,7 @@ type Report struct {
 	Parallel   int              `json:"parallel"`
 	Operations []Operation      `json:"operations"`
 	Refused    map[string][]int `json:"refused_lines,omitempty"` // of --users, by reason
+	SentAgain  int64            `json:"sent_again"`              // after a 503 with Retry-After
 	Logout     map[string]int   `json:"after_logout"`            // shown, accepted, unanswered
 }
 
@@ -188,7 +192,7 @@ type Operation struct {
 
 func (b *runner) printJSON(w io.Writer) error {
 	r := Report{
-		URLs: b.URLs, Users: len(b.Users), Sessions: len(b.sessions), Parallel: b.Parallel, Refused: b.refused,
+		URLs: b.URLs, Users: len(b.Users), Sessions: len(b.sessions), Parallel: b.Parallel, Refused: b.refused, SentAgain: b.again.Load(),
 		Logout: map[string]int{"shown": b.shown, "accepted": b.accepted, "unanswered": b.unclear},
 	}
 	for _, ph := range b.phases {
