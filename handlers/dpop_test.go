@@ -71,11 +71,11 @@ func TestRFC9449Section5Binding(t *testing.T) {
 			t.Errorf("cnf.jkt after a refresh: %v", got)
 		}
 		// Not even a spent token: only the holder of the key can be stolen from.
-		f.age(s.access, time.Minute)
+		f.age(s.access, 2*grace)
 		f.renews(other, s.refresh).fails(http.StatusUnauthorized, "invalid_grant", "")
 		third := f.post(1, "/oauth2/token", form("client_id", clientID, "grant_type", "refresh_token", "refresh_token", second.refresh),
 			proof(k.Proof("POST", issuer+"/oauth2/token", ""))).tokens()
-		f.age(s.access, time.Minute)
+		f.age(s.access, 2*grace)
 		f.renews(k, s.refresh).fails(http.StatusUnauthorized, "invalid_grant", "")
 		if f.events()["refresh_reuse"] != 1 {
 			t.Errorf("events: %v", f.events())

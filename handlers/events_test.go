@@ -73,7 +73,7 @@ func ends() map[string]func(f *fleet) (method, path string, options []option, do
 		"refresh_reuse": func(f *fleet) (string, string, []option, func() bool) {
 			s := f.login(0)
 			next := f.refresh(0, s)
-			f.age(next.access, time.Minute)
+			f.age(next.access, 2*grace)
 			f.refresh(0, next)
 			return "POST", "/auth/refresh", []option{cookie(s.refresh)}, gone(f, s)
 		},

@@ -371,7 +371,7 @@ func TestRFC6749Section6Binding(t *testing.T) {
 		if again.refresh != next.refresh {
 			t.Error("the retry got another successor")
 		}
-		f.age(s.access, time.Minute)
+		f.age(s.access, 2*grace)
 		f.post(0, "/oauth2/token", full.basic(), form("grant_type", "refresh_token", "refresh_token", s.refresh)).fails(http.StatusBadRequest, "invalid_grant", "")
 		f.accessDead(s.access, next.access)
 		// A session of the service's own is refreshed at either endpoint.

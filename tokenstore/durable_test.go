@@ -2,9 +2,14 @@ package tokenstore_test
 
 import (
 	"context"
+	"fmt"
 	"net"
+	"slices"
+	"sync"
 	"testing"
 	"time"
+
+	"github.com/redis/go-redis/v9"
 
 	"github.com/latchkey-auth/latchkey/test/redistest"
 	"github.com/latchkey-auth/latchkey/tokenstore"
@@ -91,5 +96,63 @@ func TestWhatReplicasLackIsNotDone(t *testing.T) {
 	} {
 		is(t, op.name, op.do(t.Context(), open(1, 200*time.Millisecond)), tokenstore.ErrUnavailable)
 		is(t, op.name+", sent again", op.do(t.Context(), open(1, 200*time.Millisecond)), tokenstore.ErrUnavailable)
+	}
+}
+
+// seenPipelines keeps the commands of each pipeline, by name and first key.
+type seenPipelines struct {
+	mu   sync.Mutex
+	last []string
+}
+
+func (s *seenPipelines) DialHook(next redis.DialHook) redis.DialHook          { return next }
+func (s *seenPipelines) ProcessHook(next redis.ProcessHook) redis.ProcessHook { return next }
+
+func (s *seenPipelines) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(ctx context.Context, cmds []redis.Cmder) error {
+		s.mu.Lock()
+		s.last = nil
+		for _, c := range cmds {
+			s.last = append(s.last, c.Name())
+			if args := c.Args(); c.Name() == "eval" {
+				s.last = append(s.last, fmt.Sprint(args[3]))
+			}
+		}
+		s.mu.Unlock()
+		return next(ctx, cmds)
+	}
+}
+
+// From Redis 7.2 on, and on Valkey, a WAIT passes at once where its connection has written
+// nothing since the last one. So each WAIT has a write of its own before it, also where the
+// script finds that all is done. What that is for, TestWhatReplicasLackIsNotDone shows on such
+// a server (make test-valkey).
+func TestEachWaitFollowsAWrite(t *testing.T) {
+	t.Parallel()
+	primary := redistest.Start(t)
+	rdb, seen := dial(t, primary.URL()), &seenPipelines{}
+	rdb.AddHook(seen)
+	s, err := tokenstore.New(rdb, tokenstore.Options{Shards: 16, Lifetimes: lifetimes(), Timeout: time.Minute, WaitReplicas: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second) // for replicas that are not there
+	defer cancel()
+	for _, tt := range []struct {
+		key string
+		do  func() error
+	}{
+		{"lk:wait:{lk:keys}", func() error { return s.Keys.Reseal(ctx, "nobody's", []byte("a"), []byte("b")) }},
+		{"lk:{1}:wait", func() error {
+			return s.Revocations.Restore(ctx, tokenstore.Entry{Kind: tokenstore.KindUser, ID: tokenstore.ID{1}, Epoch: 7})
+		}},
+	} {
+		is(t, tt.key, tt.do(), tokenstore.ErrUnavailable)
+		if n := len(seen.last); n < 3 || !slices.Equal(seen.last[n-3:], []string{"eval", tt.key, "wait"}) {
+			t.Errorf("%s: the last commands were %q", tt.key, seen.last)
+		}
+	}
+	if n := primary.Client().Exists(t.Context(), "lk:wait:{lk:keys}", "lk:{1}:wait").Val(); n != 2 {
+		t.Errorf("%d of 2 marks are there", n)
 	}
 }

@@ -376,8 +376,9 @@ func (s *core) sendAll(ctx context.Context, rdb redis.Cmdable, calls []call, wai
 				cmds[j] = c.script.lua.EvalSha(ctx, pipe, c.keys, args...)
 			}
 		}
-		var waited *redis.Cmd
+		var waited, marked *redis.Cmd
 		if waitReplicas > 0 {
+			marked = pipe.Eval(ctx, waitMark, []string{waitKey(calls[indexes[0]].keys[0])})
 			waited = pipe.Do(ctx, "WAIT", waitReplicas, milliseconds(s.timeout/2))
 		}
 		_, exec := pipe.Exec(ctx)
@@ -393,6 +394,9 @@ func (s *core) sendAll(ctx context.Context, rdb redis.Cmdable, calls []call, wai
 			return nil
 		}
 		n, err := waited.Int()
+		if err == nil && marked.Err() != nil && !errors.Is(marked.Err(), redis.Nil) {
+			err = marked.Err()
+		}
 		if err == nil && n < waitReplicas {
 			err = fmt.Errorf("%w: %d of %d", errFewReplicas, n, waitReplicas)
 		}
@@ -437,6 +441,20 @@ func (s *core) sendAll(ctx context.Context, rdb redis.Cmdable, calls []call, wai
 		}
 	}
 	return replies, errs
+}
+
+// waitMark is a write of its own before each WAIT. A script may have found nothing to write:
+// the request was sent again, and its first copy did the work. Redis 7.2 and Valkey let a WAIT
+// pass that follows no write of its connection; with the mark it waits for all that was
+// written before, by whomever. A Redis that is out of memory lets it through for the DEL.
+const waitMark = `redis.call('DEL', KEYS[1]) redis.call('SET', KEYS[1], 1, 'EX', 60)`
+
+// waitKey is the key of the mark, in the slot of another key.
+func waitKey(key string) string {
+	if shard, _, ok := strings.Cut(key, "}:"); ok {
+		return shard + "}:wait"
+	}
+	return "lk:wait:{" + key + "}"
 }
 
 // unavailable turns whatever Redis or the network said into the one error that
