@@ -184,7 +184,7 @@ func (s *Keys) Deny(ctx context.Context, kid string) ([]Revocation, error) {
 		if err := r.oneOf(0); err != nil {
 			return nil, err
 		}
-		if list[i], err = r.revocation(s.KeyID(kid, i), 7); err != nil {
+		if list[i], err = r.revocation(s.KeyID(kid, i)); err != nil {
 			return nil, err
 		}
 	}

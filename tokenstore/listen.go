@@ -72,14 +72,16 @@ func (s *Revocations) Listen(ctx context.Context, silence time.Duration, ready f
 		case *redis.Subscription:
 			ready()
 		case *redis.Message:
-			if told, ok := s.parseTold(m.Payload); ok {
-				take(told)
+			for line := range strings.SplitSeq(m.Payload, "\n") {
+				if told, ok := s.parseTold(line); ok {
+					take(told)
+				}
 			}
 		}
 	}
 }
 
-// parseTold reads what lua/log.lua publishes.
+// parseTold reads one of the lines that lua/log.lua publishes.
 func (s *core) parseTold(text string) (t Told, ok bool) {
 	head, rest, _ := strings.Cut(text, "|")
 	epoch, rest, _ := strings.Cut(rest, "|")

@@ -370,7 +370,7 @@ func (s *Revocations) Restore(ctx context.Context, e Entry) error {
 		if err := r.oneOf(0); err != nil {
 			return err
 		}
-		_, err = r.revocation(e.ID, 7)
+		_, err = r.revocation(e.ID)
 		return err
 	}
 	epoch, err := s.freshEpoch()

@@ -489,7 +489,8 @@ func TestAListOfPairsIsWhole(t *testing.T) {
 	w.store.AddHook(&m)
 	s := w.login(subject)
 	_, err := m.watch(0, func(v []any) any {
-		return replaced(v, 5, []any{"a name"})
+		session, _ := v[2].([]any)[0].([]any)
+		return replaced(v, 2, []any{replaced(session, 4, []any{"a name"})})
 	}, func() error {
 		_, err := w.Sessions.Revoke(t.Context(), tokenstore.SessionEnd{SID: s.sid, UID: s.uid})
 		return err

@@ -9,22 +9,22 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// maxTogether is how many revocations share one exchange with Redis at most.
-const maxTogether = 64
+// maxTogether is how many revocations share one script at most. Redis serves nobody else while
+// it runs, for about a millisecond.
+const maxTogether = 32
 
 // revocations gathers the calls of lua/revoke.lua: while one exchange with Redis is under
-// way, those that come form the next one. They then share one connection, one question who
-// the primary is, and one WAIT.
+// way, those that come form the next one. They then share one script, one question who the
+// primary is, one message to the followers and one WAIT.
 type revocations struct {
 	mu       sync.Mutex
 	waiting  []*revoking
 	underWay bool
 }
 
-// revoking is one call and its answer.
+// revoking is one session to end, and what came of it.
 type revoking struct {
-	sid  ID
-	call call
+	end  SessionEnd
 	done chan struct{} // closed when the rest is set
 	made Revocation
 	err  error
@@ -33,22 +33,19 @@ type revoking struct {
 // revokeTogether calls lua/revoke.lua for a session. With [Options.WaitReplicas] it returns
 // when the replicas have the revocation, too. If ctx ends before, the revocation may still be
 // made.
-func (s *core) revokeTogether(ctx context.Context, sid ID, c call) (Revocation, error) {
+func (s *core) revokeTogether(ctx context.Context, e SessionEnd) (Revocation, error) {
+	mine := &revoking{end: e, done: make(chan struct{})}
 	if !s.TailsTogether() {
-		c.args[revokeWho] = "1"
-		r, err := s.runDurably(ctx, c.script, c.keys, c.args...)
-		if err != nil {
-			return Revocation{}, err
-		}
-		made, err := s.revoked(sid, r, primaryOf(r))
-		s.tellFollower(made, err)
-		return made, err
+		s.revokeAll([]*revoking{mine}, func(c call) (*reply, error) {
+			return s.runDurably(ctx, c.script, c.keys, c.args...)
+		})
+		return mine.made, mine.err
 	}
+	name := s.scripts.revoke.name
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
-	ctx, end := s.trace(ctx, c.script.name)
+	ctx, end := s.trace(ctx, name)
 	start := time.Now()
-	mine := &revoking{sid: sid, call: c, done: make(chan struct{})}
 	s.revocations.mu.Lock()
 	s.revocations.waiting = append(s.revocations.waiting, mine)
 	first := !s.revocations.underWay
@@ -63,13 +60,13 @@ func (s *core) revokeTogether(ctx context.Context, sid ID, c call) (Revocation, 
 	case <-mine.done:
 		made, err = mine.made, mine.err
 	case <-ctx.Done():
-		err = unavailable(c.script.name, ctx.Err())
+		err = unavailable(name, ctx.Err())
 	}
 	outage := err
 	if !errors.Is(err, ErrUnavailable) {
 		outage = nil
 	}
-	s.observe(c.script.name, time.Since(start), outage)
+	s.observe(name, time.Since(start), outage)
 	end(outage)
 	return made, err
 }
@@ -95,53 +92,62 @@ func (s *core) revokeWaiting() {
 		}
 	})
 	stalled := time.AfterFunc(s.timeout/8, next)
-	s.revokeAll(list)
+	s.revokeAll(list, func(c call) (*reply, error) {
+		ctx, cancel := context.WithTimeout(context.Background(), s.timeout)
+		defer cancel()
+		replies, errs := s.sendAll(ctx, s.rdb, []call{c}, s.waitReplicas)
+		return replies[0], unavailable(c.script.name, errs[0])
+	})
 	stalled.Stop()
 	next()
 }
 
-// revokeAll sends revocations on one connection and answers their callers.
-//
-// The last script asks for all who the primary is. A primary's name never comes back once
-// it was another's, so what the last one is told holds for the tables that the others read.
-func (s *core) revokeAll(list []*revoking) {
-	ctx, cancel := context.WithTimeout(context.Background(), s.timeout)
-	defer cancel()
-	calls := make([]call, len(list))
+// revokeAll ends sessions by one script, which run sends, and answers their callers.
+func (s *core) revokeAll(list []*revoking, run func(call) (*reply, error)) {
+	ends := make([]SessionEnd, len(list))
 	for i, r := range list {
-		calls[i] = r.call
+		ends[i] = r.end
 	}
-	calls[len(calls)-1].args[revokeWho] = "1"
-	replies, errs := s.sendAll(ctx, s.rdb, calls, s.waitReplicas)
-	primary := ""
-	if errs[len(errs)-1] == nil {
-		primary = primaryOf(replies[len(replies)-1])
-	}
+	made, err := s.revokeNow(ends, run)
 	for i, r := range list {
-		if r.err = unavailable(r.call.script.name, errs[i]); r.err == nil {
-			r.made, r.err = s.revoked(r.sid, replies[i], primary)
+		if r.err = err; err == nil {
+			r.made, r.err = made(i)
 		}
-		s.tellFollower(r.made, r.err)
+		// Before the caller of Revoke goes on, and in the order in which the script has made them.
+		if told := s.followedBy().made; told != nil && r.err == nil {
+			told(r.made)
+		}
 	}
 	for _, r := range list {
 		close(r.done)
 	}
 }
 
-// tellFollower tells the follower of this process of a revocation: before the caller of
-// Revoke goes on, and in the order in which one exchange has made them.
-func (s *core) tellFollower(made Revocation, err error) {
-	if told := s.followedBy().made; told != nil && err == nil {
-		told(made)
+// revokeNow ends sessions by one script, and returns what reads its answer about each.
+func (s *core) revokeNow(ends []SessionEnd, run func(call) (*reply, error)) (made func(i int) (Revocation, error), err error) {
+	c, err := s.revokeCall(s.followedBy().name, ends...)
+	if err != nil {
+		return nil, err
 	}
-}
-
-// primaryOf reads the name of the primary from a reply of lua/revoke.lua.
-func primaryOf(r *reply) string {
-	if r.code() == 0 {
-		return r.string(8)
+	r, err := run(c)
+	if err != nil {
+		return nil, err
 	}
-	return r.string(2)
+	now, primary, sessions := r.time(0), r.string(1), r.list(2)
+	if len(sessions.values) != len(ends) {
+		r.failed(2, "a list with an answer about each session")
+	}
+	answers := make([]*reply, len(sessions.values))
+	for i := range answers {
+		answers[i] = newReply(r.operation, sessions.list(i).values) // what is wrong with one says nothing of the others
+	}
+	if err := r.err(); err != nil {
+		return nil, err
+	}
+	s.observeTime(now)
+	return func(i int) (Revocation, error) {
+		return s.revoked(ends[i].SID, now, primary, answers[i])
+	}, nil
 }
 
 // TailsTogether reports whether one command may name keys of several shards: not on a

@@ -149,21 +149,18 @@ func (s *Sessions) Login(ctx context.Context, n NewSession) (Grant, error) {
 // even if Redis did not answer. Nobody is told that they have, so it waits neither for
 // replicas of Redis nor for followers.
 func (s *core) endSurplus(ctx context.Context, uid ID, sids []ID) []ID {
-	calls := make([]call, 0, len(sids))
-	for _, sid := range sids {
-		c, err := s.revokeCall(SessionEnd{SID: sid, UID: uid})
-		if err != nil {
-			return nil
-		}
-		calls = append(calls, c)
-	}
-	if len(calls) == 0 {
+	if len(sids) == 0 {
 		return nil
 	}
-	_, err := s.runAll(ctx, calls, 0)
-	if err != nil && !errors.Is(err, ErrUnavailable) {
+	ends := make([]SessionEnd, len(sids))
+	for i, sid := range sids {
+		ends[i] = SessionEnd{SID: sid, UID: uid}
+	}
+	c, err := s.revokeCall("", ends...)
+	if err != nil {
 		return nil
 	}
+	_, _ = s.runAll(ctx, []call{c}, 0)
 	return sids
 }
 
@@ -288,7 +285,7 @@ func (s *Sessions) Rotate(ctx context.Context, t Rotation) (Grant, Revocation, e
 // endFamily returns the revocation that a rotation made or found, and first makes sure
 // of it where replicas have to have it.
 func (s *core) endFamily(ctx context.Context, t Rotation, r *reply, why error) (Grant, Revocation, error) {
-	rev, err := r.revocation(t.SID, 7)
+	rev, err := r.revocation(t.SID)
 	if err == nil && s.waitReplicas > 0 {
 		rev, err = (&Sessions{s}).Revoke(ctx, SessionEnd{SID: t.SID, UID: t.UID})
 	}
@@ -310,31 +307,36 @@ type Revocation struct {
 	// Entry is the entry that [Sessions.Revoke] has made. It is zero, with Seq 0, for any other
 	// revocation, and for a session that was revoked before.
 	Entry Entry
-	// Followers is how many followers the revoking script saw, and Members their table if
-	// there is one at most.
+	// Followers is how many followers the revoking script saw, 2 standing for any number above
+	// 1, and Members their table if there is one at most.
 	Followers int
 	Members   []Member
 	Server    Server // that has the table
 }
 
-// revocation reads seq, chain, followers, members and server from where revoke returns
-// them; primary is the element that names the primary. The caller has looked at the code.
-func (r *reply) revocation(id ID, primary int) (Revocation, error) {
+// revocation reads seq, chain, followers, members, epoch and primary_id where all scripts that
+// revoke but revoke return them. The caller has looked at the code.
+func (r *reply) revocation(id ID) (Revocation, error) {
 	rev := Revocation{
 		Shard: id.Shard(), Mark: Mark{Seq: r.count(2), Chain: r.string(3)},
 		Followers: int(r.count(4)), Members: r.members(5), //nolint:gosec // was an int64
-		Server: Server{Epoch: r.string(6), Primary: r.string(primary)},
+		Server: Server{Epoch: r.string(6), Primary: r.string(7)},
 	}
+	r.checkRevocation(rev)
+	if err := r.err(); err != nil {
+		return Revocation{}, err
+	}
+	return rev, nil
+}
+
+// checkRevocation notes what cannot be true of a revocation that a script returned.
+func (r *reply) checkRevocation(rev Revocation) {
 	if rev.Followers <= 1 && len(rev.Members) != rev.Followers {
 		r.failed(5, "the table of followers")
 	}
 	if rev.Mark.Seq == 0 {
 		r.failed(2, "a sequence number")
 	}
-	if err := r.err(); err != nil {
-		return Revocation{}, err
-	}
-	return rev, nil
 }
 
 // SessionEnd names the session to revoke and what is known of it.
@@ -361,26 +363,27 @@ func (s *Sessions) Revoke(ctx context.Context, e SessionEnd) (Revocation, error)
 	if !s.together(e.SID, e.UID) || (!e.Expires.IsZero() && !s.together(e.SID, e.JTI)) {
 		return Revocation{}, ErrNoSession
 	}
-	c, err := s.revokeCall(e)
-	if err != nil {
-		return Revocation{}, err
-	}
-	c.args[revokeBy] = s.followedBy().name
-	return s.revokeTogether(ctx, e.SID, c)
+	return s.revokeTogether(ctx, e)
 }
 
-// revoked reads the reply of lua/revoke.lua about a session.
-func (s *core) revoked(sid ID, r *reply, primary string) (Revocation, error) {
-	now := r.time(1)
-	s.observeTime(now)
+// errUndone says that Redis has refused what a script was to do for one session of several.
+var errUndone = errors.New("this session of several could not be ended")
+
+// revoked reads what lua/revoke.lua answers about a session.
+func (s *core) revoked(sid ID, now time.Time, primary string, r *reply) (Revocation, error) {
 	switch r.code() {
 	case 0:
-		rev, err := r.revocation(sid, 8)
-		keep := r.milliseconds(7)
-		if err := errors.Join(err, r.err()); err != nil {
+		rev := Revocation{
+			Shard: sid.Shard(), Mark: Mark{Seq: r.count(1), Chain: r.string(2)},
+			Followers: int(r.count(3)), Members: r.members(4), //nolint:gosec // was an int64
+			Server: Server{Epoch: r.string(5), Primary: primary},
+		}
+		keep := r.milliseconds(6)
+		r.checkRevocation(rev)
+		if err := r.err(); err != nil {
 			return Revocation{}, err
 		}
-		if rev.Server.Primary = primary; keep > 0 {
+		if keep > 0 {
 			rev.Entry = Entry{Seq: rev.Mark.Seq, Kind: KindSession, ID: sid, At: now, Until: now.Add(keep), Chain: rev.Mark.Chain}
 			rev.Entry.line = rev.Entry.text()
 		}
@@ -389,31 +392,41 @@ func (s *core) revoked(sid ID, r *reply, primary string) (Revocation, error) {
 		return Revocation{}, r.verdict(ErrNoSession)
 	case 2:
 		return Revocation{}, r.verdict(ErrForeign)
+	case 3:
+		return Revocation{}, r.verdict(unavailable(r.operation, fmt.Errorf("%w: %s", errUndone, r.string(1))))
 	default:
 		return Revocation{}, r.unknown()
 	}
 }
 
-// Which arguments of lua/revoke.lua ask for the primary's name, and name the follower of
-// this process.
-const revokeWho, revokeBy = 8, 9
-
-func (s *core) revokeCall(e SessionEnd) (call, error) {
+// revokeCall calls lua/revoke.lua for sessions that may share a script. by is the follower of
+// this process, "" for none.
+func (s *core) revokeCall(by string, ends ...SessionEnd) (call, error) {
 	epoch, err := s.freshEpoch()
 	if err != nil {
 		return call{}, err
 	}
-	shard := e.SID[0]
-	keys := []string{s.rtKey(e.SID), s.userKey(e.UID), s.denyKey(e.SID), s.headKey(shard), s.logKey(shard), s.membersKey(shard), s.invalidKey(shard), s.livingKey(e.UID)}
-	args := []any{epoch, e.SID.String(), milliseconds(s.life.Access), milliseconds(skewPad), e.Owner, "", "", e.Place.String(), "", ""}
-	if e.IssuedTo != nil {
-		args[5], args[6] = "1", *e.IssuedTo
+	const keysEach, argsShared, argsEach = 9, 4, 6
+	c := call{
+		script: s.scripts.revoke,
+		keys:   make([]string, 0, keysEach*len(ends)),
+		args:   append(make([]any, 0, argsShared+argsEach*len(ends)+1), epoch, milliseconds(s.life.Access), milliseconds(skewPad), by),
 	}
-	if !e.Expires.IsZero() {
-		keys = append(keys, s.denyKey(e.JTI))
-		args = append(args, e.Expires.UnixMilli())
+	for _, e := range ends {
+		shard, denied := e.SID[0], s.denyKey(e.SID)
+		deniedToken, expiry := denied, int64(0)
+		if !e.Expires.IsZero() {
+			deniedToken, expiry = s.denyKey(e.JTI), e.Expires.UnixMilli()
+		}
+		only, client := "", ""
+		if e.IssuedTo != nil {
+			only, client = "1", *e.IssuedTo
+		}
+		c.keys = append(c.keys, s.rtKey(e.SID), s.userKey(e.UID), denied, s.headKey(shard), s.logKey(shard), s.membersKey(shard),
+			s.invalidKey(shard), s.livingKey(e.UID), deniedToken)
+		c.args = append(c.args, e.SID.String(), e.Owner, only, client, e.Place.String(), expiry)
 	}
-	return call{script: s.scripts.revoke, keys: keys, args: args}, nil
+	return c, nil
 }
 
 // UserEnd names the user whose sessions end.
@@ -460,7 +473,7 @@ func (s *Sessions) RevokeUser(ctx context.Context, e UserEnd) (Revocation, error
 	switch r.code() {
 	case 0:
 		ended := r.ids(8)
-		rev, err := r.revocation(e.UID, 7)
+		rev, err := r.revocation(e.UID)
 		if err != nil {
 			return Revocation{}, err
 		}

@@ -4,7 +4,8 @@
 -- chain (of the last log entry), born (ms), access and session (the longest
 -- access-token and session lifetimes, in ms, that this shard was ever asked
 -- for; kept so that shortening a setting cannot shorten a denial), idx (the last
--- place given out in a status list, if any was).
+-- place given out in a status list, if any was), till (ms; when the log expires, if it was
+-- ever written to).
 
 -- now_ms returns Redis time in ms: one moment for the whole of a script.
 local began = redis.call('TIME')
@@ -31,20 +32,21 @@ local function user_epoch(key)
   return u
 end
 
--- open_head returns {epoch, access, session, idx}. Where there is no head, this
+-- open_head returns {epoch, access, session, idx, seq, chain, till}. Where there is no head, this
 -- Redis is new or has lost its data: a head with a new epoch is made, and with
 -- it every token of an earlier history is dead. The new epoch is candidate, a random value
 -- of this request. If a late copy of the request made the head again after another loss of
 -- data, the same epoch, and with it dead tokens, would come back. So every script that may
 -- make a head carries a deadline (late.lua).
 local function open_head(head, log, candidate, now)
-  local h = redis.call('HMGET', head, 'epoch', 'access', 'session', 'idx')
+  local h = redis.call('HMGET', head, 'epoch', 'access', 'session', 'idx', 'seq', 'chain', 'till')
   if h[1] then
-    return {h[1], tonumber(h[2]) or 0, tonumber(h[3]) or 0, h[4]}
+    h[2], h[3], h[5], h[7] = tonumber(h[2]) or 0, tonumber(h[3]) or 0, tonumber(h[5]), tonumber(h[7]) or 0
+    return h
   end
   redis.call('HSET', head, 'epoch', candidate, 'seq', 0, 'chain', candidate, 'born', now)
   redis.call('DEL', log)
-  return {candidate, 0, 0}
+  return {candidate, 0, 0, false, 0, candidate, 0}
 end
 
 -- stretch raises the recorded lifetimes to the caller's and returns them.

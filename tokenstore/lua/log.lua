@@ -13,26 +13,31 @@
 -- failover put other entries in the place of lost ones, and a reader can check that
 -- each entry follows the one it read before.
 --
--- Entries are dropped once they are older than keep (ms), and so is the log.
+-- Entries are dropped once they are older than keep (ms). The log expires between keep and
+-- twice keep after its last entry: so its expiry need not be set with each one.
 --
--- Followers are told of the entry at once, unless quiet: "head|epoch of the head|seq|chain|line"
--- is published on lk:log. A follower that is not reached learns of it when it renews. So
--- nothing is lost where PUBLISH is forbidden, but time.
--- Returns seq and chain.
-local function append_log(head, log, now, keep, kind, id, epoch, except, quiet)
-  local last = redis.call('HMGET', head, 'seq', 'chain', 'epoch')
-  local seq = tonumber(last[1]) + 1
+-- h is what open_head has returned; append_log keeps it in step.
+-- Returns seq, chain, and what tell takes.
+local function append_log(head, h, log, now, keep, kind, id, epoch, except)
+  local seq = h[5] + 1
   local n = string.format('%d', seq)
   local line = string.format('%s|%s|%d|%d', kind, id, now + keep, keep)
   if kind == 'user' then
     line = string.format('%s|%d|%s', line, epoch, except)
   end
-  local chain = string.sub(redis.sha1hex(last[2] .. '|' .. n .. '|' .. line), 1, 16)
-  redis.call('HSET', head, 'seq', n, 'chain', chain)
-  redis.call('XADD', log, n .. '-0', 'v', chain .. '|' .. line)
-  if not quiet then
-    redis.pcall('PUBLISH', 'lk:log', table.concat({head, last[3], n, chain, line}, '|'))
+  local chain = string.sub(redis.sha1hex(h[6] .. '|' .. n .. '|' .. line), 1, 16)
+  local expires = h[7] < now + keep
+  if expires then
+    h[7] = now + 2 * keep
+    redis.call('HSET', head, 'seq', n, 'chain', chain, 'till', h[7])
+  else
+    redis.call('HSET', head, 'seq', n, 'chain', chain)
   end
+  redis.call('XADD', log, n .. '-0', 'v', chain .. '|' .. line)
+  if expires then
+    redis.call('PEXPIREAT', log, h[7])
+  end
+  h[5], h[6] = seq, chain
   -- Every sixteenth append drops up to 48 old entries, so the log stays as short as its age
   -- allows, and no append pays for all of it. To look at the first entry costs as much as
   -- to append one.
@@ -54,22 +59,25 @@ local function append_log(head, log, now, keep, kind, id, epoch, except, quiet)
       redis.call('XTRIM', log, 'MINID', string.format('%.0f-0', kept))
     end
   end
-  redis.call('PEXPIRE', log, keep)
-  return seq, chain
+  return seq, chain, table.concat({head, h[1], n, chain, line}, '|')
 end
 
--- followers returns how many followers there are, and the table of them if there is one
--- at most. If there are more, the caller has to wait for them and read the table again.
+-- tell publishes entries on lk:log, so that followers apply them at once: for each a line,
+-- "head|epoch of the head|seq|chain|line". A follower that is not reached learns of them when
+-- it renews. So where PUBLISH is forbidden nothing is lost but time.
+local function tell(entries)
+  redis.pcall('PUBLISH', 'lk:log', entries)
+end
+
+-- followers returns how many followers there are, 2 standing for any number above 1; and the
+-- table of them if there is one at most. If there are more, the caller has to wait for them
+-- and read the table again.
 local function followers(members)
-  local n = redis.call('HLEN', members)
-  return n, n > 1 and {} or redis.call('HGETALL', members)
+  local some = redis.call('HRANDFIELD', members, 2, 'WITHVALUES')
+  return #some / 2, #some > 2 and {} or some
 end
 
--- head_mark returns seq and chain of the last entry. A revocation that is asked for
--- again is answered with it: it was logged before, in this history, so whoever has
--- applied the log up to this mark has applied its entry too. The mark of its own entry
--- would do as well, but could only be confirmed by reading the log from there on.
-local function head_mark(head)
-  local m = redis.call('HMGET', head, 'seq', 'chain')
-  return tonumber(m[1]), m[2]
-end
+-- A revocation that is asked for again is answered with the mark of the head, h[5] and h[6]:
+-- it was logged before, in this history, so whoever has applied the log up to this mark has
+-- applied its entry too. The mark of its own entry would do as well, but could only be
+-- confirmed by reading the log from there on.

@@ -25,7 +25,7 @@ redis.call('UNLINK', KEYS[2])
 stretch(KEYS[3], h, tonumber(ARGV[6]), tonumber(ARGV[5]))
 local pad = tonumber(ARGV[7])
 local keep = h[2] + pad
-append_log(KEYS[3], KEYS[4], now, keep, 'user', ARGV[2], epoch, except)
+tell((select(3, append_log(KEYS[3], h, KEYS[4], now, keep, 'user', ARGV[2], epoch, except))))
 redis.call('HSET', KEYS[1], 'e', epoch, 'x', except)
 outlive(KEYS[1], now, now + h[3] + h[2] + pad)
 if h[4] then

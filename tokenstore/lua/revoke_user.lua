@@ -7,7 +7,7 @@
 -- ARGV 1 epoch for a new head  2 uid  3 session max ms  4 access ms  5 pad ms
 --      6 logins whose credentials were read up to this time (ms) are refused; 0 for none
 --      7 excepted sid, if KEYS 8 is given
--- Returns {0, now, seq, chain, followers, members, epoch, primary_id, sids}, as revoke returns them;
+-- Returns {0, now, seq, chain, followers, members, epoch, primary_id, sids}; see revoke;
 --           sids are sessions that have ended, at most 1,000 of them, those that would
 --           expire last: the caller shortens the life of their refresh keys, which this
 --           script does not declare
@@ -42,7 +42,7 @@ redis.call('UNLINK', KEYS[2])
 stretch(KEYS[3], h, tonumber(ARGV[4]), tonumber(ARGV[3]))
 local pad = tonumber(ARGV[5])
 local keep = h[2] + pad
-local seq, chain = append_log(KEYS[3], KEYS[4], now, keep, 'user', ARGV[2], epoch, except)
+local seq, chain, entry = append_log(KEYS[3], h, KEYS[4], now, keep, 'user', ARGV[2], epoch, except)
 local cut, changed = tonumber(u[3]) or 0, tonumber(ARGV[6])
 if changed > cut or (changed > 0 and set_back(cut, now)) then
   cut = changed
@@ -60,5 +60,6 @@ if KEYS[8] then
     redis.call('PEXPIREAT', KEYS[2], left)
   end
 end
+tell(entry)
 local n, members = followers(KEYS[5])
 return {0, now, seq, chain, n, members, h[1], primary_id(), ended}

@@ -21,7 +21,7 @@
 --           nothing changed, the successor is the same
 --   11 KEPT the shown token is current, and a rotation made it within the grace:
 --           nothing changed, it stays current
--- Returns {code, now, seq, chain, followers, members, epoch, primary_id}, as revoke does
+-- Returns {code, now, seq, chain, followers, members, epoch, primary_id}; see revoke
 --   3 REVOKED    the session was revoked before, perhaps by an earlier copy of this request
 --   5 REUSE      an older generation, or a wrong secret: the family is revoked now
 --   6 ROLLBACK   a newer generation than Redis knows: the family is revoked now
@@ -46,9 +46,8 @@ local s = redis.call('HMGET', KEYS[1], 'gen', 'hash', 'prev', 'rot', 'abs', 'ue'
 check_session(KEYS[1], s[8], s[2], s[3], s[1], s[4], s[5], s[6], s[7])
 if not s[1] then
   if redis.call('EXISTS', KEYS[4]) == 1 then
-    local seq, chain = head_mark(KEYS[5])
     local n, members = followers(KEYS[7])
-    return {3, now, seq, chain, n, members, h[1], primary_id()}
+    return {3, now, h[5], h[6], n, members, h[1], primary_id()}
   end
   -- A write that changes nothing: what is missing here may be on the server that
   -- has taken this one's place. A replica refuses it, and with
@@ -149,10 +148,11 @@ redis.call('DEL', KEYS[1])
 redis.call('ZREM', KEYS[2], ARGV[2])
 stretch(KEYS[5], h, tonumber(ARGV[7]), 0)
 local keep = h[2] + tonumber(ARGV[9])
-local seq, chain = append_log(KEYS[5], KEYS[6], now, keep, 'sid', ARGV[2])
+local seq, chain, entry = append_log(KEYS[5], h, KEYS[6], now, keep, 'sid', ARGV[2])
 redis.call('SET', KEYS[4], string.match(KEYS[2], '([^:]+)$'), 'PX', keep)
 if lists then
   lists.mark_session(KEYS[8], KEYS[9], places, ARGV[2], now, now + keep)
 end
+tell(entry)
 local n, members = followers(KEYS[7])
 return {shown > gen and 6 or 5, now, seq, chain, n, members, h[1], primary_id()}
