@@ -48,13 +48,13 @@ func TestDialRefusesWhatDoesNotGoTogether(t *testing.T) {
 func TestDescribeNamesNoSecret(t *testing.T) {
 	t.Parallel()
 	for want, o := range map[string]tokenstore.DialOptions{
-		"standalone 127.0.0.1:6379 plain no password":                               {URL: "redis://127.0.0.1:6379/0"},
-		"standalone /run/redis.sock plain no password":                              {URL: "unix:///run/redis.sock"},
-		"standalone r:1 tls password":                                               {URL: "rediss://user:hunter2@r:1"},
-		"sentinel a:1,b:2 primary=m plain no password":                              {URL: "redis://s:hunter2@a:1?addr=b:2&master_name=m"},
-		"sentinel a:1 primary=m plain password":                                     {URL: "redis://a:1?master_name=m&password=hunter2"},
-		"cluster a:1,b:2 tls with client certificate password":                      {URL: "rediss://:hunter2@a:1?addr=b:2", TLS: tokenstore.TLSOptions{CertFile: "c", KeyFile: "k"}},
-		"cluster endpoint:6379,endpoint:6379 plain no password":                                   {URL: "redis://endpoint:6379?addr=endpoint:6379"},
+		"standalone 127.0.0.1:6379 plain no password":           {URL: "redis://127.0.0.1:6379/0"},
+		"standalone /run/redis.sock plain no password":          {URL: "unix:///run/redis.sock"},
+		"standalone r:1 tls password":                           {URL: "rediss://user:hunter2@r:1"},
+		"sentinel a:1,b:2 primary=m plain no password":          {URL: "redis://s:hunter2@a:1?addr=b:2&master_name=m"},
+		"sentinel a:1 primary=m plain password":                 {URL: "redis://a:1?master_name=m&password=hunter2"},
+		"cluster a:1,b:2 tls with client certificate password":  {URL: "rediss://:hunter2@a:1?addr=b:2", TLS: tokenstore.TLSOptions{CertFile: "c", KeyFile: "k"}},
+		"cluster endpoint:6379,endpoint:6379 plain no password": {URL: "redis://endpoint:6379?addr=endpoint:6379"},
 	} {
 		if got := o.Describe(); got != want {
 			t.Errorf("got %q, want %q", got, want)

@@ -59,8 +59,8 @@ func TestErrorsNameTheSetting(t *testing.T) {
 	cause := errors.New("cause")
 	for err, want := range map[error]string{
 		cause: "cause",
-		&tokenstore.OptionError{Option: tokenstore.OptionShards, Err: cause}:     "cause (setting: LATCHKEY_SHARDS)",
-		&session.OptionError{Option: session.OptionScopeClaims, Err: cause}:      "cause (setting: LATCHKEY_SCOPE_CLAIMS)",
+		&tokenstore.OptionError{Option: tokenstore.OptionShards, Err: cause}:                    "cause (setting: LATCHKEY_SHARDS)",
+		&session.OptionError{Option: session.OptionScopeClaims, Err: cause}:                     "cause (setting: LATCHKEY_SCOPE_CLAIMS)",
 		fmt.Errorf("at: %w", &tokenstore.OptionError{Option: tokenstore.OptionURL, Err: cause}): "at: cause (setting: LATCHKEY_REDIS_URL)",
 	} {
 		if got := NameSetting(err); got.Error() != want || !errors.Is(got, cause) {
