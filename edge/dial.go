@@ -12,12 +12,13 @@ import (
 type RedisOptions struct {
 	// URL is redis://user:password@host:port/db, rediss:// for TLS, unix://.
 	URL string
-	// Shards is LATCHKEY_SHARDS; 0 means 16, its default.
+	// Shards is the number of shards that Latchkey was set up with; 0 means 16, its default.
 	Shards int
 	// Timeout bounds one attempt at Redis, and three times of it a check of a
 	// token in Redis; 0 means 250 ms.
 	Timeout time.Duration
-	// WaitReplicas is LATCHKEY_REVOKE_WAIT_REPLICAS.
+	// WaitReplicas is how many replicas of Redis a revocation waits for. It must be what
+	// Latchkey itself is set to.
 	WaitReplicas int
 }
 

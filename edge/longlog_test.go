@@ -408,7 +408,7 @@ func TestALongLogOfACluster(t *testing.T) {
 	ring := newRing(t)
 	life := defaultLife()
 	open := func() (*Follower, *tokenstore.Store, redis.UniversalClient) {
-		rdb, err := tokenstore.Dial(tokenstore.DialOptions{URL: cluster.URL(), Mode: tokenstore.ModeCluster, Timeout: time.Second})
+		rdb, err := tokenstore.Dial(tokenstore.DialOptions{URL: cluster.URL(), Timeout: time.Second})
 		if err != nil {
 			t.Fatal(err)
 		}

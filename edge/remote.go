@@ -19,7 +19,7 @@ import (
 type RemoteOptions struct {
 	// URL is GET /revocations of a replica, or of the balancer in front.
 	URL string
-	// Token is LATCHKEY_REVOCATIONS_TOKEN.
+	// Token is the bearer token that lets an API follow the revocations.
 	Token string
 	// Bound is for how long the follower answers without having heard that it is
 	// up to date; 0 means 5 seconds. It is how late a logout can be at most.

@@ -2,6 +2,7 @@ package handlers_test
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -17,6 +18,7 @@ import (
 	"github.com/latchkey-auth/latchkey/handlers"
 	"github.com/latchkey-auth/latchkey/internal/accesstoken"
 	"github.com/latchkey-auth/latchkey/internal/claimhook"
+	"github.com/latchkey-auth/latchkey/internal/session"
 	"github.com/latchkey-auth/latchkey/tokenstore"
 )
 
@@ -432,22 +434,23 @@ func TestSettingsThatLeaveNoRoom(t *testing.T) {
 	f := start(t, setup{replicas: 1})
 	for name, c := range map[string]struct {
 		change func(*handlers.Settings)
-		says   string
+		option session.Option
 	}{
-		"issuer": {func(s *handlers.Settings) { s.Issuer += strings.Repeat("i", 700) }, "LATCHKEY_ISSUER"},
-		"cookie": {func(s *handlers.Settings) { s.AccessCookie = strings.Repeat("c", 700) }, "LATCHKEY_ACCESS_COOKIE"},
+		"issuer": {func(s *handlers.Settings) { s.Issuer += strings.Repeat("i", 700) }, session.OptionTokenFrame},
+		"cookie": {func(s *handlers.Settings) { s.AccessCookie = strings.Repeat("c", 700) }, session.OptionTokenFrame},
 		"scope claims": {func(s *handlers.Settings) {
 			s.ScopeClaims = claimsOf(`{"a":{"b":"` + strings.Repeat("x", 300) + `"},"c":{"d":"` + strings.Repeat("x", 300) + `"}}`)
-		}, "LATCHKEY_SCOPE_CLAIMS"},
+		}, session.OptionScopeClaims},
 		"not UTF-8": {func(s *handlers.Settings) {
 			s.ScopeClaims = map[string]map[string]json.RawMessage{"a": {"b": json.RawMessage("\"\xff\"")}}
-		}, "LATCHKEY_SCOPE_CLAIMS"},
-		"no name": {func(s *handlers.Settings) { s.ScopeClaims = claimsOf(`{"a":{"":1}}`) }, "LATCHKEY_SCOPE_CLAIMS"},
+		}, session.OptionScopeClaims},
+		"no name": {func(s *handlers.Settings) { s.ScopeClaims = claimsOf(`{"a":{"":1}}`) }, session.OptionScopeClaims},
 	} {
 		settings := handlers.Settings{Issuer: issuer, Audience: audience, ClientID: clientID}
 		c.change(&settings)
 		_, err := handlers.New(handlers.Dependencies{Store: f.replicas[0].store, Settings: settings})
-		if err == nil || !strings.Contains(err.Error(), c.says) {
+		var bad *session.OptionError
+		if !errors.As(err, &bad) || bad.Option != c.option {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

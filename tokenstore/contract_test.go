@@ -526,7 +526,7 @@ func TestTheLogIsOneChain(t *testing.T) {
 				t.Errorf("entry %d has the chain %s, want %s", i+1, e.chain, chain)
 			}
 		}
-		keep := "910000" // LATCHKEY_ACCESS_TTL and the pad
+		keep := "910000" // the life of an access token and the pad
 		last := strings.Split(entries[len(entries)-1].line, "|")
 		if len(last) != 6 || last[0] != "user" || last[1] != kept.uid.String() || last[3] != keep || last[4] != "1" || last[5] != kept.sid.String() {
 			t.Errorf("the last entry is %q", last)

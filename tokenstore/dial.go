@@ -3,7 +3,6 @@ package tokenstore
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"net/url"
 	"slices"
@@ -14,16 +13,13 @@ import (
 	"github.com/redis/go-redis/v9/maintnotifications"
 )
 
-// Mode is how several Redis servers, or one, make up the store.
-type Mode string
+// mode is how several Redis servers, or one, make up the store.
+type mode string
 
-// The modes. [ModeAuto] is sentinel for a URL with master_name, cluster for one
-// with further addresses (addr), and standalone for any other.
 const (
-	ModeAuto       Mode = "auto"
-	ModeStandalone Mode = "standalone"
-	ModeSentinel   Mode = "sentinel"
-	ModeCluster    Mode = "cluster"
+	standalone mode = "standalone"
+	sentinel   mode = "sentinel" // the URL has master_name
+	cluster    mode = "cluster"  // the URL has addr, and no master_name
 )
 
 // DialOptions are the settings of the connection to Redis.
@@ -36,13 +32,8 @@ type DialOptions struct {
 	//	redis://user:password@host:port?addr=host:port                nodes of a Cluster
 	//
 	// and with rediss:// for TLS. User and password of Sentinels' URL are the
-	// Sentinels' own; those of the servers are Username and Password.
+	// Sentinels' own; those of the servers are its options username and password.
 	URL string
-	// Mode says what the URL names; "" means [ModeAuto].
-	Mode Mode
-	// Username and Password, if set, are used instead of the URL's. They are
-	// those of the servers that hold the data.
-	Username, Password string
 	// TLS is for rediss:// URLs only.
 	TLS TLSOptions
 	// Timeout bounds one attempt: to connect, to get a connection from the pool,
@@ -72,7 +63,7 @@ const (
 )
 
 // Dial returns a client. It does not connect yet. A URL that cannot be read is
-// an error that does not repeat it: it may hold a password.
+// an error that does not repeat it: it may hold a password. Error: [OptionError].
 //
 // An operation is tried three times at most, at once after a lost connection or
 // an unanswered attempt: after Redis was restarted, the pool may hold more than
@@ -87,13 +78,13 @@ func Dial(o DialOptions) (redis.UniversalClient, error) {
 		return nil, err
 	}
 	switch t.mode {
-	case ModeSentinel:
+	case sentinel:
 		opt, err := redis.ParseFailoverURL(o.URL)
 		if err != nil {
 			return nil, errURL(sentinelForm)
 		}
 		return o.dialSentinel(opt)
-	case ModeCluster:
+	case cluster:
 		opt, err := redis.ParseClusterURL(o.URL)
 		if err != nil {
 			return nil, errURL(clusterForm)
@@ -114,7 +105,6 @@ func (o DialOptions) dialStandalone(opt *redis.Options) (redis.UniversalClient, 
 		return nil, err
 	}
 	opt.OnConnect = o.connected()
-	opt.Username, opt.Password = o.credentials(opt.Username, opt.Password)
 	opt.DialTimeout, opt.ReadTimeout, opt.WriteTimeout, opt.PoolTimeout = o.Timeout, o.Timeout, o.Timeout, o.Timeout
 	opt.ContextTimeoutEnabled = true
 	opt.MaxRetries, opt.MinRetryBackoff, opt.MaxRetryBackoff = retries, minBackoff, maxBackoff
@@ -138,7 +128,6 @@ func (o DialOptions) dialSentinel(opt *redis.FailoverOptions) (redis.UniversalCl
 		return nil, err
 	}
 	opt.OnConnect = o.connected()
-	opt.Username, opt.Password = o.credentials(opt.Username, opt.Password)
 	opt.Dialer = o.sentinelDialer(slices.Clone(opt.SentinelAddrs), opt.TLSConfig)
 	// The time to find the primary, Sentinels that do not answer included; to
 	// connect to it is the dialer's, and one attempt's.
@@ -161,7 +150,6 @@ func (o DialOptions) dialCluster(opt *redis.ClusterOptions) (redis.UniversalClie
 		return nil, err
 	}
 	opt.OnConnect = o.connected()
-	opt.Username, opt.Password = o.credentials(opt.Username, opt.Password)
 	opt.DialTimeout, opt.ReadTimeout, opt.WriteTimeout, opt.PoolTimeout = o.Timeout, o.Timeout, o.Timeout, o.Timeout
 	opt.ContextTimeoutEnabled = true
 	opt.MaxRedirects, opt.MinRetryBackoff, opt.MaxRetryBackoff = redirects, minBackoff, maxClusterBackoff
@@ -193,14 +181,6 @@ func (o DialOptions) connected() func(context.Context, *redis.Conn) error {
 	}
 }
 
-// credentials are the options' own, or else the URL's.
-func (o DialOptions) credentials(username, password string) (string, string) {
-	if o.Username == "" && o.Password == "" {
-		return username, password
-	}
-	return o.Username, o.Password
-}
-
 const (
 	standaloneForm = "redis://[user:password@]host:port[/db], or rediss:// for TLS, or unix:///path"
 	sentinelForm   = "redis://host:port[/db]?master_name=name[&addr=host:port], naming Sentinels, or rediss:// for TLS"
@@ -208,14 +188,18 @@ const (
 )
 
 func errURL(form string) error {
-	return fmt.Errorf("the Redis URL cannot be read, or has an option that go-redis does not know: write %s", form)
+	return badURL("the Redis URL cannot be read, or has an option that go-redis does not know: write %s", form)
 }
 
-var errReplicas = errors.New("the Redis URL asks for reads from replicas, which may not have heard of a logout yet: leave the option out")
+func badURL(format string, args ...any) error {
+	return &OptionError{OptionURL, fmt.Errorf(format, args...)}
+}
+
+var errReplicas = badURL("the Redis URL asks for reads from replicas, which may not have heard of a logout yet: leave the option out")
 
 // topology is what a URL names.
 type topology struct {
-	mode    Mode
+	mode    mode
 	addrs   []string
 	primary string // as Sentinels call it
 	auth    bool
@@ -230,44 +214,24 @@ func (o DialOptions) topology() (topology, error) {
 		return topology{}, errURL(standaloneForm)
 	}
 	q := u.Query()
-	t := topology{mode: o.Mode, primary: q.Get("master_name"), tls: u.Scheme == "rediss"}
+	t := topology{mode: standalone, primary: q.Get("master_name"), tls: u.Scheme == "rediss"}
 	t.addrs = append([]string{cmp.Or(u.Host, u.Path)}, q["addr"]...)
-	if t.mode == "" || t.mode == ModeAuto {
-		switch {
-		case t.primary != "":
-			t.mode = ModeSentinel
-		case q.Has("addr"):
-			t.mode = ModeCluster
-		default:
-			t.mode = ModeStandalone
-		}
+	switch {
+	case t.primary != "":
+		t.mode = sentinel
+	case q.Has("addr"):
+		t.mode = cluster
 	}
 	_, password := u.User.Password()
-	t.auth = o.Password != "" || (password && t.mode != ModeSentinel) || q.Get("password") != ""
-	if u.Scheme == "unix" && t.mode != ModeStandalone {
-		return t, fmt.Errorf("a socket is no %s", t.mode)
+	t.auth = password && t.mode != sentinel || q.Get("password") != ""
+	if u.Scheme == "unix" && t.mode != standalone {
+		return t, badURL("the Redis URL names a socket, and a socket is no %s", t.mode)
 	}
-	switch t.mode {
-	case ModeStandalone:
-		if t.primary != "" || q.Has("addr") {
-			return t, fmt.Errorf("the Redis URL has addr or master_name, which a standalone Redis has not: write %s", standaloneForm)
-		}
-	case ModeSentinel:
-		if t.primary == "" {
-			return t, fmt.Errorf("the Redis URL has no master_name, by which Sentinels know the primary: write %s", sentinelForm)
-		}
-	case ModeCluster:
-		if t.primary != "" {
-			return t, fmt.Errorf("the Redis URL has master_name, which only Sentinels know: write %s", clusterForm)
-		}
-		if db := strings.Trim(u.Path, "/"); db != "" && db != "0" {
-			return t, errors.New("the Redis URL names a database, and a Cluster has only 0")
-		}
-	default:
-		return t, fmt.Errorf("the mode %q is none of auto, standalone, sentinel and cluster", t.mode)
+	if db := strings.Trim(u.Path, "/"); t.mode == cluster && db != "" && db != "0" {
+		return t, badURL("the Redis URL names a database, and a Cluster has only 0")
 	}
 	if !t.tls && o.TLS != (TLSOptions{}) {
-		return t, errors.New("TLS settings are given and the Redis URL is not rediss://, so nothing would be encrypted")
+		return t, badURL("files for TLS are given and the Redis URL is not rediss://, so nothing would be encrypted")
 	}
 	return t, nil
 }

@@ -33,6 +33,7 @@ type Finding struct {
 	Server   string // host:port as the client knows it, "" for all
 	Severity Severity
 	Text     string // what was found and, unless it is fine, what to do
+	Option   Option // of this package, that the text speaks of; "" for none
 }
 
 // The names of the checks.
@@ -71,7 +72,7 @@ func (s *Store) Preflight(ctx context.Context) ([]Finding, error) {
 		return p.findings, nil // nothing else would be answered either
 	}
 	if err := s.Open(ctx); errors.Is(err, ErrShards) {
-		p.add(checkShards, "", Forbidden, "%v", err)
+		p.addOption(OptionShards, checkShards, "", Forbidden, "%v", err)
 	} else if err != nil {
 		return p.findings, err
 	} else {
@@ -102,7 +103,12 @@ type preflight struct {
 }
 
 func (p *preflight) add(check, server string, severity Severity, format string, args ...any) {
-	p.findings = append(p.findings, Finding{check, server, severity, fmt.Sprintf(format, args...)})
+	p.addOption("", check, server, severity, format, args...)
+}
+
+// addOption adds a finding that speaks of an option.
+func (p *preflight) addOption(o Option, check, server string, severity Severity, format string, args ...any) {
+	p.findings = append(p.findings, Finding{check, server, severity, fmt.Sprintf(format, args...), o})
 }
 
 // write runs a script on every shard, and with that on every primary that has
@@ -126,11 +132,11 @@ func (p *preflight) write(ctx context.Context) error {
 		}
 	}
 	if err != nil {
-		severity, text := refusal(err)
+		severity, option, text := refusal(err)
 		if text == "" {
 			return err
 		}
-		p.add(checkWrite, "", severity, "%s (%v)", text, err)
+		p.addOption(option, checkWrite, "", severity, "%s (%v)", text, err)
 		return nil
 	}
 	p.add(checkWrite, "", Fine, "scripts may write lk:{0} to lk:{%d}", s.shards-1)
@@ -165,35 +171,36 @@ func (p *preflight) write(ctx context.Context) error {
 	return nil
 }
 
-// refusal says what to do about an error that will not pass by itself, "" for
-// one that may. It is worrying where what is asked of Redis is right, and Redis
+// refusal says what to do about an error that will not pass by itself, and which option
+// to change; the text is "" for an error that may pass. It is worrying where what is asked of Redis is right, and Redis
 // cannot do it now: logouts may go on while logins do not.
-func refusal(err error) (Severity, string) {
+func refusal(err error) (Severity, Option, string) {
 	text := err.Error()
 	for _, r := range []struct {
 		in       string
 		severity Severity
+		option   Option
 		remedy   string
 	}{
-		{"NOPERM", Forbidden, "the ACL user may not do what scripts do: give it ~lk:* &* +@all -@admin -@dangerous +info, as in deploy/redis.conf"},
-		{"WRONGPASS", Forbidden, "Redis refuses the user or password: see LATCHKEY_REDIS_URL"},
-		{"NOAUTH", Forbidden, "Redis wants a user or password: write them into LATCHKEY_REDIS_URL"},
-		{"cluster support disabled", Forbidden, "this Redis is no Cluster: leave addr out of LATCHKEY_REDIS_URL, or name the Cluster's nodes"},
-		{"MOVED", Forbidden, "this Redis is a node of a Cluster: add addr=host:port to LATCHKEY_REDIS_URL"},
-		{"CROSSSLOT", Forbidden, "this Redis is a node of a Cluster: add addr=host:port to LATCHKEY_REDIS_URL"},
-		{"unknown command 'evalsha", Forbidden, "this Redis has no scripts: is it a Sentinel? Then add master_name to the URL"},
-		{"unknown command 'sentinel", Forbidden, "the URL names a Redis where it should name Sentinels: leave master_name out, or name the Sentinels"},
-		{"sentinels specified in configuration are unreachable: redis: nil", Forbidden, "no Sentinel knows the primary by this name: see master_name in LATCHKEY_REDIS_URL"},
-		{"x509:", Forbidden, "TLS: Redis's certificate is not trusted: see LATCHKEY_REDIS_TLS_CA_FILE"},
-		{"OOM ", Worrying, "Redis is full: logins and refreshes are answered 503 until it has memory; raise maxmemory"},
-		{"NOREPLICAS", Worrying, "Redis takes no writes for want of replicas (min-replicas-to-write): see to the replicas"},
-		{"MISCONF", Worrying, "Redis takes no writes, since it cannot save to disk: see its log"},
+		{"NOPERM", Forbidden, "", "the ACL user may not do what scripts do: give it ~lk:* &* +@all -@admin -@dangerous +info, as in deploy/redis.conf"},
+		{"WRONGPASS", Forbidden, OptionURL, "Redis refuses the user or password of the Redis URL"},
+		{"NOAUTH", Forbidden, OptionURL, "Redis wants a user or password: write them into the Redis URL"},
+		{"cluster support disabled", Forbidden, OptionURL, "this Redis is no Cluster: leave addr out of the Redis URL, or name the Cluster's nodes"},
+		{"MOVED", Forbidden, OptionURL, "this Redis is a node of a Cluster: add addr=host:port to the Redis URL"},
+		{"CROSSSLOT", Forbidden, OptionURL, "this Redis is a node of a Cluster: add addr=host:port to the Redis URL"},
+		{"unknown command 'evalsha", Forbidden, OptionURL, "this Redis has no scripts: is it a Sentinel? Then add master_name to the Redis URL"},
+		{"unknown command 'sentinel", Forbidden, OptionURL, "the Redis URL names a Redis where it should name Sentinels: leave master_name out, or name the Sentinels"},
+		{"sentinels specified in configuration are unreachable: redis: nil", Forbidden, OptionURL, "no Sentinel knows the primary by this name: see master_name in the Redis URL"},
+		{"x509:", Forbidden, OptionTLS, "TLS: Redis's certificate is not trusted: see the file of trusted authorities"},
+		{"OOM ", Worrying, "", "Redis is full: logins and refreshes are answered 503 until it has memory; raise maxmemory"},
+		{"NOREPLICAS", Worrying, "", "Redis takes no writes for want of replicas (min-replicas-to-write): see to the replicas"},
+		{"MISCONF", Worrying, "", "Redis takes no writes, since it cannot save to disk: see its log"},
 	} {
 		if strings.Contains(text, r.in) {
-			return r.severity, r.remedy
+			return r.severity, r.option, r.remedy
 		}
 	}
-	return Fine, ""
+	return Fine, "", ""
 }
 
 // server looks at one primary.
@@ -323,11 +330,11 @@ func (p *preflight) replicas(server string, info map[string]string) {
 	}
 	switch {
 	case online < need:
-		p.add(checkReplicas, server, Worrying, "%d replicas are in step, and LATCHKEY_REVOKE_WAIT_REPLICAS is %d: every logout is answered 503 until there are as many", online, need)
+		p.addOption(OptionWaitReplicas, checkReplicas, server, Worrying, "%d replicas are in step, and a logout waits for %d: every logout is answered 503 until there are as many", online, need)
 	case online == 0:
 		p.add(checkReplicas, server, Fine, "none: a logout survives what the append-only file survives")
 	case need == 0:
-		p.add(checkReplicas, server, Fine, "%d in step; a failover may lose the last writes (LATCHKEY_REVOKE_WAIT_REPLICAS is 0)", online)
+		p.addOption(OptionWaitReplicas, checkReplicas, server, Fine, "%d in step, and a logout waits for none: a failover may lose the last writes", online)
 	default:
 		p.add(checkReplicas, server, Fine, "%d in step, and a logout waits for %d", online, need)
 	}
@@ -343,9 +350,9 @@ func (p *preflight) wait(ctx context.Context, c *redis.Client, server string) er
 	case !errors.As(err, &redisErr):
 		return err
 	case p.store.waitReplicas > 0:
-		p.add(checkWait, server, Forbidden, "WAIT is refused (%v), and LATCHKEY_REVOKE_WAIT_REPLICAS is %d: allow it, or set that to 0", err, p.store.waitReplicas)
+		p.addOption(OptionWaitReplicas, checkWait, server, Forbidden, "WAIT is refused (%v), and a logout waits for %d replicas: allow WAIT, or wait for none", err, p.store.waitReplicas)
 	default:
-		p.add(checkWait, server, Fine, "refused, and not used (LATCHKEY_REVOKE_WAIT_REPLICAS is 0)")
+		p.addOption(OptionWaitReplicas, checkWait, server, Fine, "refused, and not used: a logout waits for no replica")
 	}
 	return nil
 }

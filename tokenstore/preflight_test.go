@@ -95,8 +95,8 @@ func TestPreflightNamesTheWrongTopology(t *testing.T) {
 		t.Parallel()
 		c := redistest.StartCluster(t, 3, 0, redistest.Options{})
 		found, _ := look(t, tokenstore.DialOptions{URL: c.Nodes[0].URL()}, tokenstore.Options{})
-		finds(t, found, "write-permission", tokenstore.Forbidden, "add addr=host:port to LATCHKEY_REDIS_URL")
-		found, err := look(t, tokenstore.DialOptions{URL: c.Nodes[0].URL(), Mode: tokenstore.ModeCluster}, tokenstore.Options{})
+		finds(t, found, "write-permission", tokenstore.Forbidden, "add addr=host:port to the Redis URL")
+		found, err := look(t, tokenstore.DialOptions{URL: c.Nodes[0].URL() + "?addr=" + c.Nodes[0].Addr()}, tokenstore.Options{})
 		is(t, "by one node", err, nil)
 		finds(t, found, "topology", tokenstore.Fine, "3 primaries for 16 shards")
 		found, _ = look(t, tokenstore.DialOptions{URL: c.URL()}, tokenstore.Options{Shards: 2})
@@ -104,7 +104,8 @@ func TestPreflightNamesTheWrongTopology(t *testing.T) {
 	})
 	t.Run("standalone as a Cluster", func(t *testing.T) {
 		t.Parallel()
-		found, _ := look(t, tokenstore.DialOptions{URL: redistest.Start(t).URL(), Mode: tokenstore.ModeCluster}, tokenstore.Options{})
+		alone := redistest.Start(t)
+		found, _ := look(t, tokenstore.DialOptions{URL: alone.URL() + "?addr=" + alone.Addr()}, tokenstore.Options{})
 		finds(t, found, "write-permission", tokenstore.Forbidden, "is no Cluster")
 	})
 	t.Run("standalone as Sentinels", func(t *testing.T) {
@@ -147,7 +148,7 @@ func TestPreflightOfARestrictedUser(t *testing.T) {
 		}
 		for name, o := range map[string]tokenstore.DialOptions{
 			"no password":    {URL: "redis://" + server.Addr()},
-			"wrong password": {URL: "redis://" + server.Addr(), Username: redistest.User, Password: "wrong"},
+			"wrong password": {URL: "redis://" + redistest.User + ":wrong@" + server.Addr()},
 		} {
 			found, _ := look(t, o, tokenstore.Options{})
 			finds(t, found, "write-permission", tokenstore.Forbidden, "password")

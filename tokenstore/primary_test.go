@@ -64,7 +64,7 @@ func primaries(t *testing.T, s *tokenstore.Store) (list []string) {
 func TestAPrimaryHasANameOfItsOwn(t *testing.T) {
 	t.Parallel()
 	server := redistest.StartWith(t, redistest.Options{ACL: rules})
-	s := storeOn(t, tokenstore.DialOptions{URL: "redis://" + server.Addr(), Username: redistest.User, Password: redistest.Password})
+	s := storeOn(t, tokenstore.DialOptions{URL: server.URL()})
 	f := &fixture{Store: s, t: t, rdb: server.Client()}
 	seen := map[string]string{}
 	look := func(when string) string {
@@ -147,7 +147,7 @@ func TestEachShardHasItsPrimary(t *testing.T) {
 func TestAPrimaryThatMayNotTellItsName(t *testing.T) {
 	t.Parallel()
 	server := redistest.StartWith(t, redistest.Options{ACL: "~lk:* &* +@all -@admin -@dangerous"})
-	s := storeOn(t, tokenstore.DialOptions{URL: "redis://" + server.Addr(), Username: redistest.User, Password: redistest.Password})
+	s := storeOn(t, tokenstore.DialOptions{URL: server.URL()})
 	if names := primaries(t, s); names[0] != "" {
 		t.Errorf("named %q", names[0])
 	}

@@ -165,7 +165,7 @@ func New(rdb redis.UniversalClient, o Options) (*Store, error) {
 }
 
 // Open records the number of shards if nobody has yet, and otherwise checks it.
-// It returns [ErrShards] if this Redis was set up with another number, and
+// It returns [ErrShards] in an [OptionError] if this Redis was set up with another number, and
 // [ErrUnavailable]. It may be called again at any time: it is also how the
 // record is restored after Redis lost its data.
 func (s *Store) Open(ctx context.Context) error {
@@ -178,8 +178,8 @@ func (s *Store) Open(ctx context.Context) error {
 		return err
 	}
 	if k != uint64(s.shards) { //nolint:gosec // at most 256
-		return fmt.Errorf("%w: this Redis has %d, and LATCHKEY_SHARDS is %d; set it to %d, or use an empty Redis",
-			ErrShards, k, s.shards, k)
+		return &OptionError{OptionShards, fmt.Errorf("%w: this Redis has %d, and %d are asked for; set it to %d, or use an empty Redis",
+			ErrShards, k, s.shards, k)}
 	}
 	s.observeTime(now)
 	return nil

@@ -34,7 +34,7 @@ var topologies = map[string]*topology{
 		certs := redistest.NewCertificates(t)
 		s := redistest.StartWith(t, redistest.Options{TLS: certs, ACL: rules})
 		return tokenstore.DialOptions{
-			URL: "rediss://" + s.Addr(), Username: redistest.User, Password: redistest.Password,
+			URL: s.URL(),
 			TLS: tokenstore.TLSOptions{CAFile: certs.CAFile, CertFile: certs.ClientCertFile, KeyFile: certs.ClientKeyFile},
 		}, s.Client()
 	}},

@@ -43,7 +43,7 @@ this machine can read, is logged to standard error.`,
 				return err
 			}
 			defer func() { err = errors.Join(err, rdb.Close()) }()
-			findings, err := store.Preflight(cmd.Context())
+			findings, err := replica.Preflight(cmd.Context(), store)
 			if errors.Is(err, tokenstore.ErrUnavailable) {
 				err = fmt.Errorf("no answer from Redis (%s): %w", replica.DialOptions(cfg).Describe(), err)
 			}

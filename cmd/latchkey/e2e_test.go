@@ -341,7 +341,7 @@ func TestAReplicaThatCannotWorkHereSaysWhy(t *testing.T) {
 	bin, server := program(t), redistest.Start(t)
 	launch(t, bin, server.URL())
 	for setting, message := range map[string]string{
-		"LATCHKEY_SHARDS=8": "set it to 16",
+		"LATCHKEY_SHARDS=8": "set it to 16, or use an empty Redis (setting: LATCHKEY_SHARDS)",
 		"LATCHKEY_SECRET=another secret of 32 bytes or more": "sealed under another LATCHKEY_SECRET",
 	} {
 		p, _ := start(t, bin, server.URL(), setting)

@@ -53,7 +53,7 @@ func operate(cmd *cobra.Command, do func(context.Context, operator) error) (err 
 	if err := store.Open(ctx); errors.Is(err, tokenstore.ErrUnavailable) {
 		return fmt.Errorf("%w (%s: %w)", errNothingDone, cfg.RedisURL, err)
 	} else if err != nil {
-		return err
+		return replica.NameSetting(err)
 	}
 	if err := do(ctx, op); errors.Is(err, tokenstore.ErrUnavailable) {
 		return fmt.Errorf("%w (%w)", errNotKnown, err)

@@ -43,6 +43,10 @@ func TestDoctorPrintsWhatItFinds(t *testing.T) {
 	if refused != 1 {
 		t.Errorf("%d checks refuse: %s", refused, o.stdout)
 	}
+	t.Setenv("LATCHKEY_REVOKE_WAIT_REPLICAS", "1")
+	if out := fails(t, "", []string{"doctor"}, "must not").stdout; !strings.Contains(out, "(setting: LATCHKEY_REVOKE_WAIT_REPLICAS)") {
+		t.Errorf("the setting has no name in\n%s", out)
+	}
 	c.redis.Kill(t)
 	fails(t, "", []string{"doctor"}, "no answer from Redis", c.redis.Addr())
 }

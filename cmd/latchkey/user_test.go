@@ -463,7 +463,7 @@ func TestOperatorsAreHeldToTheNumberOfShards(t *testing.T) {
 	c := newConsole(t)
 	c.add("alice")
 	t.Setenv("LATCHKEY_SHARDS", "4")
-	fails(t, "", []string{"user", "disable", "alice"}, "this Redis has 16, and LATCHKEY_SHARDS is 4; set it to 16")
+	fails(t, "", []string{"user", "disable", "alice"}, "this Redis has 16, and 4 are asked for; set it to 16", "LATCHKEY_SHARDS")
 	t.Setenv("LATCHKEY_SHARDS", "0")
 	t.Setenv("LATCHKEY_SECRET", "short")
 	fails(t, "", []string{"user", "list"}, "2 settings are wrong", "LATCHKEY_SHARDS", "LATCHKEY_SECRET")

@@ -52,7 +52,7 @@ func (p *preflight) look(ctx context.Context) error {
 	}
 	p.connected.Store(false)
 	p.at = time.Now()
-	findings, err := p.store.Preflight(ctx)
+	findings, err := Preflight(ctx, p.store)
 	if err != nil {
 		p.connected.Store(true) // unfinished
 	}

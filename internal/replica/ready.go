@@ -28,7 +28,7 @@ func (r *Replica) setReady(err error) {
 // lost its data, this is what restores them.
 func (r *Replica) check(ctx context.Context) error {
 	if err := r.store.Open(ctx); err != nil {
-		return err
+		return NameSetting(err)
 	}
 	return r.keys.sync(ctx)
 }

@@ -112,7 +112,7 @@ func (r *Replica) wire(ctx context.Context) (err error) {
 	d.Tracer, d.Claims = tracer, webhook
 	api, err := handlers.New(d)
 	if err != nil {
-		return err
+		return NameSetting(err)
 	}
 	if cfg.ExtAuthzAddr != "" {
 		r.extAuthz = api.ExtAuthz()

@@ -43,7 +43,7 @@ func openStore(cfg *config.Config, dial tokenstore.DialOptions, observe storeObs
 	dial.OnConnect = observe.connected
 	rdb, err := tokenstore.Dial(dial)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, NameSetting(err)
 	}
 	store, err := tokenstore.New(rdb, tokenstore.Options{
 		Shards: cfg.Shards,

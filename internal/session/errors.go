@@ -44,6 +44,30 @@ func BadRequest(format string, args ...any) error {
 	return &RequestError{Code: "invalid_request", Description: fmt.Sprintf(format, args...)}
 }
 
+// Option names what to change in the Options.
+type Option string
+
+// The options that New may find fault with.
+const (
+	OptionScopeClaims Option = "ScopeClaims"
+	// OptionTokenFrame is what every token contains, and how long a token may be.
+	OptionTokenFrame Option = "Issuer, Audience, MaxToken"
+)
+
+// OptionError is an error of New that remains until an option is changed.
+type OptionError struct {
+	Option Option
+	Err    error
+}
+
+func (e *OptionError) Error() string { return e.Err.Error() }
+
+func (e *OptionError) Unwrap() error { return e.Err }
+
+func badOption(o Option, format string, args ...any) error {
+	return &OptionError{o, fmt.Errorf(format, args...)}
+}
+
 // ThrottledError asks the client to wait.
 type ThrottledError struct{ Wait time.Duration }
 

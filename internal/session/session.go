@@ -17,7 +17,6 @@ package session
 import (
 	"context"
 	"encoding/json"
-	"fmt"
 	"io"
 	"log/slog"
 	"time"
@@ -90,14 +89,13 @@ type Service struct {
 	room tokenRoom
 }
 
-// New returns a Service. The error names the settings to change if tokens could not hold
-// what they allow.
+// New returns a Service. Error: [OptionError] if tokens could not hold what the options allow.
 func New(o Options) (*Service, error) {
 	s := &Service{Options: o}
 	for scope, claims := range o.ScopeClaims {
 		for name := range claims {
 			if accesstoken.Reserved(name) {
-				return nil, fmt.Errorf("the claims of the scope %q: Latchkey sets %s itself", scope, name)
+				return nil, badOption(OptionScopeClaims, "the claims of the scope %q: Latchkey sets %s itself", scope, name)
 			}
 		}
 	}

@@ -33,8 +33,7 @@ type tokenRoom struct {
 	names  int // how many names these have
 }
 
-// newTokenRoom returns an error that names the settings to change if tokens could not
-// hold what they allow.
+// newTokenRoom returns an [OptionError] if tokens could not hold what the options allow.
 func newTokenRoom(o Options, frame accesstoken.Claims) (tokenRoom, error) {
 	r := tokenRoom{limit: o.MaxToken}
 	var err error
@@ -42,7 +41,7 @@ func newTokenRoom(o Options, frame accesstoken.Claims) (tokenRoom, error) {
 		return r, err
 	}
 	if r.scopes > accesstoken.MaxScopes || r.names > accesstoken.MaxExtraPart {
-		return r, fmt.Errorf("LATCHKEY_SCOPE_CLAIMS: %d claims that may take %d bytes together; give fewer: %d claims and %d bytes are allowed",
+		return r, badOption(OptionScopeClaims, "the scopes bring %d claims that may take %d bytes together; give fewer: %d claims and %d bytes are allowed",
 			r.names, r.scopes, accesstoken.MaxExtraPart, accesstoken.MaxScopes)
 	}
 	frame.Subject, frame.ClientID, frame.Scope = "x", "x", "x" // required, or left out when empty
@@ -58,8 +57,8 @@ func newTokenRoom(o Options, frame accesstoken.Claims) (tokenRoom, error) {
 	own := len(o.ClientID)
 	need := r.frame + own + accesstoken.MaxAccount + accesstoken.MaxClient + accesstoken.MaxScopes
 	if over := need - accesstoken.Room(r.limit, signature); over > 0 {
-		return r, fmt.Errorf("LATCHKEY_ISSUER, LATCHKEY_AUDIENCE and LATCHKEY_ACCESS_COOKIE are together %d bytes too long: "+
-			"access tokens of %d bytes would leave too little for accounts and clients; shorten them (with LATCHKEY_STATUS_LIST=true the issuer counts twice), or choose an algorithm with shorter signatures",
+		return r, badOption(OptionTokenFrame, "the issuer, the audience and the name of the access cookie are together %d bytes too long: "+
+			"access tokens of %d bytes would leave too little for accounts and clients; shorten them (with status lists the issuer counts twice), or choose an algorithm with shorter signatures",
 			over, r.limit)
 	}
 	return r, nil
@@ -73,7 +72,7 @@ func scopeClaimsSize(all map[string]map[string]json.RawMessage) (size, names int
 		for name, value := range claims {
 			n, err := accesstoken.ExtraSize(map[string]json.RawMessage{name: value})
 			if err != nil || !jsontext.Whole(value) || !utf8.ValidString(scope) {
-				return 0, 0, fmt.Errorf("LATCHKEY_SCOPE_CLAIMS: the claim %q of the scope %q cannot be in a token: it must be UTF-8, and its name none that Latchkey sets itself", name, scope)
+				return 0, 0, badOption(OptionScopeClaims, "the claim %q of the scope %q cannot be in a token: it must be UTF-8, and its name none that Latchkey sets itself", name, scope)
 			}
 			longest[name] = max(longest[name], n)
 		}
@@ -111,7 +110,7 @@ func (s *Service) fits(d draft) error {
 		return fmt.Errorf("%w: %w", errTokenRoom, err)
 	}
 	if size > room {
-		return fmt.Errorf("%w: the claims of %s take %d bytes, and %d are allowed; shorten those of the account, the client or LATCHKEY_SCOPE_CLAIMS",
+		return fmt.Errorf("%w: the claims of %s take %d bytes, and %d are allowed; shorten those of the account, the client or the scopes",
 			errTokenRoom, d.grant.Subject, size, room)
 	}
 	return nil
